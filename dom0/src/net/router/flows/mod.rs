@@ -3,7 +3,8 @@
 //! A guest's packets leave with the uplink's address and a port of this table's choice; answers find their way back by the
 //! same entry. An administrator's forward lets the world begin a connection. Each owner, a port of the switch or a forward,
 //! has a share of the table. An owner whose share is full gives up an entry of its own and never another's: the oldest of those
-//! that are over or not answered, and only without such an entry the oldest that lives.
+//! that are over or not answered, and only without such an entry the oldest that lives. When the whole table is full, the
+//! owner with the most entries gives up one in the same way, unless the owner that needs one has as many.
 //!
 //! Source: RFC 3022 (NAT), RFC 4787 and RFC 5382 (what hosts expect of it), RFC 5508 (ICMP).
 
@@ -101,7 +102,9 @@ pub struct Flows {
     random: Random,
     /// Unknown to guests, so that no guest makes many flows with one hash.
     secret: [u64; 2],
-    /// Entries given up for others of their owner.
+    /// When a full table is swept again: a sweep looks at all entries, and a guest can ask for one with each packet.
+    next_sweep_ns: u64,
+    /// Entries given up for others.
     evicted: u64,
 }
 
@@ -117,6 +120,7 @@ impl Flows {
             shares: BTreeMap::new(),
             random,
             secret,
+            next_sweep_ns: 0,
             evicted: 0,
         }
     }
@@ -131,7 +135,7 @@ impl Flows {
         self.len() == 0
     }
 
-    /// Entries given up for others of their owner.
+    /// Entries given up for others.
     pub fn evicted(&self) -> u64 {
         self.evicted
     }
@@ -306,15 +310,23 @@ impl Flows {
                 self.remove(at);
             }
         }
-        let share = self.shares.get(&owner).copied();
-        if let Some(share) =
-            share.filter(|share| share.count as usize >= FLOWS_PER_OWNER || self.free.is_empty())
-        {
-            self.remove(share.first_to_go());
-            self.evicted += 1;
-        }
-        if self.free.is_empty() {
+        if self.free.is_empty() && now_ns >= self.next_sweep_ns {
+            self.next_sweep_ns = now_ns + SECOND;
             self.sweep(now_ns);
+        }
+        let count = self.shares.get(&owner).map_or(0, |share| share.count);
+        let giver = if count as usize >= FLOWS_PER_OWNER {
+            self.shares.get(&owner)
+        } else if self.free.is_empty() {
+            // Owners together may have more than there is. Then who has more gives to who has less.
+            let most = self.shares.values().max_by_key(|share| share.count);
+            most.filter(|share| share.count > count).or_else(|| self.shares.get(&owner))
+        } else {
+            None
+        };
+        if let Some(at) = giver.map(Share::first_to_go) {
+            self.remove(at);
+            self.evicted += 1;
         }
         let at = self.free.pop().ok_or(NoFlow::Exhausted)?;
         let entry = Entry {

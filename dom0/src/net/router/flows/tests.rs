@@ -115,7 +115,14 @@ fn a_flood_costs_its_owner_alone() {
     assert_eq!(flows.len(), FLOWS_PER_OWNER + 1);
     assert_eq!(flows.evicted(), 5000 + 1 - FLOWS_PER_OWNER as u64);
     assert!(flows.inbound(1, protocol::UDP, far(53), kept.outside, None).is_some());
-    // Many owners fill the table: then one without an entry gets none until something is over.
+}
+
+/// Owners with full shares are as many as the table has room for: whoever has less still gets more.
+#[test]
+fn who_has_most_gives_when_the_table_is_full() {
+    let mut flows = flows();
+    let quiet = Owner::Port(PortId::testing(2));
+    let kept = flows.outbound(0, quiet, (protocol::UDP, end(20, 1), far(53)), None, UPLINK).expect("new");
     for owner in 3..12 {
         for port in 0..FLOWS_PER_OWNER as u16 {
             let owner = Owner::Port(PortId::testing(owner));
@@ -125,14 +132,22 @@ fn a_flood_costs_its_owner_alone() {
     }
     assert_eq!(flows.len(), MAX_FLOWS);
     let late = Owner::Port(PortId::testing(99));
-    let refused = flows.outbound(1, late, (protocol::UDP, end(99, 1), far(1)), None, UPLINK);
-    assert_eq!(refused, Err(NoFlow::Exhausted));
+    let open = |flows: &mut Flows, port| {
+        flows.outbound(1, late, (protocol::UDP, end(99, port), far(1)), None, UPLINK).expect("a fair share")
+    };
+    let first = open(&mut flows, 1);
+    (2..1000).for_each(|port| _ = open(&mut flows, port));
+    assert!(flows.inbound(1, protocol::UDP, far(53), kept.outside, None).is_some(), "who has least keeps");
+    assert!(flows.inbound(1, protocol::UDP, far(1), first.outside, None).is_none(), "the oldest of its own");
+    let counts: Vec<u32> =
+        flows.shares.values().map(|share| share.count).filter(|count| *count > 1).collect();
+    assert_eq!((flows.len(), counts.len()), (MAX_FLOWS, 10));
+    assert!(counts.iter().all(|count| (408..=410).contains(count)), "{counts:?}");
+    // What is over goes first.
+    let evicted = flows.evicted();
     let later = 1 + BRIEF_NS;
-    flows.outbound(later, late, (protocol::UDP, end(99, 1), far(1)), None, UPLINK).expect("room again");
-    flows.forget(late);
-    flows.forget(A);
-    flows.forget(quiet);
-    assert!(flows.is_empty(), "the sweep took all others");
+    flows.outbound(later, late, (protocol::UDP, end(99, 1), far(2)), None, UPLINK).expect("room again");
+    assert_eq!((flows.evicted(), flows.len()), (evicted, 2), "all but what was answered is over");
 }
 
 fn owner_byte(owner: Owner) -> u8 {
