@@ -108,7 +108,7 @@ impl Fabric {
         }
     }
 
-    fn send_frame_out(&mut self, frame: &mut Vec<u8>, offload: &Offload, port: PortId) {
+    fn send_frame_out(&mut self, frame: &mut [u8], offload: &Offload, port: PortId) {
         let Some(card) = self.outside.as_mut().and_then(|outside| outside.card(port)) else { return };
         let reason = match card.send(frame, offload) {
             Ok(()) => return,
