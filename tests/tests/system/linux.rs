@@ -15,6 +15,7 @@ pub(crate) fn cases() -> Vec<Case> {
         debian_tells_its_commands_status,
         debian_reads_and_writes_its_disk,
         debian_brings_up_four_vcpus,
+        debian_has_an_address_and_knows_names,
     ]);
     for case in &mut cases {
         // They fetch Debian's packages first.
@@ -74,6 +75,25 @@ fn debian_brings_up_four_vcpus() -> Result<()> {
         .run()?
         .succeeded()?
         .says("Brought up 1 node, 4 CPUs")?
+        .says("run: exit status 0")?;
+    no_complaints(&run)
+}
+
+/// dom0's DHCP server gives the address, dom0's name server knows the other guest, and that guest answers: a ping, and its page
+/// over TCP.
+fn debian_has_an_address_and_knows_names() -> Result<()> {
+    let command = "ip -4 -o address show dev eth0 && ping -c 3 10.88.0.1 && nslookup web.internal && \
+                   ping -c 1 web.internal && wget -q -O - http://web.internal/ | grep -c doctype";
+    let run = machine("debian-network")?
+        .line("xl create /boot/web.cfg")
+        .line(&format!("xl create -c /boot/debian-ramdisk.cfg vif=['bridge=xenbr0'] extra=\"run={command}\""))
+        .line("xl destroy web")
+        .run()?
+        .succeeded()?
+        .says("inet 10.88.0.")?
+        .says("3 packets transmitted, 3 packets received, 0% packet loss")?
+        .says("web.internal")?
+        .says("1 packets transmitted, 1 packets received, 0% packet loss")?
         .says("run: exit status 0")?;
     no_complaints(&run)
 }

@@ -29,6 +29,40 @@ for device in /sys/bus/xen/devices/vbd-*; do
     done
 done
 
+# Every network interface that the toolstack gave asks for an address; what udhcpc calls with the answer is this script.
+mkdir -p /run
+mount -t tmpfs tmpfs /run
+cat > /bin/leased <<'END'
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip address add "$ip/$mask" dev "$interface"
+for gateway in $router; do
+    ip route add default via "$gateway" dev "$interface"
+done
+{
+    [ -z "$domain" ] || echo "search $domain"
+    for server in $dns; do
+        echo "nameserver $server"
+    done
+} > /run/resolv.conf
+END
+chmod +x /bin/leased
+ln -s /run/resolv.conf /etc/resolv.conf
+tries=0
+for device in /sys/bus/xen/devices/vif-*; do
+    while [ -e "$device" ] && [ ! -d "$device/net" ] && [ $tries -lt 100 ]; do
+        sleep 0.1
+        tries=$((tries + 1))
+    done
+    for interface in "$device"/net/*; do
+        [ -e "$interface" ] || continue
+        name=${interface##*/}
+        ip link set dev "$name" up
+        # Four questions, a second apart: a bridge may be without a DHCP server.
+        udhcpc -q -n -t 4 -T 1 -i "$name" -s /bin/leased
+    done
+done
+
 line=$(cat /proc/cmdline)
 command= root= shell=
 case " $line" in
@@ -58,6 +92,18 @@ if [ -n "$root" ]; then
         mount --move /dev /root/dev
         mount --move /proc /root/proc
         mount --move /sys /root/sys
+        if [ -e /run/resolv.conf ]; then
+            # The system's own networkd keeps the lease, where there is one.
+            units=/run/systemd/system/multi-user.target.wants
+            mkdir -p "$units" /run/systemd/network
+            printf '[Match]\nDriver=vif\n\n[Network]\nDHCP=ipv4\n\n[DHCPv4]\nClientIdentifier=mac\n' \
+                > /run/systemd/network/80-vif.network
+            ln -s /lib/systemd/system/systemd-networkd.service "$units"
+            if [ -e /root/etc/resolv.conf ] || : > /root/etc/resolv.conf; then
+                mount --bind /run/resolv.conf /root/etc/resolv.conf
+            fi
+        fi
+        mount --move /run /root/run
         exec switch_root /root /sbin/init
     fi
     echo "cannot mount $root; a shell instead"
