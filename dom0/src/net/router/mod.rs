@@ -175,6 +175,12 @@ impl Router {
         }
     }
 
+    /// Drops a packet that the owner does not let in, and counts it.
+    pub fn refuse(&mut self, reason: Reason) -> Routed {
+        self.dropped[reason as usize] += 1;
+        Routed::Drop(reason)
+    }
+
     fn send(&mut self, network: BridgeId, frame: Vec<u8>) {
         if self.outgoing.len() < MAX_OUTGOING {
             self.outgoing.push((network, frame));
@@ -184,10 +190,7 @@ impl Router {
     /// Decides on a packet that the bridge handed over. The head is rewritten for its way.
     pub fn input(&mut self, now_ns: u64, mut packet: Arrival<'_, '_>) -> Routed {
         match self.route(now_ns, &mut packet) {
-            Ok(Routed::Drop(reason)) | Err(reason) => {
-                self.dropped[reason as usize] += 1;
-                Routed::Drop(reason)
-            }
+            Ok(Routed::Drop(reason)) | Err(reason) => self.refuse(reason),
             Ok(routed) => {
                 self.forwarded += u64::from(matches!(routed, Routed::Forward(_)));
                 routed

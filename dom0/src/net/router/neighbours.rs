@@ -95,6 +95,12 @@ impl Neighbours {
         known.map(|known| known.mac)
     }
 
+    /// The port behind which the station with `address` is, if it is known.
+    pub fn port(&self, now_ns: u64, network: BridgeId, address: Ipv4Addr) -> Option<PortId> {
+        let known = self.known.get(&(network, address)).filter(|known| known.until_ns > now_ns);
+        known.map(|known| known.port)
+    }
+
     /// The port is gone, and its stations with it.
     pub fn forget(&mut self, port: PortId) {
         self.known.retain(|_, known| known.port != port);

@@ -81,6 +81,12 @@ struct Entry {
     until_ns: u64,
 }
 
+impl Entry {
+    fn holds(&self, now_ns: u64) -> bool {
+        self.state == State::Leased && self.until_ns > now_ns
+    }
+}
+
 /// A lease, as an administrator sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -158,10 +164,9 @@ impl Server {
 
     /// The leases that hold, by address.
     pub fn leases(&self, now_ns: u64) -> Vec<Lease> {
-        let holds = |entry: &Entry| entry.state == State::Leased && entry.until_ns > now_ns;
         self.taken
             .iter()
-            .filter(|(_, entry)| holds(entry))
+            .filter(|(_, entry)| entry.holds(now_ns))
             .map(|(address, entry)| Lease {
                 address: *address,
                 mac: entry.mac,
@@ -172,12 +177,32 @@ impl Server {
             .collect()
     }
 
+    /// The first address that a station behind `port` has.
+    pub fn address_behind(&self, now_ns: u64, port: PortId) -> Option<Ipv4Addr> {
+        let mut held = self.taken.iter().filter(|(_, entry)| entry.port == port && entry.holds(now_ns));
+        held.next().map(|(address, _)| *address)
+    }
+
+    /// The port that has `address` by a lease.
+    pub fn holder(&self, now_ns: u64, address: Ipv4Addr) -> Option<PortId> {
+        self.taken.get(&address).filter(|entry| entry.holds(now_ns)).map(|entry| entry.port)
+    }
+
+    /// The port that `address` belongs to, by its configuration or a lease, if that is another than `port`.
+    pub fn other_owner(&self, now_ns: u64, port: PortId, address: Ipv4Addr) -> Option<PortId> {
+        if self.fixed.get(&port) == Some(&address) {
+            return None;
+        }
+        let owner = self
+            .holder(now_ns, address)
+            .or_else(|| self.fixed.iter().find(|(_, fixed)| **fixed == address).map(|(owner, _)| *owner))?;
+        (owner != port).then_some(owner)
+    }
+
     /// The address that station `mac` behind `port` has.
     pub fn address_of(&self, now_ns: u64, port: PortId, mac: EthernetAddress) -> Option<Ipv4Addr> {
-        self.leases(now_ns)
-            .into_iter()
-            .find(|lease| (lease.port, lease.mac) == (port, mac))
-            .map(|lease| lease.address)
+        let is_its = |entry: &Entry| (entry.port, entry.mac) == (port, mac) && entry.holds(now_ns);
+        self.taken.iter().find(|(_, entry)| is_its(entry)).map(|(address, _)| *address)
     }
 
     /// Answers the message that station `mac` behind `port` has sent.

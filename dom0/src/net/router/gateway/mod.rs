@@ -16,7 +16,9 @@ use smoltcp::wire::{EthernetAddress, Ipv4Cidr};
 
 use self::datagram::Datagram;
 use super::host::{Host, Pong};
-use super::{Arrival, BridgeId, Forward, Network, PortId, Random, Role, Routed, Router, dhcp, dns, frames};
+use super::{
+    Arrival, BridgeId, Forward, Network, PortId, Random, Reason, Role, Routed, Router, dhcp, dns, frames,
+};
 use crate::net::mac::MacAddr;
 use crate::net::segment::complete;
 
@@ -56,6 +58,8 @@ pub struct Gateway {
     random: Random,
     /// Frames of the servers' that wait to be sent.
     outgoing: Vec<(BridgeId, Vec<u8>)>,
+    /// Guests of forwards may have got other addresses.
+    are_forwards_old: bool,
     next_tick_ns: u64,
 }
 
@@ -69,14 +73,8 @@ struct Names<'a> {
 
 impl Names<'_> {
     fn of_port(&self, port: PortId, guest: &Guest) -> Option<Ipv4Addr> {
-        let leases = self.segments.get(&guest.network).and_then(|segment| segment.dhcp.as_ref());
-        let leased = || {
-            leases?
-                .leases(self.now_ns)
-                .into_iter()
-                .find(|lease| lease.port == port)
-                .map(|lease| lease.address)
-        };
+        let server = self.segments.get(&guest.network).and_then(|segment| segment.dhcp.as_ref());
+        let leased = || server?.address_behind(self.now_ns, port);
         // A guest may have set its address by itself.
         let seen = || {
             let of_port = |(_, _, _, other): &(BridgeId, Ipv4Addr, MacAddr, PortId)| *other == port;
@@ -93,8 +91,16 @@ impl dns::Names for Names<'_> {
     }
 
     fn name(&self, address: Ipv4Addr) -> Option<String> {
-        let has = |(port, guest): &(&PortId, &Guest)| self.of_port(**port, guest) == Some(address);
-        self.guests.iter().find(has).map(|(_, guest)| guest.name.to_ascii_lowercase())
+        // Each guest costs one comparison here, and few are asked for their address: any guest may ask this, and often.
+        let fixed =
+            self.guests.iter().filter(|(_, guest)| guest.fixed == Some(address)).map(|(port, _)| *port);
+        let leased =
+            self.segments.values().filter_map(|segment| segment.dhcp.as_ref()?.holder(self.now_ns, address));
+        let neighbours = self.router.neighbours();
+        let seen = self.segments.keys().filter_map(|id| neighbours.port(self.now_ns, *id, address));
+        let guests = fixed.chain(leased).chain(seen).filter_map(|port| Some((port, self.guests.get(&port)?)));
+        let mut has = guests.filter(|(port, guest)| self.of_port(*port, guest) == Some(address));
+        has.next().map(|(_, guest)| guest.name.to_ascii_lowercase())
     }
 
     fn is_inside(&self, address: Ipv4Addr) -> bool {
@@ -116,6 +122,7 @@ impl Gateway {
             has_fixed_servers: false,
             random,
             outgoing: Vec::new(),
+            are_forwards_old: false,
             next_tick_ns: 0,
         }
     }
@@ -169,6 +176,8 @@ impl Gateway {
     /// The port is gone, and all that was kept for it.
     pub fn forget(&mut self, port: PortId) {
         self.guests.remove(&port);
+        // Whoever gets the address next is not whom a forward is for.
+        self.are_forwards_old = true;
         self.router.forget(port);
         self.names.forget(port);
         for segment in self.segments.values_mut() {
@@ -211,13 +220,25 @@ impl Gateway {
 
     /// Decides on a packet that a bridge has for the control domain.
     pub fn input(&mut self, now_ns: u64, packet: Arrival<'_, '_>) -> Routed {
-        // A guest with an address of its own choice is known from its first word on.
-        let is_arp = packet.head.arp().is_some();
-        let routed = self.router.input(now_ns, packet);
-        if is_arp && !self.router.forwards().is_empty() {
-            self.find_forwards(now_ns);
+        let said = packet.head.arp().map(|arp| arp.sender);
+        if let Some(source) = said.or_else(|| Some(packet.head.ipv4()?.source))
+            && self.is_anothers(now_ns, packet.network, packet.port, source)
+        {
+            return self.router.refuse(Reason::Source);
         }
-        routed
+        // A guest with an address of its own choice is known from its first word on.
+        self.are_forwards_old |= said.is_some();
+        self.router.input(now_ns, packet)
+    }
+
+    /// Whether `address`, from which somebody behind `port` sends, belongs to another domain. Where the configuration or a
+    /// lease says whose an address is, no word of another guest's counts, in ARP or elsewhere. (A domain with two
+    /// interfaces may send from the address of one by the other.)
+    fn is_anothers(&self, now_ns: u64, id: BridgeId, port: PortId, address: Ipv4Addr) -> bool {
+        let server = self.segments.get(&id).and_then(|segment| segment.dhcp.as_ref());
+        let owner = server.and_then(|server| server.other_owner(now_ns, port, address));
+        let name = |port| self.guests.get(&port).map(|guest| &guest.name);
+        owner.is_some_and(|owner| name(owner).is_none() || name(owner) != name(port))
     }
 
     /// Takes a whole frame for the control domain's own stack. `is_partial`: the transport's checksum holds the sum of the
@@ -288,7 +309,7 @@ impl Gateway {
             self.dhcp(id).and_then(|server| server.address_of(now_ns, port, EthernetAddress(from.0)))
         {
             self.router.learn(now_ns, id, port, leased, from);
-            self.find_forwards(now_ns);
+            self.are_forwards_old = true;
         }
     }
 
@@ -354,8 +375,14 @@ impl Gateway {
 
     /// Does what there is to do, and gives the frames to be sent, and when to call again at the latest.
     pub fn poll(&mut self, now_ns: u64) -> (Vec<(BridgeId, Vec<u8>)>, u64) {
+        // Once for all packets since: a look goes through all that is known of a guest.
+        if core::mem::take(&mut self.are_forwards_old) {
+            self.find_forwards(now_ns);
+        }
         if now_ns >= self.next_tick_ns {
             self.router.tick(now_ns);
+            // An address may be known no longer.
+            self.find_forwards(now_ns);
             self.next_tick_ns = now_ns + TICK_NS;
         }
         let mut next_ns = self.next_tick_ns;

@@ -305,6 +305,47 @@ fn a_forward_finds_its_guest_by_name() {
         world.gateway.router().neighbours().list(world.now_ns).filter(|known| known.3 == port).count(),
         0
     );
+    world.pass(1);
+    assert_eq!(world.gateway.router().forwards()[0].to, None, "the next with that address is another guest");
+}
+
+#[test]
+fn nobody_speaks_from_an_address_that_is_anothers() {
+    let mut world = World::new();
+    let guest = world.guest(20, "web");
+    let thief = world.guest(21, "thief");
+    world.pass(3000);
+    let fixed = Guest { name: "fixed".into(), network: GUESTS, fixed: Some(inside(200)) };
+    world.gateway.set_guest(PortId::testing(22), fixed);
+    let leased = world.address(guest).expect("leased");
+    let own = world.address(thief).expect("leased");
+    // The router does not know the guest any more, so it would ask, and believe whoever answers first.
+    world.now_ns += 400_000 * MILLISECOND;
+    let packet = |index: usize, world: &World, source: Ipv4Addr| {
+        let udp = crate::net::headers::testing::udp((source.into(), 7), (outside(2).into(), 9), b"");
+        crate::net::headers::testing::frame(world.stations[index].mac, station(201), &udp)
+    };
+    let claim = |mac: MacAddr, source: Ipv4Addr| {
+        let word =
+            crate::net::headers::testing::arp(2, (mac, source.into()), (station(201), inside(1).into()));
+        crate::net::headers::testing::ethernet(mac, station(201), 0x0806, &word)
+    };
+    let port = world.stations[thief].port;
+    for address in [leased, inside(200)] {
+        world.dropped.clear();
+        world.carry(GUESTS, port, &claim(station(21), address));
+        world.carry(GUESTS, port, &packet(thief, &world, address));
+        assert_eq!(world.dropped, [Reason::Source; 2], "{address}");
+        assert_eq!(world.gateway.router().neighbours().station(world.now_ns, GUESTS, address), None);
+    }
+    world.dropped.clear();
+    world.carry(GUESTS, port, &claim(station(21), own));
+    assert_eq!(world.gateway.router().neighbours().station(world.now_ns, GUESTS, own), Some(station(21)));
+    // Another interface of the same domain may have the address.
+    let second = PortId::testing(23);
+    world.gateway.set_guest(second, Guest { name: "web".into(), network: GUESTS, fixed: None });
+    world.carry(GUESTS, second, &claim(station(23), leased));
+    assert!(world.dropped.is_empty());
 }
 
 #[test]
