@@ -151,7 +151,9 @@ impl Fabric {
             }
             Verdict::Many(targets) => {
                 let from = (sender.port, queue);
-                self.send_many(&sender.queue(queue).packet(id), from, &targets, &mut head, now_ns);
+                let (packet, mut copier) = sender.packet_and_copier(queue, id);
+                self.send_many(Some(&mut copier), &packet, from, &targets, &mut head, now_ns);
+                drop((packet, copier));
                 self.way.settle_if_long(sender);
                 self.way.answer(queue, id);
             }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
-use backends::net::{Checksum, HEAD_BYTES, MAX_PARTS, Offload, Packet, Part, Place};
+use backends::net::{Checksum, Copier, HEAD_BYTES, MAX_PARTS, Offload, Packet, Part, Place};
 
 use super::fabric::{BATCH, Fabric};
 use super::outside::{STACK_BYTES, Unsent};
@@ -55,9 +55,11 @@ impl Fabric {
         }
     }
 
-    /// Sends a packet to several receivers. One that has no room does not get it.
+    /// Sends a packet to several receivers. One that has no room does not get it. `copier`: of the packet's sender; `None`: the
+    /// packet lies in dom0's own memory.
     pub(super) fn send_many(
         &mut self,
+        mut copier: Option<&mut dyn Copier>,
         packet: &Packet<'_>,
         (from, from_queue): (PortId, usize),
         targets: &Targets,
@@ -67,6 +69,14 @@ impl Fabric {
         let kind_of_frame = FrameKind::of(head);
         let mut cards = ArrayVec::<PortId, 8>::new();
         for Target { port, kind, .. } in targets.iter(&self.switch) {
+            // There may be as many receivers as ports, and each costs as many copies as the packet has parts.
+            if self.way.is_long() {
+                match (&mut copier, &self.outside) {
+                    (Some(copier), _) => self.way.deliver(*copier),
+                    (None, Some(outside)) => self.way.deliver(&mut outside.whole.copier()),
+                    (None, None) => {}
+                }
+            }
             match kind {
                 PortKind::Vif => {
                     let reason =
@@ -191,7 +201,7 @@ impl Fabric {
                     self.send_now(&packet, target, FrameKind::of(&head));
                 }
             },
-            Verdict::Many(targets) => self.send_many(&packet, (port, 0), &targets, &mut head, now_ns),
+            Verdict::Many(targets) => self.send_many(None, &packet, (port, 0), &targets, &mut head, now_ns),
         }
     }
 
@@ -258,7 +268,7 @@ impl Fabric {
         match self.switch.forward(now_ns, own, &head, false) {
             Verdict::Drop(_) => {}
             Verdict::One(target) => self.send_now(&packet, target, FrameKind::of(&head)),
-            Verdict::Many(targets) => self.send_many(&packet, (own, 0), &targets, &mut head, now_ns),
+            Verdict::Many(targets) => self.send_many(None, &packet, (own, 0), &targets, &mut head, now_ns),
         }
         // The next frame takes the same page.
         self.deliver();

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 use backends::net::{
-    Copier, Disconnect, HEAD_BYTES, HEADS_PER_PAGE, Intake, MAX_HEADS, Taken, TxBatch, TxId, TxQueue,
+    Copier, Disconnect, HEAD_BYTES, HEADS_PER_PAGE, Intake, MAX_HEADS, Packet, Taken, TxBatch, TxId, TxQueue,
 };
 use pvrt::grant::{CopyPages, GrantMap};
 
@@ -93,6 +93,11 @@ impl Sender {
 
     pub(super) fn copy(&self) -> impl Copier {
         Hypervisor(&self.heads)
+    }
+
+    /// A packet, and what copies it to receivers.
+    pub(super) fn packet_and_copier(&self, queue: usize, id: TxId) -> (Packet<'_>, impl Copier) {
+        (self.queues[queue].ring.packet(id), self.copy())
     }
 
     /// Takes packets from a ring, and has their heads copied.

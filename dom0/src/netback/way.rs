@@ -239,8 +239,14 @@ impl Way {
         }
     }
 
+    /// Most copies and packets that were on their way at once, by the room that the lists have.
+    #[cfg(test)]
+    pub(super) fn most(&self) -> [usize; 2] {
+        [self.copies.capacity(), self.flights.capacity()]
+    }
+
     /// Does the copies so far; the packets are at their receivers then.
-    pub(super) fn deliver(&mut self, copier: &mut impl Copier) {
+    pub(super) fn deliver(&mut self, copier: &mut (impl Copier + ?Sized)) {
         copier.copy(&mut self.copies);
         for Flight { to, queue, planned } in self.flights.drain(..) {
             // An end is taken away between two batches alone.

@@ -53,6 +53,9 @@ pub struct Switch {
     generation: u32,
 }
 
+/// Most bytes behind the Ethernet header of a frame for a group: of the longest that wires take.
+const MOST_FOR_GROUP: u32 = 9216;
+
 /// A frame on its way through a bridge.
 #[derive(Clone, Copy)]
 struct Passage {
@@ -226,6 +229,11 @@ impl Switch {
         is_group: bool,
     ) -> Result<Verdict, (u16, Reason)> {
         let nobody = (passage.from, Reason::NoReceiver);
+        // A packet for a group is copied for every port: 64 KiB for each would be no packet, but an attack. TCP has no groups.
+        let bytes = head.frame_len() - head.network_at() as u32;
+        if is_group && (passage.is_gso || bytes > MOST_FOR_GROUP) {
+            return Err((passage.from, Reason::TooBig));
+        }
         let members = self.bridge(bridge).ok_or(nobody)?.ports;
         let serial = self.receivers.serial + 1;
         let mut receivers = Receivers { serial, ..Receivers::default() };

@@ -222,6 +222,23 @@ fn long_frames_stop_at_the_wire() {
 }
 
 #[test]
+fn what_is_for_all_is_no_longer_than_wires_take() {
+    let mut bench = Bench::new();
+    let (one, two) = (bench.vif(bench.a, 1), bench.vif(bench.a, 2));
+    let mut send = |to, bytes: u32, is_gso| {
+        let mut start = between(1, to);
+        let head = Head::parse(&mut start, bytes + 14).unwrap();
+        bench.switch.forward(S, one, &head, is_gso)
+    };
+    let most = MOST_FOR_GROUP;
+    assert!(matches!(send(MacAddr::BROADCAST, most, false), Verdict::Many(_)));
+    assert_eq!(send(MacAddr::BROADCAST, most + 1, false), Verdict::Drop(Reason::TooBig));
+    assert_eq!(send(MacAddr::BROADCAST, 1500, true), Verdict::Drop(Reason::TooBig));
+    assert!(matches!(send(station(2), 65_000, true), Verdict::One(_)));
+    assert_eq!((bench.drops(one, Reason::TooBig), bench.drops(two, Reason::TooBig)), (2, 0));
+}
+
+#[test]
 fn ports_that_are_gone_mean_no_other() {
     let mut bench = Bench::new();
     let (one, two) = (bench.vif(bench.a, 1), bench.vif(bench.a, 2));
