@@ -8,7 +8,7 @@ use core::net::Ipv4Addr;
 use pvrt::executor::time;
 use pvrt::println;
 
-use super::Outcome;
+use super::{Outcome, no_more};
 use crate::netback::Network;
 use crate::shell::print::Printer;
 
@@ -28,7 +28,11 @@ pub(super) async fn run(network: &Network, arguments: &[&str]) -> Outcome {
         ["forwards"] => network.show_forwards(),
         ["forward", text] => return network.forward(text),
         ["ping", address] => return ping(network, address).await,
-        ["ping" | "forward"] => return Err(format!("net {}: a word is missing", arguments[0])),
+        ["ping", ..] => return Err("usage: net ping ADDRESS|GUEST".into()),
+        ["forward", ..] => return Err("usage: net forward PORT:GUEST:PORT".into()),
+        [word @ ("bridges" | "gateway" | "leases" | "flows" | "forwards"), more @ ..] => {
+            return no_more(more).map_err(|error| format!("net {word}: {error}"));
+        }
         [word, ..] => {
             return Err(format!(
                 "net: no `{word}`: there are bridges, gateway, leases, flows, forwards, forward and ping"
@@ -75,4 +79,27 @@ async fn ping(network: &Network, text: &str) -> Outcome {
         }
     }
     if answered == 0 { Err(format!("{address}: no answer")) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::commands::tests::failure;
+
+    #[test]
+    fn what_is_wrong_with_a_line_is_named() {
+        for (line, want) in [
+            ("net ping", "usage: net ping ADDRESS|GUEST"),
+            ("net ping a b", "usage: net ping ADDRESS|GUEST"),
+            ("net forward", "usage: net forward PORT:GUEST:PORT"),
+            ("net forward 8080:web:80 more", "usage: net forward PORT:GUEST:PORT"),
+            ("net leases web", "net leases: `web`: nothing is expected here"),
+            ("net bridges xenbr0", "net bridges: `xenbr0`: nothing is expected here"),
+            (
+                "net lease",
+                "net: no `lease`: there are bridges, gateway, leases, flows, forwards, forward and ping",
+            ),
+        ] {
+            assert_eq!(failure(line), want, "{line}");
+        }
+    }
 }
