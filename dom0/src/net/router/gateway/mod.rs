@@ -176,7 +176,7 @@ impl Gateway {
     /// The port is gone, and all that was kept for it.
     pub fn forget(&mut self, port: PortId) {
         self.guests.remove(&port);
-        // Whoever gets the address next is not whom a forward is for.
+        // The guest that gets the address next is not whom a forward is for.
         self.are_forwards_old = true;
         self.router.forget(port);
         self.names.forget(port);
