@@ -55,7 +55,7 @@ impl Backend for Instance {
             // Of several addresses, the gateway gives the first of IPv4.
             let ip = device.read("ip").unwrap_or_default();
             let first = ip.split([' ', ',']).find_map(|word| word.split('/').next()?.parse().ok());
-            port.introduce(device.domain_name(), first);
+            port.introduce(device.domain_name(), first)?;
         }
         for (name, value) in vif::features(MAX_QUEUES) {
             device.write(name, &value);

@@ -105,12 +105,11 @@ impl OpenPort {
     }
 
     /// Tells the gateway whose interface is behind the port.
-    fn introduce(&self, name: String, fixed: Option<Ipv4Addr>) {
+    fn introduce(&self, name: String, fixed: Option<Ipv4Addr>) -> Result<(), String> {
         let fabric = &mut *self.network.0.lock();
-        let Some(network) = fabric.switch.config(self.id).map(|config| config.bridge) else { return };
-        if let Some(outside) = &mut fabric.outside {
-            Account::own().charge(|| outside.gateway.set_guest(self.id, Guest { name, network, fixed }));
-        }
+        let Some(network) = fabric.switch.config(self.id).map(|config| config.bridge) else { return Ok(()) };
+        let Some(outside) = &mut fabric.outside else { return Ok(()) };
+        Account::own().charge(|| outside.gateway.set_guest(self.id, Guest { name, network, fixed }))
     }
 }
 

@@ -164,13 +164,27 @@ impl Gateway {
     }
 
     /// A guest's interface is there, or is called otherwise now.
-    pub fn set_guest(&mut self, port: PortId, guest: Guest) {
+    ///
+    /// # Errors
+    /// The address that the configuration gives is the gateway's own.
+    pub fn set_guest(&mut self, port: PortId, mut guest: Guest) -> Result<(), String> {
+        let own = self.router.network(guest.network).and_then(|network| network.address);
+        if let (Some(own), Some(fixed)) = (own, guest.fixed) {
+            if own.address() == fixed {
+                return Err(alloc::format!("ip `{fixed}`: it is the gateway's own address"));
+            }
+            // An address of another network is the guest's business: no server here gives it, and no forward goes there.
+            if !own.contains_addr(&fixed) {
+                guest.fixed = None;
+            }
+        }
         if let Some(server) = self.segments.get_mut(&guest.network).and_then(|segment| segment.dhcp.as_mut())
             && let Some(fixed) = guest.fixed
         {
             server.fix(port, fixed);
         }
         self.guests.insert(port, guest);
+        Ok(())
     }
 
     /// The port is gone, and all that was kept for it.

@@ -76,7 +76,9 @@ impl World {
     fn guest(&mut self, number: u8, name: &str) -> usize {
         let index = self.add(GUESTS, number);
         let port = self.stations[index].port;
-        self.gateway.set_guest(port, Guest { name: name.into(), network: GUESTS, fixed: None });
+        self.gateway
+            .set_guest(port, Guest { name: name.into(), network: GUESTS, fixed: None })
+            .expect("an address of its own");
         self.stations[index].host.ask_for_address();
         index
     }
@@ -316,7 +318,7 @@ fn nobody_speaks_from_an_address_that_is_anothers() {
     let thief = world.guest(21, "thief");
     world.pass(3000);
     let fixed = Guest { name: "fixed".into(), network: GUESTS, fixed: Some(inside(200)) };
-    world.gateway.set_guest(PortId::testing(22), fixed);
+    world.gateway.set_guest(PortId::testing(22), fixed).expect("an address of its own");
     let leased = world.address(guest).expect("leased");
     let own = world.address(thief).expect("leased");
     // The router does not know the guest any more, so it would ask, and believe whoever answers first.
@@ -343,7 +345,10 @@ fn nobody_speaks_from_an_address_that_is_anothers() {
     assert_eq!(world.gateway.router().neighbours().station(world.now_ns, GUESTS, own), Some(station(21)));
     // Another interface of the same domain may have the address.
     let second = PortId::testing(23);
-    world.gateway.set_guest(second, Guest { name: "web".into(), network: GUESTS, fixed: None });
+    world
+        .gateway
+        .set_guest(second, Guest { name: "web".into(), network: GUESTS, fixed: None })
+        .expect("an address of its own");
     world.carry(GUESTS, second, &claim(station(23), leased));
     assert!(world.dropped.is_empty());
 }
@@ -355,7 +360,10 @@ fn a_guest_with_an_address_of_its_own_is_found_too() {
     let fixed = world.add(GUESTS, 21);
     let port = |world: &World, index: usize| world.stations[index].port;
     let (first, second) = (port(&world, by_hand), port(&world, fixed));
-    world.gateway.set_guest(first, Guest { name: "hand".into(), network: GUESTS, fixed: None });
+    world
+        .gateway
+        .set_guest(first, Guest { name: "hand".into(), network: GUESTS, fixed: None })
+        .expect("an address of its own");
     world
         .gateway
         .set_guest(second, Guest { name: "fixed".into(), network: GUESTS, fixed: Some(inside(200)) });
@@ -367,6 +375,22 @@ fn a_guest_with_an_address_of_its_own_is_found_too() {
     world.stations[fixed].host.ask_for_address();
     world.pass(3000);
     assert_eq!(world.address(fixed), Some(inside(200)), "the server gives it, too");
+}
+
+#[test]
+fn an_address_of_a_configuration_is_one_that_a_guest_can_have() {
+    let mut world = World::new();
+    let port = PortId::testing(7);
+    let guest = |fixed| Guest { name: "web".into(), network: GUESTS, fixed: Some(fixed) };
+    assert_eq!(
+        world.gateway.set_guest(port, guest(inside(1))),
+        Err("ip `10.88.0.1`: it is the gateway's own address".into())
+    );
+    // One of another network is nothing that a server here gives, or that a forward leads to.
+    world.gateway.set_guest(port, guest(outside(77))).expect("the guest's business");
+    assert_eq!(world.gateway.address_of(0, "web"), None);
+    world.gateway.set_guest(port, guest(inside(77))).expect("free");
+    assert_eq!(world.gateway.address_of(0, "web"), Some(inside(77)));
 }
 
 #[test]
