@@ -29,7 +29,7 @@ const FEATURES: [(&str, &str); 7] = [
     ("feature-no-csum-offload", "0"),
     ("feature-ipv6-csum-offload", "1"),
 ];
-/// The MTU where nobody says one, and the longest one.
+/// The MTU where the toolstack writes none, and the longest MTU without `feature-sg`.
 const MTU: u16 = 1500;
 /// The least MTU that IPv4 allows.
 const MTU_MIN: u16 = 68;
