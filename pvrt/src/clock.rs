@@ -18,6 +18,11 @@ use crate::shared;
 /// The deadline to which the timer is set; `u64::MAX` when the timer was never set.
 static ARMED: AtomicU64 = AtomicU64::new(u64::MAX);
 
+/// The unit in which [`ticks_within`] counts.
+const TICKS_STEP_NS: u64 = 1 << 20;
+/// Ticks of the TSC in [`TICKS_STEP_NS`]; 0: the rate is not known.
+static TICKS_OF_STEP: AtomicU64 = AtomicU64::new(0);
+
 /// The timer's event channel.
 static TIMER: Once<Port> = Once::new();
 
@@ -92,7 +97,14 @@ pub(crate) fn system_ns() -> u64 {
     let version = || info.load_u32(TIME_OFFSET + offset_of!(VcpuTimeInfo, version));
     loop {
         let before = version();
-        let record: VcpuTimeInfo = info.read_value(TIME_OFFSET);
+        // Field by field: as many loads are cheaper than a copy of the whole record.
+        let record = VcpuTimeInfo {
+            tsc_timestamp: info.load_u64(TIME_OFFSET + offset_of!(VcpuTimeInfo, tsc_timestamp)),
+            system_time: info.load_u64(TIME_OFFSET + offset_of!(VcpuTimeInfo, system_time)),
+            tsc_to_system_mul: info.load_u32(TIME_OFFSET + offset_of!(VcpuTimeInfo, tsc_to_system_mul)),
+            tsc_shift: info.load_u8(TIME_OFFSET + offset_of!(VcpuTimeInfo, tsc_shift)) as i8,
+            ..VcpuTimeInfo::default()
+        };
         let now = record.nanoseconds_at(tsc());
         fence(Ordering::Acquire);
         // The version is odd while the hypervisor writes the record.
@@ -125,17 +137,30 @@ pub(crate) fn init() {
     }
     // The event only ends a block: no task waits for it.
     TIMER.call_once(|| Port::bind_virq(VIRQ_TIMER).expect("a port for the timer"));
+    let record: VcpuTimeInfo = shared::info().read_value(TIME_OFFSET);
+    let step = record.ticks(TICKS_STEP_NS);
+    TICKS_OF_STEP.store(if step == u64::MAX { 0 } else { step }, Ordering::Relaxed);
+}
+
+/// No more ticks of the TSC than pass in `ns` nanoseconds, and less than a step of [`TICKS_STEP_NS`] fewer. The rate is
+/// that of the start.
+pub(crate) fn ticks_within(ns: u64) -> u64 {
+    (ns / TICKS_STEP_NS).saturating_mul(TICKS_OF_STEP.load(Ordering::Relaxed))
 }
 
 /// Sets the timer to `deadline`; `false` when `deadline` is past.
 pub(crate) fn arm(deadline: u64) -> bool {
-    if system_ns() >= deadline {
-        return false;
-    }
-    // A timer that has fired is no longer set, even if this clock still stands a moment before the deadline.
     let fired = TIMER.get().is_some_and(Port::take_event);
     if !fired && ARMED.load(Ordering::Relaxed) == deadline {
+        // The timer ends a block, whether the deadline is past or not.
         return true;
+    }
+    if fired {
+        // A timer that has fired is no longer set, even if this clock still stands a moment before the deadline.
+        ARMED.store(u64::MAX, Ordering::Relaxed);
+    }
+    if system_ns() >= deadline {
+        return false;
     }
     match vcpu::set_singleshot_timer(0, deadline) {
         Ok(in_future) => {

@@ -11,6 +11,8 @@ use crate::traits::Notifier;
 
 /// Most input bytes that the back end keeps for a domain that does not read.
 const INPUT_LIMIT: usize = 4096;
+/// Most output bytes that are taken from the ring at a time.
+const BUFFER_BYTES: usize = 512;
 
 /// The back end of one console ring, with the last of the output.
 pub struct ConsoleBack<P, N> {
@@ -18,6 +20,8 @@ pub struct ConsoleBack<P, N> {
     notifier: N,
     scrollback: Scrollback,
     input: VecDeque<u8>,
+    /// Bytes on their way out of the ring: room that no poll has to clear.
+    buffer: [u8; BUFFER_BYTES],
 }
 
 impl<P: RingPage, N: Notifier> ConsoleBack<P, N> {
@@ -31,6 +35,7 @@ impl<P: RingPage, N: Notifier> ConsoleBack<P, N> {
             notifier,
             scrollback: Scrollback::new(scrollback),
             input: VecDeque::new(),
+            buffer: [0; BUFFER_BYTES],
         })
     }
 
@@ -72,7 +77,7 @@ impl<P: RingPage, N: Notifier> ConsoleBack<P, N> {
         mut most: usize,
         mut output: impl FnMut(&[u8]) -> usize,
     ) -> Result<bool, RingError> {
-        let mut buffer = [0; 512];
+        let buffer = &mut self.buffer;
         let mut any = false;
         let more = loop {
             if most == 0 {

@@ -27,27 +27,40 @@ type Stamp = (u64, u64);
 
 /// The times at which a console's output came.
 #[derive(Default)]
-pub(super) struct Stamps(VecDeque<Stamp>);
+pub(super) struct Stamps {
+    list: VecDeque<Stamp>,
+    /// The system time from which on output gets a new stamp.
+    next_ns: u64,
+}
 
 impl Stamps {
-    /// Output came that begins at `position`; what is before `start` is no more kept. Each second has a stamp. If these are
+    /// Output came at system time `now_ns` that begins at `position`; what is before `start` is no more kept. Most output
+    /// has the stamp of the output before: so `wall_at`, which gives the wall clock's time, is called for a new stamp alone.
+    #[inline]
+    pub(super) fn came(&mut self, now_ns: u64, position: u64, start: u64, wall_at: impl FnOnce(u64) -> u64) {
+        if now_ns >= self.next_ns {
+            self.next_ns = now_ns.saturating_add(STAMP_NS);
+            self.note(position, start, wall_at(now_ns));
+        }
+    }
+
+    /// A stamp for output that begins at `position`; what is before `start` is no more kept. Each second has a stamp. If these are
     /// too many, the one goes between whose neighbours the least time is: so the time of a line is wrong by a small part
     /// of the time that all lines took, the oldest of a console that says little as well.
-    pub(super) fn note(&mut self, position: u64, start: u64, wall_ns: u64) {
-        if self.0.back().is_some_and(|&(_, last)| wall_ns.saturating_sub(last) < STAMP_NS) {
-            return;
-        }
+    #[cold]
+    #[inline(never)]
+    fn note(&mut self, position: u64, start: u64, wall_ns: u64) {
         // The last stamp before the start is that of the first byte.
-        while self.0.get(1).is_some_and(|&(second, _)| second <= start) {
-            self.0.pop_front();
+        while self.list.get(1).is_some_and(|&(second, _)| second <= start) {
+            self.list.pop_front();
         }
-        if self.0.len() == STAMPS_MAX {
-            let apart = |at: &usize| self.0[*at + 1].1.saturating_sub(self.0[*at - 1].1);
+        if self.list.len() == STAMPS_MAX {
+            let apart = |at: &usize| self.list[*at + 1].1.saturating_sub(self.list[*at - 1].1);
             if let Some(at) = (1..STAMPS_MAX - 1).min_by_key(apart) {
-                self.0.remove(at);
+                self.list.remove(at);
             }
         }
-        self.0.push_back((position, wall_ns));
+        self.list.push_back((position, wall_ns));
     }
 }
 
@@ -68,7 +81,7 @@ impl Kept {
         self.bytes.resize((output.end() - self.first) as usize, 0);
         output.read(self.first, &mut self.bytes);
         self.stamps.clear();
-        self.stamps.extend(&stamps.0);
+        self.stamps.extend(&stamps.list);
     }
 
     /// Each line with the time of its first byte. A line whose beginning was not kept is left out.
@@ -148,7 +161,7 @@ mod tests {
     fn each_line_has_the_time_of_its_first_byte() {
         let (mut output, mut stamps) = (Scrollback::new(100), Stamps::default());
         for (second, text) in [(1, "one\r\nt"), (1, "wo\n"), (70, "\nthree"), (80, "\nfour")] {
-            stamps.note(output.end(), output.start(), second * STAMP_NS);
+            stamps.came(second * STAMP_NS, output.end(), output.start(), |now| now);
             output.push(text.as_bytes());
         }
         let all = [
@@ -166,16 +179,29 @@ mod tests {
         assert_eq!(kept(&Scrollback::new(10), &Stamps::default(), 1000), [] as [&str; 0]);
     }
 
+    #[test]
+    fn the_wall_clock_is_read_once_a_second() {
+        let mut stamps = Stamps::default();
+        let mut read = 0;
+        for at in 0..1000 {
+            stamps.came(5 * STAMP_NS + at * STAMP_NS / 250, at, 0, |now| {
+                read += 1;
+                now
+            });
+        }
+        assert_eq!((read, stamps.list.len()), (4, 4));
+    }
+
     /// The error of the time of each line that is kept, in seconds: of lines that come with such pauses between them.
     fn errors(pauses: impl Iterator<Item = u64>) -> Vec<u64> {
         let (mut output, mut stamps) = (Scrollback::new(64 * 1024), Stamps::default());
         let (mut second, mut written) = (0, Vec::new());
         for pause in pauses {
             second += pause;
-            stamps.note(output.end(), output.start(), second * STAMP_NS);
+            stamps.came(second * STAMP_NS, output.end(), output.start(), |now| now);
             written.push(second);
             output.push(format!("{:79}\n", written.len() - 1).as_bytes());
-            assert!(stamps.0.len() <= STAMPS_MAX);
+            assert!(stamps.list.len() <= STAMPS_MAX);
         }
         let mut kept = Kept::default();
         kept.take(&output, &stamps, 64 * 1024);

@@ -124,6 +124,13 @@ pub trait Wire: Send + Sync {
     /// Tells the card of everything queued since the last kick.
     fn kick(&self);
 
+    /// Says how soon the caller wants to hear of packets that the card has sent, from the next kick on: with `soon` at
+    /// once, since somebody waits for the memory; else when it suits the card. A card that always tells at once does
+    /// nothing here.
+    fn hasten(&self, soon: bool) {
+        let _ = soon;
+    }
+
     /// Appends the packets that the card has no more, in the order in which the card let go of them.
     fn transmitted(&self, out: &mut Vec<Transmitted>);
 
@@ -135,7 +142,8 @@ pub trait Wire: Send + Sync {
 
     /// Ready when a packet came in, sent ones came back, the link changed or the card broke, since the call that said so
     /// last. Else the task of `context` is woken when one of these happens; the last task that asked is the one woken. A
-    /// card may wait with its word of sent packets until it has sent most of what it has.
+    /// card may wait with its word of sent packets until it has sent most of what it has, unless [`Self::hasten`] said
+    /// otherwise.
     fn poll_ready(&self, context: &mut Context<'_>) -> Poll<()>;
 }
 

@@ -116,7 +116,11 @@ struct Service {
 impl Service {
     async fn run(mut self) -> Ended {
         let reason = self.serve().await;
-        // Nothing is under way between two batches: the rings may go.
+        // A card may still read heads and frames: it gets the time that it needs. Nothing else is under way between two
+        // batches: the rings may go.
+        while self.port.network.0.lock().is_lent(&mut self.sender) {
+            self.task.notified().await;
+        }
         self.port.network.0.lock().way.disconnect(self.port.id);
         let (packets, bytes) = self.sender.sent();
         Ended { reason, packets, bytes }

@@ -75,6 +75,9 @@ impl Fabric {
             return Err(reason);
         }
         let mut next = Next::default();
+        if let Some(outside) = &mut self.outside {
+            outside.answer(sender);
+        }
         self.retry(sender, now_ns, &mut next);
         let taken = (0..sender.queues()).try_for_each(|queue| self.take(sender, queue, now_ns, &mut next));
         // Whatever this frontend did, what is on its way to others arrives.
@@ -172,14 +175,8 @@ impl Fabric {
     /// Sends a packet, or drops it; `false`: there is no room yet.
     fn is_sent(&mut self, sender: &mut Sender, packet: &Parked, next: &mut Next) -> bool {
         let &Parked { queue, id, to, kind, .. } = packet;
-        if let Some(card) = self.outside.as_mut().and_then(|outside| outside.card(to)) {
-            if !card.has_room(&sender.queue(queue).packet(id)) {
-                card.wait(sender.port);
-                return false;
-            }
-            self.send_out(&sender.queue(queue).packet(id), to);
-            self.way.answer(queue, id);
-            return true;
+        if self.outside.as_mut().is_some_and(|outside| outside.card(to).is_some()) {
+            return self.is_sent_out(sender, packet);
         }
         match self.finisher.send(&mut self.way, &sender.queue(queue).packet(id), to, kind, queue) {
             Sent::NoRoom { queue, needed } => {

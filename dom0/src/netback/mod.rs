@@ -8,14 +8,18 @@
 //! - `sender`: the task's rings;
 //! - `fabric`, `way`: the way of a batch to the rings of others;
 //! - `finisher`: packets whose receiver does not take them as they are;
+//! - `outside`, `passage`: dom0's own place, and the way from and to network cards;
+//! - `card`, `lending`: a card, and the packets that it reads out of guests' pages;
 //! - `copier`: the hypervisor copies.
 #![forbid(unsafe_code)]
 
+mod card;
 mod connection;
 mod copier;
 mod fabric;
 mod finisher;
 mod instance;
+mod lending;
 mod outside;
 mod passage;
 mod sender;

@@ -1,34 +1,29 @@
 //! What stands behind ports that are no vif: dom0 itself, and network cards.
 //!
 //! Here a packet is whole: its bytes are copied once into pages of dom0's. That is the way of what dom0 itself reads, and of
-//! what a card gets that leaves checksums and segments to dom0.
+//! what a card gets that leaves checksums and segments to dom0. What else a card gets: `card`.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use arrayvec::ArrayVec;
 use backends::net::{Checksum, Copier, CopyOp, Offload, Packet, Part, Place};
-use pvrt::Account;
 use pvrt::executor::sync::Notify;
 use pvrt::grant::CopyPages;
 use pvrt::mem::OutOfMemory;
-use ring_abi::types::PAGE_SIZE;
+use ring_abi::types::{Mfn, PAGE_SIZE};
 
+use super::card::Card;
 use super::copier::Hypervisor;
+use super::sender::Sender;
 use crate::net::Head;
 use crate::net::router::{Arrival, Gateway, Routed};
-use crate::net::segment::{Cut, complete};
 use crate::net::switch::{BridgeId, PortId};
-use crate::net::wire::{Outgoing, Received, Span, TransmitError, Wire};
+use crate::net::wire::Received;
 
 /// Pages for one whole packet: the longest packet, 64 KiB.
 const WHOLE_PAGES: usize = 16;
-/// Pages of a card's transmit buffers.
-const TRANSMIT_PAGES: usize = 192;
-/// Bytes of an Ethernet header with a tag.
-const LINK_BYTES: usize = 18;
 /// Copies that one packet may take: each part is cut where a page of the copy ends.
-const MAX_COPIES: usize = 48;
+pub(super) const MAX_COPIES: usize = 48;
 
 /// Longest frame that dom0's own stack takes; its networks' frames are shorter by far.
 pub(super) const STACK_BYTES: usize = PAGE_SIZE;
@@ -87,7 +82,22 @@ impl Outside {
 
     /// Tells all cards of what was handed over.
     pub(super) fn kick(&self) {
-        self.cards.iter().for_each(|card| card.wire.kick());
+        self.cards.iter().for_each(Card::kick);
+    }
+
+    /// Answers the slots of a vif's packets that a card is done with.
+    pub(super) fn answer(&mut self, sender: &mut Sender) {
+        self.cards.iter_mut().for_each(|card| card.answer(sender));
+    }
+
+    /// Whether a card has a packet of the vif behind `port`.
+    pub(super) fn has_of(&self, port: PortId) -> bool {
+        self.cards.iter().any(|card| card.has_of(port))
+    }
+
+    /// A vif whose packets a card is done with, and that has to be told.
+    pub(super) fn untold(&mut self) -> Option<PortId> {
+        self.cards.iter_mut().find_map(Card::untold)
     }
 
     /// What the gateway says to a packet that came to dom0's port `local` from behind port `from`; and on which network.
@@ -129,6 +139,24 @@ fn headers(head: &Head<'_>) -> u16 {
     length.unwrap_or(0) as u16
 }
 
+/// Lists the copies of all of a packet to pages that begin at `frames`. `None`: the packet does not fit, or is not as long as
+/// it says.
+pub(super) fn list_copies(packet: &Packet<'_>, frames: &[Mfn], ops: &mut Vec<CopyOp>) -> Option<()> {
+    let mut at = 0;
+    for part in packet.parts {
+        let mut done = 0;
+        while done < usize::from(part.len) {
+            let (page, offset) = (at / PAGE_SIZE, at % PAGE_SIZE);
+            let piece = (usize::from(part.len) - done).min(PAGE_SIZE - offset);
+            let to = Place::Own { frame: *frames.get(page)?, offset: offset as u16 };
+            ops.push(CopyOp::new(part.place.after(done as u16), to, piece as u16));
+            done += piece;
+            at += piece;
+        }
+    }
+    (at == packet.len as usize).then_some(())
+}
+
 /// A packet that is copied whole.
 pub(super) struct Whole {
     pages: CopyPages,
@@ -154,20 +182,9 @@ impl Whole {
             return None;
         }
         self.ops.clear();
-        let mut at = 0;
-        for part in packet.parts {
-            let mut done = 0;
-            while done < usize::from(part.len) {
-                let (page, offset) = (at / PAGE_SIZE, at % PAGE_SIZE);
-                let piece = (usize::from(part.len) - done).min(PAGE_SIZE - offset);
-                let to = Place::Own { frame: *self.pages.frames().get(page)?, offset: offset as u16 };
-                self.ops.push(CopyOp::new(part.place.after(done as u16), to, piece as u16));
-                done += piece;
-                at += piece;
-            }
-        }
+        list_copies(packet, self.pages.frames(), &mut self.ops)?;
         Hypervisor(&self.pages).copy(&mut self.ops);
-        if at != len || !self.ops.iter().all(CopyOp::ok) {
+        if !self.ops.iter().all(CopyOp::ok) {
             return None;
         }
         self.bytes.clear();
@@ -192,131 +209,5 @@ impl Whole {
         self.pages.pages().page(0).write(0, frame);
         let place = Place::Own { frame: self.pages.frames()[0], offset: 0 };
         Some(Part { place, len: frame.len() as u16 })
-    }
-}
-
-/// Why a packet did not leave by a card.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unsent {
-    /// The card has as many packets as it can.
-    Full,
-    /// The packet is longer than the wire takes, or is not what its sender says.
-    Unfit,
-    /// The card works no more.
-    Broken,
-}
-
-/// A network card, as what stands behind a port.
-pub(super) struct Card {
-    pub(super) port: PortId,
-    pub(super) wire: Arc<dyn Wire>,
-    buffers: CopyPages,
-    /// Pages of one buffer.
-    each: usize,
-    free: Vec<u32>,
-    segment: Vec<u8>,
-    /// Vifs whose packets wait until there is room here.
-    waiting: Vec<PortId>,
-}
-
-impl Card {
-    /// Takes the card's transmit buffers.
-    pub(super) fn new(port: PortId, wire: Arc<dyn Wire>) -> Result<Self, OutOfMemory> {
-        let features = wire.features();
-        let each = (usize::from(features.mtu) + LINK_BYTES).div_ceil(PAGE_SIZE);
-        let count = (TRANSMIT_PAGES / each).clamp(1, features.slots.max(1));
-        let buffers = CopyPages::new(count * each)?;
-        let free = (0..count as u32).rev().collect();
-        Ok(Self { port, wire, buffers, each, free, segment: Vec::new(), waiting: Vec::new() })
-    }
-
-    /// Whether the card takes the packet now. What the card never has room for it takes, too, and loses.
-    pub(super) fn has_room(&mut self, packet: &Packet<'_>) -> bool {
-        let frames =
-            packet.offload.gso.map_or(1, |gso| packet.len as usize / usize::from(gso.size.max(1)) + 1);
-        let all = self.buffers.frames().len() / self.each;
-        if self.free.len() < frames {
-            self.take_back();
-        }
-        self.free.len() >= frames || frames > all
-    }
-
-    /// Has the vif behind `port` woken when there is room.
-    pub(super) fn wait(&mut self, port: PortId) {
-        if !self.waiting.contains(&port) {
-            // At most as many as there are ports.
-            Account::own().charge(|| self.waiting.push(port));
-        }
-    }
-
-    /// Takes those that wait, if there is room again.
-    pub(super) fn roomy(&mut self) -> Vec<PortId> {
-        self.take_back();
-        if self.free.is_empty() { Vec::new() } else { core::mem::take(&mut self.waiting) }
-    }
-
-    /// Hands a whole frame to the card, with what its sender left to others done. The card sees the frame after
-    /// [`Outside::kick`].
-    pub(super) fn send(&mut self, frame: &mut [u8], offload: &Offload) -> Result<(), Unsent> {
-        self.take_back();
-        let frame_len = frame.len() as u32;
-        if let Some(gso) = offload.gso {
-            let cut = Head::parse(frame, frame_len).and_then(|head| Cut::new(&head, gso.size));
-            let Some(cut) = cut else { return Err(Unsent::Unfit) };
-            if cut.segments() as usize > self.free.len() {
-                return Err(Unsent::Full);
-            }
-            let mut segment = core::mem::take(&mut self.segment);
-            let sent = (0..cut.segments()).try_for_each(|n| {
-                cut.put(n, frame, &mut segment);
-                self.transmit(&segment)
-            });
-            self.segment = segment;
-            return sent;
-        }
-        if offload.checksum == Checksum::Partial {
-            complete(frame);
-        }
-        self.transmit(frame)
-    }
-
-    fn transmit(&mut self, frame: &[u8]) -> Result<(), Unsent> {
-        if frame.len() > usize::from(self.wire.features().mtu) + LINK_BYTES {
-            return Err(Unsent::Unfit);
-        }
-        let Some(token) = self.free.pop() else { return Err(Unsent::Full) };
-        let first = token as usize * self.each;
-        let mut spans = ArrayVec::<Span, 17>::new();
-        for (index, bytes) in frame.chunks(PAGE_SIZE).enumerate() {
-            self.buffers.pages().page(first + index).write(0, bytes);
-            // A frame has as many pages as a buffer at most.
-            let maddr = self.buffers.frames()[first + index].maddr();
-            spans.push(Span { maddr, len: bytes.len() as u32 });
-        }
-        let outgoing = Outgoing {
-            offload: &Offload::default(),
-            checksum_at: None,
-            header_len: 0,
-            spans: &spans,
-            flow: 0,
-        };
-        self.wire.transmit(token, outgoing).map_err(|error| {
-            self.free.push(token);
-            match error {
-                TransmitError::Full => Unsent::Full,
-                TransmitError::Unfit(what) => {
-                    log::error!("{}: {what}", self.wire.name());
-                    Unsent::Unfit
-                }
-                TransmitError::Broken => Unsent::Broken,
-            }
-        })
-    }
-
-    /// Takes back the buffers of what the card has sent.
-    pub(super) fn take_back(&mut self) {
-        let mut sent = Vec::new();
-        self.wire.transmitted(&mut sent);
-        self.free.extend(sent.iter().map(|packet| packet.token));
     }
 }

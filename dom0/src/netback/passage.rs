@@ -5,9 +5,10 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use backends::net::{Checksum, Copier, HEAD_BYTES, MAX_PARTS, Offload, Packet, Part, Place};
 
+use super::card::{Handed, Unsent};
 use super::fabric::{BATCH, Fabric};
-use super::outside::{STACK_BYTES, Unsent};
-use super::sender::FrameKind;
+use super::outside::STACK_BYTES;
+use super::sender::{FrameKind, Parked, Sender};
 use super::way::Sent;
 use crate::net::Head;
 use crate::net::router::Routed;
@@ -107,6 +108,33 @@ impl Fabric {
         }
     }
 
+    /// Sends a vif's packet by the card that it is for, and sees to the answer. `false`: there is no room yet.
+    pub(super) fn is_sent_out(&mut self, sender: &Sender, &Parked { queue, id, to, .. }: &Parked) -> bool {
+        let Some(card) = self.outside.as_mut().and_then(|outside| outside.card(to)) else { return true };
+        let (packet, _) = sender.packet_and_copier(queue, id);
+        let mut bytes = [0; HEAD_BYTES];
+        let len = sender.read_head(queue, id, &mut bytes);
+        match card.send_ready(&packet, &mut bytes[..len], (sender.port, queue, id)) {
+            Handed::Lent => return true,
+            Handed::Copied => {}
+            Handed::Unfinished if card.has_room(&packet) => self.send_out(&packet, to),
+            Handed::Unfinished | Handed::NoRoom => {
+                card.wait(sender.port);
+                return false;
+            }
+            Handed::Lost(why) => self.count_unsent(to, why),
+        }
+        self.way.answer(queue, id);
+        true
+    }
+
+    /// Whether a card still reads a packet of the vif behind `port`. What came back is forgotten: the vif's connection ends.
+    pub(super) fn is_lent(&mut self, sender: &mut Sender) -> bool {
+        let Some(outside) = &mut self.outside else { return false };
+        outside.answer(sender);
+        outside.has_of(sender.port)
+    }
+
     /// Sends a packet by a card: a copy, so that nothing of the sender's is under way.
     pub(super) fn send_out(&mut self, packet: &Packet<'_>, card: PortId) {
         let Some(outside) = &mut self.outside else { return };
@@ -120,13 +148,18 @@ impl Fabric {
 
     fn send_frame_out(&mut self, frame: &mut [u8], offload: &Offload, port: PortId) {
         let Some(card) = self.outside.as_mut().and_then(|outside| outside.card(port)) else { return };
-        let reason = match card.send(frame, offload) {
-            Ok(()) => return,
-            Err(Unsent::Full) => Reason::NoRoom,
-            Err(Unsent::Unfit) => Reason::TooBig,
-            Err(Unsent::Broken) => Reason::NoReceiver,
+        if let Err(why) = card.send(frame, offload) {
+            self.count_unsent(port, why);
+        }
+    }
+
+    fn count_unsent(&mut self, card: PortId, why: Unsent) {
+        let reason = match why {
+            Unsent::Full => Reason::NoRoom,
+            Unsent::Unfit => Reason::TooBig,
+            Unsent::Broken => Reason::NoReceiver,
         };
-        self.switch.count_drop(port, reason);
+        self.switch.count_drop(card, reason);
     }
 
     /// Carries what has come in by a card to where it goes. `true`: there may be more.
@@ -225,6 +258,9 @@ impl Fabric {
         }
         if let Some(outside) = &mut self.outside {
             outside.kick();
+            while let Some(port) = outside.untold() {
+                self.way.wake(port);
+            }
         }
     }
 

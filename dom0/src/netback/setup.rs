@@ -10,7 +10,8 @@ use core::net::Ipv4Addr;
 use pvrt::executor::{select, spawn, time};
 use smoltcp::wire::Ipv4Cidr;
 
-use super::outside::{Card, Outside};
+use super::card::Card;
+use super::outside::Outside;
 use super::{FIRST_BRIDGE, Network};
 use crate::net::MacAddr;
 use crate::net::headers::protocol;

@@ -62,7 +62,7 @@ impl Server {
     }
 
     fn dispatch(&mut self, conn: ConnId, kind: u32, tx_id: u32, payload: &[u8]) -> Result<Vec<u8>, XsError> {
-        let domid = self.actor(conn)?.domid;
+        let domid = self.serving(conn)?.domid;
         let ok = |()| Vec::from(OK);
         match kind {
             wire::XS_CONTROL => self.control(conn, payload),

@@ -5,8 +5,9 @@ use core::task::{Context, Poll};
 use ring_abi::ring::bytes::ByteRing;
 use ring_abi::ring::{RingError, RingPage};
 
-use super::connection::{ConnId, Failure};
+use super::connection::{ConnId, Connection, Failure};
 use super::deferred::kept_by;
+use super::error::XsError;
 use super::server::{Server, WatchEvent};
 use super::stream::Outgoing;
 
@@ -54,6 +55,14 @@ impl<M: RingPage> Ring for ByteRing<M> {
 }
 
 impl Server {
+    /// A connection that is served.
+    ///
+    /// # Errors
+    /// `EIO`: the connection has failed or is gone.
+    pub(super) fn serving(&self, conn: ConnId) -> Result<&Connection, XsError> {
+        self.connections.get(&conn).filter(|connection| connection.failed.is_none()).ok_or(XsError::Io)
+    }
+
     /// Moves bytes between a domain's ring and the domain's connection, and handles the messages that came, up to a
     /// bound.
     ///

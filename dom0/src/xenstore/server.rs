@@ -180,8 +180,7 @@ impl Server {
     /// # Errors
     /// `EIO`: the connection has failed or is gone.
     pub(super) fn actor(&self, conn: ConnId) -> Result<Actor, XsError> {
-        let connection = self.connections.get(&conn).filter(|c| c.failed.is_none()).ok_or(XsError::Io)?;
-        Ok(self.actor_of(connection))
+        Ok(self.actor_of(self.serving(conn)?))
     }
 
     fn actor_of(&self, connection: &Connection) -> Actor {

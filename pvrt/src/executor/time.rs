@@ -6,6 +6,7 @@
 use alloc::collections::BTreeMap;
 use core::future::Future;
 use core::pin::Pin;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::{Context, Poll, Waker};
 use spin::Mutex;
 
@@ -23,6 +24,14 @@ global! {
     /// A leaf lock: nothing is called while the lock is held.
     static TIMERS: Mutex<Timers> = Mutex::new(Timers { next: 0, sleeping: BTreeMap::new() });
 }
+
+global! {
+    /// The TSC before which [`expire`] need not look: no deadline passes before.
+    static NEXT_LOOK: AtomicU64 = AtomicU64::new(0);
+}
+
+/// The longest time for which [`expire`] does not look, should the clock's rate change.
+const LONGEST_LOOK_NS: u64 = 1_000_000_000;
 
 #[cfg(not(freestanding))]
 global! {
@@ -62,16 +71,18 @@ pub(crate) fn busy_ticks() -> u64 {
     now_ns()
 }
 
-/// Wall-clock time in nanoseconds since 1970.
-#[cfg(freestanding)]
+/// Wall-clock time in nanoseconds since 1970; on the host the virtual clock counts from 2023-11-14.
 pub fn wall_ns() -> u64 {
-    crate::clock::wall_base_ns().saturating_add(now_ns())
+    wall_at(now_ns())
 }
 
-/// Wall-clock time in nanoseconds since 1970; on the host the virtual clock counts from 2023-11-14.
-#[cfg(not(freestanding))]
-pub fn wall_ns() -> u64 {
-    1_700_000_000_000_000_000 + now_ns()
+/// The wall-clock time at system time `now_ns`, for a caller who has read the clock already.
+pub fn wall_at(now_ns: u64) -> u64 {
+    #[cfg(freestanding)]
+    let base = crate::clock::wall_base_ns();
+    #[cfg(not(freestanding))]
+    let base = 1_700_000_000_000_000_000u64;
+    base.saturating_add(now_ns)
 }
 
 /// Moves the virtual clock to the next timer; false when no timer is set.
@@ -89,8 +100,10 @@ pub(crate) fn next_deadline() -> Option<u64> {
 
 /// Wakes the tasks whose deadline has passed.
 pub(crate) fn expire() {
-    // The clock costs a few tens of instructions: so the clock is not read when no task sleeps.
-    if next_deadline().is_none() {
+    // The clock costs a few tens of instructions, and some task always sleeps until some far moment: so the clock is
+    // read only when the counter has come near the next deadline.
+    let tick = tsc();
+    if tick < NEXT_LOOK.with(|look| look.load(Ordering::Relaxed)) {
         return;
     }
     let now = now_ns();
@@ -98,15 +111,32 @@ pub(crate) fn expire() {
         let due = TIMERS.with(|timers| {
             let mut timers = timers.lock();
             match timers.sleeping.first_entry() {
-                Some(entry) if entry.key().0 <= now => Some(entry.remove()),
-                _ => None,
+                Some(entry) if entry.key().0 <= now => Ok(entry.remove()),
+                Some(entry) => Err(entry.key().0 - now),
+                None => Err(u64::MAX),
             }
         });
         match due {
-            Some(waker) => waker.wake(),
-            None => return,
+            Ok(waker) => waker.wake(),
+            Err(left) => {
+                let look = tick.saturating_add(ticks_within(left.min(LONGEST_LOOK_NS)));
+                return NEXT_LOOK.with(|next| next.store(look, Ordering::Relaxed));
+            }
         }
     }
+}
+
+/// Has [`expire`] look at the clock when it runs next.
+fn look_again() {
+    NEXT_LOOK.with(|look| look.store(0, Ordering::Relaxed));
+}
+
+/// No more ticks of [`tsc`] than pass in `ns` nanoseconds, and no more than some milliseconds' fewer.
+fn ticks_within(ns: u64) -> u64 {
+    #[cfg(freestanding)]
+    return crate::clock::ticks_within(ns);
+    #[cfg(not(freestanding))]
+    ns
 }
 
 /// Blocks the vCPU until an event, with the timer set for the earliest deadline.
@@ -116,6 +146,8 @@ pub(crate) fn block() {
         Some(deadline) => {
             if crate::clock::arm(deadline) {
                 crate::hypercall::sched::block();
+            } else {
+                look_again();
             }
         }
         None => crate::hypercall::sched::block(),
@@ -167,6 +199,9 @@ impl Future for Sleep {
                     self.has_yielded = true;
                     let key = (self.deadline, timers.next);
                     timers.next += 1;
+                    if timers.sleeping.first_key_value().is_none_or(|(first, _)| key < *first) {
+                        look_again();
+                    }
                     // The tree is charged to the kernel, whatever task sleeps.
                     Account::own().charge(|| timers.sleeping.insert(key, context.waker().clone()));
                     self.key = Some(key);
@@ -250,6 +285,26 @@ mod tests {
             assert_eq!(timeout(10, core::future::pending::<()>()).await, Err(Elapsed));
         });
         assert_eq!(next_deadline(), None);
+    }
+
+    #[test]
+    fn a_sleep_is_due_though_a_later_one_was_looked_at() {
+        block_on_test(async {
+            // The executor looks, and finds nothing due for a long time.
+            let late = super::super::spawn_join(sleep(10_000_000_000));
+            super::super::yield_now().await;
+            expire();
+            let start = now_ns();
+            sleep(5).await;
+            assert_eq!(now_ns(), start + 5);
+            // Nor is one missed that becomes due while others run.
+            let soon = super::super::spawn_join(sleep(7));
+            super::super::yield_now().await;
+            VIRTUAL_NOW.with(|now| now.set(now.get() + 7));
+            expire();
+            assert_eq!((soon.await, now_ns()), (Ok(()), start + 12));
+            assert_eq!((late.await, now_ns()), (Ok(()), start + 10_000_000_000));
+        });
     }
 
     #[test]

@@ -118,22 +118,32 @@ fn cost(bytes: &[u8]) -> u64 {
     bytes.len() as u64 + ends(bytes)
 }
 
+const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+const ONES: u64 = 0x0101_0101_0101_0101;
+const NEWLINES: u64 = ONES * b'\n' as u64;
+
+fn ends_of_word(word: &[u8; 8]) -> u64 {
+    let differs = u64::from_le_bytes(*word) ^ NEWLINES;
+    // The top bit of each byte that is a newline.
+    let found = !(((differs & LOW) + LOW) | differs | LOW);
+    (found >> 7).wrapping_mul(ONES) >> 56
+}
+
 /// Counts line ends, eight bytes at a time, since every byte of a domain passes here.
 fn ends(bytes: &[u8]) -> u64 {
-    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const NEWLINES: u64 = ONES * b'\n' as u64;
+    // Not 0 if a byte of the word is a newline, which in most words none is. Bits beside the bytes' top bits mean nothing.
+    let hint = |word: &[u8; 8]| {
+        let differs = u64::from_le_bytes(*word) ^ NEWLINES;
+        differs.wrapping_sub(ONES) & !differs
+    };
     let (words, rest) = bytes.as_chunks::<8>();
-    let in_words: u64 = words
-        .iter()
-        .map(|&word| {
-            let differs = u64::from_le_bytes(word) ^ NEWLINES;
-            // The top bit of each byte that is a newline.
-            let found = !(((differs & LOW) + LOW) | differs | LOW);
-            (found >> 7).wrapping_mul(ONES) >> 56
-        })
-        .sum();
-    in_words + rest.iter().filter(|&&byte| byte == b'\n').count() as u64
+    let mut count = 0;
+    for words in words.chunks(4) {
+        if words.iter().fold(0, |all, word| all | hint(word)) & !LOW != 0 {
+            count += words.iter().map(ends_of_word).sum::<u64>();
+        }
+    }
+    count + rest.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
 impl Console {
@@ -286,7 +296,7 @@ impl Console {
         };
         state.bucket.spend(now, printed);
         if live.back.scrollback().end() != begin {
-            state.stamps.note(begin, live.back.scrollback().start(), time::wall_ns());
+            state.stamps.came(now, begin, live.back.scrollback().start(), time::wall_at);
         }
         let polled = match taken {
             Ok(true) => Polled::More,
@@ -363,7 +373,7 @@ impl Console {
             });
             state.kept = live.back.into_scrollback();
             if state.kept.end() != begin {
-                state.stamps.note(begin, state.kept.start(), time::wall_ns());
+                state.stamps.came(time::now_ns(), begin, state.kept.start(), time::wall_at);
             }
             if !state.readers.is_empty() {
                 state.rest.clear();

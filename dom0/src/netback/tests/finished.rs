@@ -10,8 +10,18 @@ use ring_abi::io::netif::{XEN_NETIF_GSO_TYPE_TCPV4, XEN_NETIF_GSO_TYPE_TCPV6};
 
 /// A TCP frame, and the same with the pseudo header's sum alone in the checksum's field.
 fn tcp_frames(from: &Frontend, to: &Frontend, ends: (IpAddr, IpAddr), len: usize) -> (Vec<u8>, Vec<u8>) {
+    tcp_frames_to(from.mac(), to.mac(), ends, len)
+}
+
+/// The same between any stations.
+pub(super) fn tcp_frames_to(
+    from: MacAddr,
+    to: MacAddr,
+    ends: (IpAddr, IpAddr),
+    len: usize,
+) -> (Vec<u8>, Vec<u8>) {
     let data: Vec<u8> = (0..len).map(|at| (at * 3) as u8).collect();
-    let whole = ip_frame(from.mac(), to.mac(), &tcp((ends.0, 1000), (ends.1, 80), 0x18, &data));
+    let whole = ip_frame(from, to, &tcp((ends.0, 1000), (ends.1, 80), 0x18, &data));
     let mut partial = whole.clone();
     let head = Head::parse(&mut partial, whole.len() as u32).unwrap();
     let (at, len) = (head.transport_at().unwrap(), head.transport_len());
@@ -21,7 +31,7 @@ fn tcp_frames(from: &Frontend, to: &Frontend, ends: (IpAddr, IpAddr), len: usize
 }
 
 /// The payload of a TCP frame whose lengths and checksum are right.
-fn payload(frame: &[u8]) -> Vec<u8> {
+pub(super) fn payload(frame: &[u8]) -> Vec<u8> {
     let mut bytes = frame.to_vec();
     let head = Head::parse(&mut bytes, frame.len() as u32).unwrap();
     assert_eq!(head.transport(), Transport::Tcp);

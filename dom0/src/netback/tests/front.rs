@@ -208,6 +208,19 @@ impl Queue {
         self.ring();
     }
 
+    /// Sends a long TCP frame of which the second slot's grant is none.
+    pub(super) fn send_badly(&mut self, frame: &[u8], size: u16) {
+        let flags = NETTXF_CSUM_BLANK | NETTXF_DATA_VALIDATED | NETTXF_MORE_DATA | NETTXF_EXTRA_INFO;
+        let (first, rest) = frame.split_at(frame.len() - 4000);
+        self.write_slot(&first[..first.len().min(4000)], 0, flags, first.len().min(4000) as u16 + 4000);
+        let (r#type, gso_type) = (XEN_NETIF_EXTRA_TYPE_GSO, XEN_NETIF_GSO_TYPE_TCPV4);
+        let gso = NetifExtraGso { r#type, size, gso_type, ..NetifExtraGso::default() };
+        self.tx.push_request(&NetifTxRequest::from_extra(&NetifExtraInfo::from(gso))).unwrap();
+        let size = rest.len() as u16;
+        self.tx.push_request(&NetifTxRequest { gref: u32::MAX, offset: 0, flags: 0, id: 1, size }).unwrap();
+        self.ring();
+    }
+
     /// Asks for a group's packets.
     pub(super) fn join(&mut self, group: MacAddr) {
         self.write_slot(&[], 0, NETTXF_EXTRA_INFO, 0);
@@ -225,6 +238,16 @@ impl Queue {
         }
         let _ = self.tx.arm_and_recheck().unwrap();
         answers
+    }
+
+    /// Whether any page of the packets is used by others.
+    pub(super) fn is_lent(&self) -> bool {
+        self.data.in_use()
+    }
+
+    /// Changes a byte of the slot with the tag `id`.
+    pub(super) fn scribble(&self, id: usize, at: usize, byte: u8) {
+        self.data.memory().page(id).store_u8(16 + at, byte);
     }
 
     /// Posts `count` pages to receive in.

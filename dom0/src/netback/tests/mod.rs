@@ -3,6 +3,8 @@
 mod accounts;
 mod finished;
 mod front;
+mod uplink;
+mod wire;
 
 use alloc::format;
 use alloc::string::String;

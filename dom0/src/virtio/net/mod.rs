@@ -117,8 +117,11 @@ struct Inner<M> {
     next_pair: usize,
     /// Buffers that packets took since the last refill.
     taken: usize,
-    /// Packets that were not sent since the card broke. The list has room for all that the card can have.
-    unsent: Vec<Transmitted>,
+    /// Packets that the card has no more and of which the caller has not heard. The list has room for all that the card
+    /// can have.
+    over: Vec<Transmitted>,
+    /// The caller wants to hear at once of packets that were sent.
+    soon: bool,
     /// Why the card works no more.
     broken: Option<NetError>,
     /// The task that leads the packets has not heard yet that the card broke or that the link changed.
@@ -146,7 +149,8 @@ impl<M: Dma + 'static, I: Interrupt> VirtioNet<M, I> {
         // No queue is enabled yet.
         let (buffers, rings, features, interrupts) = prepared.inspect_err(|_| transport.fail())?;
         let inner = Inner {
-            unsent: Vec::with_capacity(features.slots),
+            over: Vec::with_capacity(features.slots),
+            soon: false,
             rings,
             next_pair: 0,
             taken: 0,
@@ -230,7 +234,7 @@ impl<M: Dma + 'static, I: Interrupt> VirtioNet<M, I> {
         }
         for pair in &mut inner.rings.pairs {
             let unsent = pair.transmit.take_all().map(|token| Transmitted { token, sent: false });
-            inner.unsent.extend(unsent);
+            inner.over.extend(unsent);
         }
     }
 
@@ -289,20 +293,33 @@ impl<M: Dma + 'static, I: Interrupt + Send + Sync> Wire for VirtioNet<M, I> {
 
     fn kick(&self) {
         let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        if inner.broken.is_none()
+            && inner.soon
+            && let Err(error) = inner.rings.arm_sent(&mut inner.over)
+        {
+            self.give_up(inner, error);
+        }
         if inner.broken.is_none() {
             inner.rings.publish(&self.transport);
         }
     }
 
+    fn hasten(&self, soon: bool) {
+        self.inner.lock().soon = soon;
+    }
+
     fn transmitted(&self, out: &mut Vec<Transmitted>) {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
+        // What was noted came back before what is there now.
+        out.append(&mut inner.over);
         if inner.broken.is_none()
             && let Err(error) = inner.rings.take_sent(out)
         {
             self.give_up(inner, error);
+            out.append(&mut inner.over);
         }
-        out.append(&mut inner.unsent);
     }
 
     fn receive(&self) -> Option<Received> {
@@ -347,11 +364,12 @@ impl<M: Dma + 'static, I: Interrupt + Send + Sync> Wire for VirtioNet<M, I> {
         if inner.broken.is_none() {
             self.refill(&mut inner);
             inner.rings.publish(&self.transport);
-            if inner.rings.arm() {
+            let soon = inner.soon;
+            if inner.rings.arm(soon) {
                 return Poll::Ready(());
             }
         }
-        if core::mem::take(&mut inner.news) || !inner.unsent.is_empty() {
+        if core::mem::take(&mut inner.news) || !inner.over.is_empty() {
             Poll::Ready(())
         } else {
             Poll::Pending

@@ -166,12 +166,31 @@ impl<M: Dma + 'static> Rings<M> {
         Ok(())
     }
 
-    /// Asks for interrupts. `true`: something is there already.
-    pub(super) fn arm(&mut self) -> bool {
+    /// Takes the packets that the card has sent, and asks for an interrupt with the next. Asked before a packet is published,
+    /// the card tells of that packet.
+    ///
+    /// # Errors
+    /// The errors of [`Self::take_sent`].
+    pub(super) fn arm_sent(&mut self, out: &mut Vec<Transmitted>) -> Result<(), NetError> {
+        loop {
+            self.take_sent(out)?;
+            // Each queue is asked.
+            let there =
+                self.pairs.iter_mut().filter_map(|pair| pair.transmit.queue.arm().then_some(())).count();
+            if there == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Asks for interrupts: with the next packet that was sent if the caller wants that `soon`. `true`: something is there
+    /// already.
+    pub(super) fn arm(&mut self, soon: bool) -> bool {
         let mut there = false;
         for pair in &mut self.pairs {
             there |= pair.receive.queue.arm();
-            there |= pair.transmit.queue.arm_for_most();
+            let sent = &mut pair.transmit.queue;
+            there |= if soon { sent.arm() } else { sent.arm_for_most() };
         }
         if let Some((_, control)) = &mut self.control {
             // Nobody waits for the answer, and an interrupt tells of it.

@@ -61,19 +61,29 @@ impl Path {
 
     /// Checks the path of `parts`, separated by slashes, below the path with the bytes `top`.
     fn below(top: &[u8], parts: &[u8]) -> Result<Path, XsError> {
-        let mut bytes = Vec::with_capacity(top.len() + 1 + parts.len());
-        bytes.extend_from_slice(top);
-        bytes.push(0);
+        let len = top.len() + 1 + parts.len();
+        // Most paths are short, and are made without an allocation beside the one for their shared bytes.
+        let mut short = [0; SHORT_PATH];
+        let mut long = Vec::new();
+        let bytes = match short.get_mut(..len) {
+            Some(bytes) => bytes,
+            None => {
+                long.resize(len, 0);
+                &mut long[..]
+            }
+        };
+        let (start, inners) = bytes.split_at_mut(top.len() + 1);
+        start[..top.len()].copy_from_slice(top);
         let mut is_legal = true;
         let mut last = 0;
-        bytes.extend(parts.iter().map(|&byte| {
+        for (to, &byte) in inners.iter_mut().zip(parts) {
             // A slash needs a part before the slash.
             let inner = if byte == b'/' { 0 } else { byte };
             is_legal &= INNER[usize::from(byte)] && inner | last != 0;
             last = inner;
-            inner
-        }));
-        if is_legal && last != 0 { Ok(Path::of(Arc::from(bytes))) } else { Err(XsError::Inval) }
+            *to = inner;
+        }
+        if is_legal && last != 0 { Ok(Path::of(Arc::from(&*bytes))) } else { Err(XsError::Inval) }
     }
 
     /// Checks a path as domain `domid` sends the path: absolute, or relative to `/local/domain/<domid>`.
@@ -218,6 +228,9 @@ const INNER: [bool; 256] = {
     }
     legal
 };
+
+/// Length up to which a path is put together on the stack.
+const SHORT_PATH: usize = 96;
 
 /// Where domains have their home directories, with each slash as a zero byte.
 const HOMES: &[u8] = b"\0local\0domain\0";

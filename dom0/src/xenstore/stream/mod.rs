@@ -20,6 +20,9 @@ const QUEUE_KEPT: usize = 8;
 /// Bytes of room, beyond the payload, that a reply may have while the reply waits.
 const SPARE: usize = 64;
 
+/// Bytes of a reply, with its header, that is sent without a buffer on the heap.
+const SHORT_REPLY: usize = 64;
+
 /// Bytes of a header.
 const HEADER_BYTES: usize = size_of::<XsdSockmsg>();
 
@@ -128,7 +131,6 @@ pub(crate) enum Outgoing {
 }
 
 /// Replies and events in order, fetched in pieces.
-#[derive(Default)]
 pub(crate) struct Output {
     queue: VecDeque<Outgoing>,
     /// The events in `queue`, by [`watch_id`] and path: one search tells whether the same event waits already.
@@ -138,15 +140,41 @@ pub(crate) struct Output {
     event_bytes: usize,
     /// Bytes of the payloads of the replies in `queue`.
     reply_bytes: usize,
-    /// The message that is being fetched, and the number of its bytes that are sent.
+    /// The message that is being fetched, and the number of its bytes that are sent. A short reply lies in `short` and
+    /// needs no heap, while `current` is empty.
     current: Vec<u8>,
+    short: [u8; SHORT_REPLY],
+    short_len: usize,
     sent: usize,
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Output {
+            queue: VecDeque::new(),
+            waiting: BTreeSet::new(),
+            replies: 0,
+            event_bytes: 0,
+            reply_bytes: 0,
+            current: Vec::new(),
+            short: [0; SHORT_REPLY],
+            short_len: 0,
+            sent: 0,
+        }
+    }
 }
 
 impl Output {
     /// Number of waiting messages, a message that is partly fetched included.
     pub(crate) fn len(&self) -> usize {
-        self.queue.len() + usize::from(self.sent < self.current.len())
+        self.queue.len() + usize::from(!self.fetched().is_empty())
+    }
+
+    /// The bytes of the message that is being fetched that are still to be sent.
+    #[inline]
+    fn fetched(&self) -> &[u8] {
+        let whole = if self.short_len > 0 { &self.short[..self.short_len] } else { &self.current[..] };
+        &whole[self.sent..]
     }
 
     /// Number of replies of which no byte was fetched.
@@ -164,7 +192,7 @@ impl Output {
         self.event_bytes
     }
 
-    /// Whether nothing waits. An idle queue keeps hardly any room, and the price of a connection has that room.
+    /// Whether nothing waits that is on the heap. An idle queue keeps hardly any room, and the price of a connection has that room.
     #[inline]
     pub(crate) fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.current.is_empty()
@@ -283,29 +311,39 @@ impl Output {
 
     /// Bytes to send now; empty if there are none.
     pub(crate) fn bytes(&mut self) -> &[u8] {
-        while self.sent == self.current.len() {
+        while self.fetched().is_empty() {
             self.current.clear();
-            self.sent = 0;
+            (self.short_len, self.sent) = (0, 0);
             match self.pop() {
-                Some(Outgoing::Reply(message)) => {
-                    self.current.reserve_exact(HEADER_BYTES + message.payload.len());
-                    self.current.extend_from_slice(message.header.as_bytes());
-                    self.current.extend_from_slice(&message.payload);
-                }
+                Some(Outgoing::Reply(message)) => self.fetch(&message),
                 Some(Outgoing::Event(watch, path)) => encode_event(&watch, &path, &mut self.current),
                 None => break,
             }
         }
-        &self.current[self.sent..]
+        self.fetched()
+    }
+
+    fn fetch(&mut self, Message { header, payload }: &Message) {
+        let len = HEADER_BYTES + payload.len();
+        if let Some(short) = self.short.get_mut(..len) {
+            let (head, rest) = short.split_at_mut(HEADER_BYTES);
+            head.copy_from_slice(header.as_bytes());
+            rest.copy_from_slice(payload);
+            self.short_len = len;
+        } else {
+            self.current.reserve_exact(len);
+            self.current.extend_from_slice(header.as_bytes());
+            self.current.extend_from_slice(payload);
+        }
     }
 
     /// Notes that the first `count` of [`Output::bytes`] have been sent.
     pub(crate) fn consume(&mut self, count: usize) {
-        self.sent = (self.sent + count).min(self.current.len());
-        if self.sent == self.current.len() {
+        self.sent += count.min(self.fetched().len());
+        if self.fetched().is_empty() {
             // An idle connection holds no buffer.
             self.current = Vec::new();
-            self.sent = 0;
+            (self.short_len, self.sent) = (0, 0);
         }
     }
 }

@@ -100,7 +100,12 @@ impl Future for Notified<'_> {
                     self.id = None;
                     return Poll::Ready(());
                 }
-                if let Some((_, waker)) = state.waiting.iter_mut().find(|(other, _)| *other == id) {
+                // Most often one task waits, and is polled for something else that it waits for.
+                let place = match state.waiting.front() {
+                    Some((first, _)) if *first == id => state.waiting.front_mut(),
+                    _ => state.waiting.iter_mut().find(|(other, _)| *other == id),
+                };
+                if let Some((_, waker)) = place {
                     waker.clone_from(context.waker());
                 }
             }

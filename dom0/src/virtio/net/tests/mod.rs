@@ -333,6 +333,46 @@ fn an_interrupt_tells_of_packets_of_the_link_and_of_nothing_twice() {
 }
 
 #[test]
+fn whoever_waits_for_a_packets_memory_hears_at_once() {
+    let (arena, card, net) = card(CardLimits::default());
+    let send = |tokens: core::ops::Range<u32>| {
+        tokens.for_each(|token| net.transmit(token, plain(&[span(&arena, 0, 60, 0)])).unwrap());
+    };
+    assert!(!ready(&net));
+    // Some are sent by the time at which the caller is in a hurry, and nobody has heard.
+    send(0..8);
+    net.kick();
+    assert!(!ready(&net));
+    let mut held = card.fetch();
+    card.finish(held.remove(0));
+    assert!(!card.interrupts());
+    net.hasten(true);
+    send(8..10);
+    net.kick();
+    assert_eq!(transmitted(&net), [(0, true)]);
+    card.finish(held.remove(0));
+    assert!(card.interrupts() && ready(&net));
+    assert_eq!(transmitted(&net), [(1, true)]);
+    // The driver asks again, without a further kick.
+    assert!(!ready(&net));
+    card.finish(held.remove(0));
+    assert!(card.interrupts() && ready(&net));
+    assert_eq!(transmitted(&net), [(2, true)]);
+    // What came back while packets were handed over is told, too.
+    assert!(!ready(&net));
+    card.finish(held.remove(0));
+    assert!(card.interrupts());
+    net.kick();
+    assert!(ready(&net));
+    assert_eq!(transmitted(&net), [(3, true)]);
+    net.hasten(false);
+    net.kick();
+    assert!(!ready(&net));
+    card.finish(held.remove(0));
+    assert!(!card.interrupts());
+}
+
+#[test]
 fn features_in_use_are_those_that_were_agreed_on() {
     let (_, card, _net) = card(CardLimits { offered: !F_GUEST_CSUM, ..CardLimits::default() });
     let features = card.features();
