@@ -84,16 +84,21 @@ impl Switch {
 
     /// Decides what becomes of a frame that came in by the port `from`, and counts the frame. `is_gso`: the frame is to be cut
     /// where the wire begins, and may be longer than a port takes.
+    #[inline(always)]
     pub fn forward(&mut self, now_ns: u64, from: PortId, head: &Head<'_>, is_gso: bool) -> Verdict {
         match self.decide(now_ns, from, head, is_gso) {
             Ok(verdict) => verdict,
-            Err((at, reason)) => {
-                if let Some(port) = self.port_at(at) {
-                    port.counters.drop(reason);
-                }
-                Verdict::Drop(reason)
-            }
+            Err((at, reason)) => self.dropped(at, reason),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn dropped(&mut self, at: u16, reason: Reason) -> Verdict {
+        if let Some(port) = self.port_at(at) {
+            port.counters.drop(reason);
+        }
+        Verdict::Drop(reason)
     }
 
     /// Notes that a frame which was to go out by the port was dropped behind the switch.
@@ -104,7 +109,7 @@ impl Switch {
     }
 
     /// The verdict; or the port where the drop is to be counted, and why.
-    #[inline]
+    #[inline(always)]
     fn decide(
         &mut self,
         now_ns: u64,
@@ -135,6 +140,7 @@ impl Switch {
     }
 
     /// As [`Switch::decide`] for a frame that the port does not know to be like its last.
+    #[inline(never)]
     fn look_up(
         &mut self,
         now_s: u32,
@@ -197,7 +203,7 @@ impl Switch {
     }
 
     /// Lets a frame go out by a port that is in the frame's network.
-    #[inline]
+    #[inline(always)]
     fn deliver(
         &mut self,
         target: Target,
