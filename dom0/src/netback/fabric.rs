@@ -18,7 +18,7 @@ use super::sender::{FrameKind, MAX_PARKED, Parked, Sender};
 use super::way::{Sent, Way};
 use crate::net::Head;
 use crate::net::headers::{Network, Transport};
-use crate::net::switch::port::MAX_PORTS;
+use crate::net::switch::port::{MAX_PORTS, PortKind};
 use crate::net::switch::{PortId, Reason, Switch, Verdict};
 
 /// Packets of one batch.
@@ -104,25 +104,35 @@ impl Fabric {
             Taken::NoHead | Taken::Empty => {}
         }
         let batch = core::mem::take(&mut self.batch);
+        // The bytes of one packet after the other.
+        let mut bytes = [0; HEAD_BYTES];
         for &id in batch.ids() {
-            self.forward(sender, queue, id, now_ns, next);
+            self.forward(sender, queue, id, &mut bytes, now_ns, next);
             self.way.settle_if_long(sender);
         }
         self.batch = batch;
         Ok(())
     }
 
-    /// Sends a packet on its way, by what its head says.
-    fn forward(&mut self, sender: &mut Sender, queue: usize, id: TxId, now_ns: u64, next: &mut Next) {
-        let mut bytes = [0; HEAD_BYTES];
+    /// Sends a packet on its way, by what its head says. `bytes` is room for the head.
+    #[inline(always)]
+    fn forward(
+        &mut self,
+        sender: &mut Sender,
+        queue: usize,
+        id: TxId,
+        bytes: &mut [u8; HEAD_BYTES],
+        now_ns: u64,
+        next: &mut Next,
+    ) {
         let packet = sender.queue(queue).packet(id);
         let (packet_len, is_gso) = (packet.len, packet.offload.gso.is_some());
-        let mut len = sender.read_head(queue, id, &mut bytes);
+        let mut len = sender.read_head(queue, id, bytes);
         if is_cut_short(&mut bytes[..len], packet_len) {
             if !sender.extend_head(queue, id) {
                 return sender.queue(queue).respond(id, false);
             }
-            len = sender.read_head(queue, id, &mut bytes);
+            len = sender.read_head(queue, id, bytes);
         }
         // A packet without an Ethernet header does not get as far as here.
         let Some(mut head) = Head::parse(&mut bytes[..len], packet_len) else {
@@ -130,24 +140,26 @@ impl Fabric {
         };
         match self.switch.forward(now_ns, sender.port, &head, is_gso) {
             Verdict::Drop(_) => self.way.answer(queue, id),
-            Verdict::One(target) => {
-                let offload = *sender.queue(queue).packet(id).offload;
-                let target = match self.onward(now_ns, sender.port, target, &mut head, &offload) {
-                    Onward::Target(target) => target,
-                    Onward::Drop => return self.way.answer(queue, id),
-                    Onward::Stack(network) => {
-                        if let Some(outside) = &mut self.outside {
-                            outside.take(now_ns, network, sender.port, &sender.queue(queue).packet(id));
+            Verdict::One(mut target) => {
+                if target.kind == PortKind::Local {
+                    let offload = *sender.queue(queue).packet(id).offload;
+                    target = match self.onward(now_ns, sender.port, target, &mut head, &offload) {
+                        Onward::Target(target) => target,
+                        Onward::Drop => return self.way.answer(queue, id),
+                        Onward::Stack(network) => {
+                            if let Some(outside) = &mut self.outside {
+                                outside.take(now_ns, network, sender.port, &sender.queue(queue).packet(id));
+                            }
+                            return self.way.answer(queue, id);
                         }
-                        return self.way.answer(queue, id);
+                    };
+                    if head.is_changed() {
+                        sender.write_head(queue, id, head.bytes());
                     }
-                };
-                if head.is_changed() {
-                    sender.write_head(queue, id, head.bytes());
                 }
-                let (to, kind) = (target.port, FrameKind::of(&head));
+                let (to, is_card, kind) = (target.port, target.kind == PortKind::Wire, FrameKind::of(&head));
                 let until_ns = now_ns.saturating_add(PARKED_NS);
-                self.send_one(sender, Parked { queue, id, to, kind, until_ns }, next);
+                self.send_one(sender, Parked { queue, id, to, is_card, kind, until_ns }, next);
             }
             Verdict::Many(targets) => {
                 let from = (sender.port, queue);
@@ -161,6 +173,7 @@ impl Fabric {
     }
 
     /// Sends a packet that has one receiver; if there is no room, the packet waits.
+    #[inline(always)]
     fn send_one(&mut self, sender: &mut Sender, packet: Parked, next: &mut Next) {
         let waits = sender.parked.iter().any(|parked| parked.flow() == packet.flow())
             || !self.is_sent(sender, &packet, next);
@@ -170,16 +183,11 @@ impl Fabric {
     }
 
     /// Sends a packet, or drops it; `false`: there is no room yet.
+    #[inline(always)]
     fn is_sent(&mut self, sender: &mut Sender, packet: &Parked, next: &mut Next) -> bool {
         let &Parked { queue, id, to, kind, .. } = packet;
-        if let Some(card) = self.outside.as_mut().and_then(|outside| outside.card(to)) {
-            if !card.has_room(&sender.queue(queue).packet(id)) {
-                card.wait(sender.port);
-                return false;
-            }
-            self.send_out(&sender.queue(queue).packet(id), to);
-            self.way.answer(queue, id);
-            return true;
+        if packet.is_card {
+            return self.is_sent_out(sender, packet);
         }
         match self.finisher.send(&mut self.way, &sender.queue(queue).packet(id), to, kind, queue) {
             Sent::NoRoom { queue, needed } => {
@@ -188,6 +196,21 @@ impl Fabric {
             }
             Sent::Dropped(reason) => self.switch.count_drop(to, reason),
             Sent::Yes | Sent::Unwanted | Sent::Unfinished => {}
+        }
+        self.way.answer(queue, id);
+        true
+    }
+
+    /// As [`Self::is_sent`], for a packet to a card.
+    #[inline(never)]
+    fn is_sent_out(&mut self, sender: &mut Sender, packet: &Parked) -> bool {
+        let &Parked { queue, id, to, .. } = packet;
+        if let Some(card) = self.outside.as_mut().and_then(|outside| outside.card(to)) {
+            if !card.has_room(&sender.queue(queue).packet(id)) {
+                card.wait(sender.port);
+                return false;
+            }
+            self.send_out(&sender.queue(queue).packet(id), to);
         }
         self.way.answer(queue, id);
         true
