@@ -106,8 +106,15 @@ impl Fabric {
         let batch = core::mem::take(&mut self.batch);
         // The bytes of one packet after the other.
         let mut bytes = [0; HEAD_BYTES];
-        for &id in batch.ids() {
-            self.forward(sender, queue, id, &mut bytes, now_ns, next);
+        let mut ids = batch.ids();
+        while let Some((&id, rest)) = ids.split_first() {
+            ids = match self.send_run(sender, queue, ids, now_ns) {
+                0 => {
+                    self.forward(sender, queue, id, &mut bytes, now_ns, next);
+                    rest
+                }
+                count => &ids[count..],
+            };
             self.way.settle_if_long(sender);
         }
         self.batch = batch;

@@ -6,7 +6,7 @@
 //! - `instance`: a vif and its port on a bridge, while the toolstack wants the vif;
 //! - `connection`: a connected frontend, and the task that carries what the frontend sends;
 //! - `sender`: the task's rings;
-//! - `fabric`, `way`: the way of a batch to the rings of others;
+//! - `fabric`, `way`: the way of a batch to the rings of others; `run`: of packets that are alike;
 //! - `finisher`: packets whose receiver does not take them as they are;
 //! - `copier`: the hypervisor copies.
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ mod finisher;
 mod instance;
 mod outside;
 mod passage;
+mod run;
 mod sender;
 mod setup;
 #[cfg(test)]

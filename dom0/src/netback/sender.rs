@@ -8,11 +8,12 @@ use backends::net::{
 };
 use pvrt::grant::{CopyPages, GrantMap};
 use ring_abi::types::PAGE_SIZE;
+use zerocopy::IntoBytes;
 
 use super::MAX_QUEUES;
 use super::copier::Hypervisor;
 use crate::net::headers::Network;
-use crate::net::switch::PortId;
+use crate::net::switch::{Ethernet, PortId};
 use crate::net::{Head, MacAddr};
 use crate::xenbus::Bell;
 
@@ -131,6 +132,24 @@ impl Sender {
         let len = usize::from(self.queues[queue].ring.packet(id).head_len()).min(HEAD_BYTES);
         self.heads.pages().bytes().read(self.head_at(queue, id), &mut bytes[..len]);
         len
+    }
+
+    /// The Ethernet header of a packet. `None`: the header is not in the head as a whole.
+    #[inline(always)]
+    pub(super) fn ethernet(&self, queue: usize, id: TxId) -> Option<Ethernet> {
+        if usize::from(self.queues[queue].ring.packet(id).head_len()) < size_of::<Ethernet>() {
+            return None;
+        }
+        // Heads are apart by more than 16 bytes.
+        let (bytes, at) = (self.heads.pages().bytes(), self.head_at(queue, id));
+        let words = [bytes.load_u64(at), bytes.load_u64(at + 8)];
+        words.as_bytes().first_chunk().copied()
+    }
+
+    /// The ring by which the frontend sends.
+    #[inline(always)]
+    pub(super) fn ring(&self, queue: usize) -> &Transmitter {
+        &self.queues[queue].ring
     }
 
     /// Writes a head that was rewritten back to where it is sent from.

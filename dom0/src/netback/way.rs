@@ -16,7 +16,7 @@ use ring_abi::types::PAGE_SIZE;
 use super::MAX_QUEUES;
 use super::sender::{FrameKind, Sender};
 use crate::net::segment::MAX_SEGMENTS;
-use crate::net::switch::{PortId, Reason};
+use crate::net::switch::{Again, Ethernet, PortId, Reason};
 use crate::xenbus::Bell;
 
 /// Copies after which a list is done, however many packets are left of the batch.
@@ -193,6 +193,47 @@ impl Way {
                 Sent::Dropped(Reason::NoReceiver)
             }
         }
+    }
+
+    /// Plans the copies of packets from the front of `ids` on, as long as they have the Ethernet header `header`, go where `again`
+    /// says, and are as their receiver takes them: how many, and their bytes. They are answered when the copies are done.
+    #[inline(always)]
+    pub(super) fn send_run(
+        &mut self,
+        sender: &Sender,
+        from_queue: usize,
+        ids: &[TxId],
+        header: &Ethernet,
+        again: &Again,
+    ) -> (usize, u64) {
+        let to = again.to;
+        let end = self.ends.get_mut(to.index()).and_then(Option::as_mut).filter(|end| end.port == to);
+        let Some(end) = end.filter(|end| end.ruined.is_none()) else { return (0, 0) };
+        let queue = from_queue % end.queues.len();
+        let (Queue { ring, is_touched }, abilities) = (&mut end.queues[queue], end.abilities);
+        let (source, to) = (sender.ring(from_queue), to.index());
+        let (mut count, mut bytes) = (0, 0);
+        for &id in ids {
+            let packet = source.packet(id);
+            if count != 0 && sender.ethernet(from_queue, id).as_ref() != Some(header)
+                || !again.takes(packet.len, packet.offload.gso.is_some())
+                || !abilities.take(packet.offload, again.is_ipv6)
+                || !abilities.sg && packet.len as usize > PAGE_SIZE
+                || self.copies.len() >= MOST_COPIES
+            {
+                break;
+            }
+            // Whoever has no room, or a ring that is ruined, is found so again when the packet goes by itself.
+            let Ok(planned) = ring.plan(&packet, &mut self.copies) else { break };
+            self.flights.push(Flight { to, queue, planned });
+            self.answers.push((from_queue, id));
+            count += 1;
+            bytes += u64::from(packet.len);
+        }
+        if count != 0 && !core::mem::replace(is_touched, true) {
+            self.touched.push((to, queue));
+        }
+        (count, bytes)
     }
 
     /// Has the sender woken when there is room for a packet that found none. `true`: there is room already.

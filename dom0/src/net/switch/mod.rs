@@ -9,11 +9,13 @@
 //! - [`guard`]: a vif sends from its own addresses alone;
 //! - `table`: which station is behind which port;
 //! - `bridges`: bridges and ports come and go;
+//! - `again`: frames that go where the last one went;
 //! - `hash`: the tables' hash, with a secret.
 //!
 //! A vif has one station, its own, unless it was told otherwise: nobody takes the vif's address over, frames to
 //! unknown stations never go to the vif, and it learns nothing. A frame costs no allocation.
 
+mod again;
 mod bridges;
 pub mod firewall;
 pub mod guard;
@@ -26,6 +28,7 @@ mod table;
 mod tests;
 pub mod vlan;
 
+pub use again::{Again, Ethernet};
 pub use bridges::{BridgeId, MAX_BRIDGES, StationView, SwitchError};
 pub use firewall::{Action, Direction, Rule, Rules};
 pub use guard::Guard;
