@@ -19,7 +19,7 @@ use crate::net::Head;
 use crate::net::router::{Arrival, Gateway, Routed};
 use crate::net::segment::{Cut, complete};
 use crate::net::switch::{BridgeId, PortId};
-use crate::net::wire::{Outgoing, Received, Span, TransmitError, Wire};
+use crate::net::wire::{Outgoing, Received, Span, TransmitError, Transmitted, Wire};
 
 /// Pages for one whole packet: the longest packet, 64 KiB.
 const WHOLE_PAGES: usize = 16;
@@ -217,6 +217,8 @@ pub(super) struct Card {
     segment: Vec<u8>,
     /// Vifs whose packets wait until there is room here.
     waiting: Vec<PortId>,
+    /// Room for what the card has sent, empty between two calls.
+    sent: Vec<Transmitted>,
 }
 
 impl Card {
@@ -227,7 +229,8 @@ impl Card {
         let count = (TRANSMIT_PAGES / each).clamp(1, features.slots.max(1));
         let buffers = CopyPages::new(count * each)?;
         let free = (0..count as u32).rev().collect();
-        Ok(Self { port, wire, buffers, each, free, segment: Vec::new(), waiting: Vec::new() })
+        let sent = Vec::with_capacity(count);
+        Ok(Self { port, wire, buffers, each, free, segment: Vec::new(), waiting: Vec::new(), sent })
     }
 
     /// Whether the card takes the packet now. What the card never has room for it takes, too, and loses.
@@ -315,8 +318,7 @@ impl Card {
 
     /// Takes back the buffers of what the card has sent.
     pub(super) fn take_back(&mut self) {
-        let mut sent = Vec::new();
-        self.wire.transmitted(&mut sent);
-        self.free.extend(sent.iter().map(|packet| packet.token));
+        self.wire.transmitted(&mut self.sent);
+        self.free.extend(self.sent.drain(..).map(|packet| packet.token));
     }
 }

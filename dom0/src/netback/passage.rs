@@ -132,9 +132,9 @@ impl Fabric {
     /// Carries what has come in by a card to where it goes. `true`: there may be more.
     pub(super) fn receive(&mut self, port: PortId, now_ns: u64) -> bool {
         let Some(outside) = &mut self.outside else { return false };
-        let mut held = core::mem::take(&mut outside.held);
         let Some(card) = outside.card(port) else { return false };
         let (roomy, wire) = (card.roomy(), card.wire.clone());
+        let mut held = core::mem::take(&mut outside.held);
         for sender in roomy {
             self.way.wake(sender);
         }
