@@ -23,6 +23,9 @@ use crate::net::switch::{PortId, Reason, Switch, Verdict};
 
 /// Packets of one batch.
 pub(super) const BATCH: usize = 32;
+/// Copies after which a round ends, and what is left of its batch waits for the next: the lock is everybody's. A copy is of 4 KiB
+/// at most; one packet more may add as many copies as there are ports.
+const COPIES_OF_ROUND: usize = 1024;
 /// How long a packet waits for room at its receiver.
 const PARKED_NS: u64 = 10_000_000;
 
@@ -75,6 +78,7 @@ impl Fabric {
             return Err(reason);
         }
         let mut next = Next::default();
+        self.way.begin_round();
         self.retry(sender, now_ns, &mut next);
         let taken = (0..sender.queues()).try_for_each(|queue| self.take(sender, queue, now_ns, &mut next));
         // Whatever this frontend did, what is on its way to others arrives.
@@ -96,6 +100,12 @@ impl Fabric {
         now_ns: u64,
         next: &mut Next,
     ) -> Result<(), Disconnect> {
+        let left = sender.take_left(queue);
+        if !left.is_empty() {
+            next.again = true;
+            self.forward_all(sender, queue, &left, now_ns, next);
+            return Ok(());
+        }
         let Some(intake) = self.way.intake(sender.port) else { return Ok(()) };
         let most = BATCH / sender.queues();
         match sender.take(queue, most, intake, now_ns, &mut self.batch)? {
@@ -104,9 +114,23 @@ impl Fabric {
             Taken::NoHead | Taken::Empty => {}
         }
         let batch = core::mem::take(&mut self.batch);
+        self.forward_all(sender, queue, batch.ids(), now_ns, next);
+        self.batch = batch;
+        Ok(())
+    }
+
+    /// Sends packets on their way, as many as one round may.
+    #[inline]
+    fn forward_all(
+        &mut self,
+        sender: &mut Sender,
+        queue: usize,
+        mut ids: &[TxId],
+        now_ns: u64,
+        next: &mut Next,
+    ) {
         // The bytes of one packet after the other.
         let mut bytes = [0; HEAD_BYTES];
-        let mut ids = batch.ids();
         while let Some((&id, rest)) = ids.split_first() {
             ids = match self.send_run(sender, queue, ids, now_ns) {
                 0 => {
@@ -116,9 +140,12 @@ impl Fabric {
                 count => &ids[count..],
             };
             self.way.settle_if_long(sender);
+            if self.way.copies_of_round() >= COPIES_OF_ROUND && !ids.is_empty() {
+                sender.leave(queue, ids);
+                next.again = true;
+                break;
+            }
         }
-        self.batch = batch;
-        Ok(())
     }
 
     /// Sends a packet on its way, by what its head says. `bytes` is room for the head.

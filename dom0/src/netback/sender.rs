@@ -62,6 +62,8 @@ struct Queue {
     ring: Transmitter,
     /// Why the queue took no more.
     last: Taken,
+    /// Packets that were taken and that the round had no time for.
+    left: ArrayVec<TxId, MAX_HEADS>,
 }
 
 /// The sending half of a connected vif.
@@ -80,7 +82,7 @@ impl Sender {
     /// The half of `port` with rings that have an equal share of `heads` each, in order.
     pub(super) fn new(port: PortId, rings: Vec<Transmitter>, heads: CopyPages) -> Self {
         let queues: ArrayVec<_, MAX_QUEUES> =
-            rings.into_iter().map(|ring| Queue { ring, last: Taken::Empty }).collect();
+            rings.into_iter().map(|ring| Queue { ring, last: Taken::Empty, left: ArrayVec::new() }).collect();
         let pages_each = heads.pages().count() / queues.len();
         Self { port, queues, heads, pages_each, parked: ArrayVec::new() }
     }
@@ -111,6 +113,18 @@ impl Sender {
         (self.queues[queue].ring.packet(id), self.copy())
     }
 
+    /// Keeps packets for the next round.
+    #[inline(never)]
+    pub(super) fn leave(&mut self, queue: usize, ids: &[TxId]) {
+        self.queues[queue].left.extend(ids.iter().copied());
+    }
+
+    /// Takes the packets that the last round left.
+    #[inline]
+    pub(super) fn take_left(&mut self, queue: usize) -> ArrayVec<TxId, MAX_HEADS> {
+        core::mem::take(&mut self.queues[queue].left)
+    }
+
     /// Takes packets from a ring, and has their heads copied.
     pub(super) fn take(
         &mut self,
@@ -120,7 +134,7 @@ impl Sender {
         now_ns: u64,
         batch: &mut TxBatch,
     ) -> Result<Taken, Disconnect> {
-        let Queue { ring, last } = &mut self.queues[queue];
+        let Queue { ring, last, .. } = &mut self.queues[queue];
         *last = ring.take(most, intake, now_ns, batch)?;
         ring.read_heads(batch, &mut Hypervisor(&self.heads));
         Ok(*last)

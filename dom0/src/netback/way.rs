@@ -81,6 +81,11 @@ pub(super) struct Way {
     answers: Vec<(usize, TxId)>,
     /// Queues that took part in the batch.
     touched: Vec<(usize, usize)>,
+    /// Copies of the round that are done.
+    copied: usize,
+    /// Copies of each round that has ended.
+    #[cfg(test)]
+    pub(super) copied_before: Vec<usize>,
 }
 
 impl Way {
@@ -91,6 +96,9 @@ impl Way {
             flights: Vec::with_capacity(MOST_COPIES + MAX_SEGMENTS as usize),
             answers: Vec::with_capacity(MOST_COPIES),
             touched: Vec::with_capacity(MOST_COPIES),
+            copied: 0,
+            #[cfg(test)]
+            copied_before: Vec::new(),
         }
     }
 
@@ -260,6 +268,19 @@ impl Way {
         self.answers.push((queue, id));
     }
 
+    /// A round of a sender begins.
+    pub(super) fn begin_round(&mut self) {
+        #[cfg(test)]
+        self.copied_before.push(self.copied);
+        self.copied = 0;
+    }
+
+    /// Copies of the round so far.
+    #[inline(always)]
+    pub(super) fn copies_of_round(&self) -> usize {
+        self.copied + self.copies.len()
+    }
+
     /// Does the copies so far if they are many.
     pub(super) fn settle_if_long(&mut self, sender: &mut Sender) {
         if self.is_long() {
@@ -295,6 +316,7 @@ impl Way {
                 end.queues[queue].ring.finish(planned, &self.copies);
             }
         }
+        self.copied += self.copies.len();
         self.copies.clear();
     }
 

@@ -101,3 +101,32 @@ fn a_run_is_what_its_sender_may_send() {
         assert_eq!(one.queues[0].answers().len(), 8);
     });
 }
+
+#[test]
+fn packets_to_all_take_several_rounds() {
+    let (client, network) = start();
+    block_on_test(async {
+        let mut one = Frontend::start(&client, 1).await;
+        let mut others = Vec::new();
+        for domain in 2..40 {
+            let mut other = Frontend::start(&client, domain).await;
+            other.queues[0].post(25);
+            others.push(other);
+        }
+        // A head and the rest for each receiver.
+        let packets: Vec<_> = (0..20).map(|n| frame(&one, MacAddr::BROADCAST, 1000 + n)).collect();
+        for (id, packet) in packets.iter().enumerate() {
+            one.queues[0].write_slot(packet, id as u16, 0, packet.len() as u16);
+        }
+        one.queues[0].ring();
+        moment().await;
+        for other in &mut others {
+            let received: Vec<_> = other.queues[0].received().into_iter().map(Result::unwrap).collect();
+            assert_eq!(received, packets);
+        }
+        assert_eq!(one.queues[0].answers().len(), packets.len());
+        let rounds = network.0.lock().way.copied_before.clone();
+        let most = rounds.into_iter().max();
+        assert!(most.is_some_and(|most| (1024..1024 + 2 * 38).contains(&most)), "{most:?} copies");
+    });
+}
