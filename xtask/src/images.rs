@@ -1,5 +1,6 @@
 //! The images: which there are, how one is built, checked and stripped.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,11 +14,13 @@ use crate::image_check::{self, Rules};
 use crate::paths;
 use crate::usage;
 
-/// One bootable image: a package with one binary of the same name.
+/// One bootable image: a package's binary.
 #[derive(Clone, Copy, Debug)]
 pub struct Image {
-    /// The package, the binary and the file.
+    /// The binary and the file.
     pub name: &'static str,
+    /// The package.
+    pub package: &'static str,
     /// The limits for the image check.
     pub rules: Rules,
 }
@@ -30,14 +33,21 @@ const KERNEL: Rules = Rules { max_frame_bytes: 16 * 1024, fpu_switch: &[] };
 
 /// Every image of the repository.
 pub const ALL: &[Image] = &[
-    Image { name: "microhv", rules: HYPERVISOR },
-    Image { name: "dom0", rules: KERNEL },
-    Image { name: "hello", rules: KERNEL },
-    Image { name: "bench", rules: KERNEL },
-    Image { name: "hostile", rules: KERNEL },
-    Image { name: "conformance-guest", rules: KERNEL },
-    Image { name: "web", rules: KERNEL },
+    image("microhv", HYPERVISOR),
+    image("dom0", KERNEL),
+    image("hello", KERNEL),
+    image("bench", KERNEL),
+    image("hostile", KERNEL),
+    image("conformance-guest", KERNEL),
+    image("web", KERNEL),
+    image("netload", KERNEL),
+    Image { name: "netload-peer", package: "netload", rules: KERNEL },
 ];
+
+/// An image whose package has its name.
+const fn image(name: &'static str, rules: Rules) -> Image {
+    Image { name, package: name, rules }
+}
 
 /// The image called `name`.
 ///
@@ -79,12 +89,13 @@ impl Image {
 /// # Errors
 /// The build, the image check or a file operation failed.
 pub fn build(images: &[&Image]) -> Result<()> {
-    let names: Vec<&str> = images.iter().map(|image| image.name).collect();
+    let packages: BTreeSet<&str> = images.iter().map(|image| image.package).collect();
+    let packages: Vec<&str> = packages.into_iter().collect();
     let mut tail = Vec::new();
-    for name in &names {
-        tail.extend(["--bin", name]);
+    for image in images {
+        tail.extend(["--bin", image.name]);
     }
-    cargo::freestanding("build", &names, &tail, Diagnostics::Rendered)?;
+    cargo::freestanding("build", &packages, &tail, Diagnostics::Rendered)?;
     for image in images {
         finish(image)?;
     }

@@ -18,6 +18,7 @@ const FREESTANDING: &[&str] = &[
     "hostile",
     "conformance-guest",
     "web",
+    "netload",
 ];
 
 /// Which packages to check, and how to print the diagnostics.

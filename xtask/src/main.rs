@@ -52,7 +52,8 @@ enum Task {
     },
     /// Build and check the images.
     Build {
-        /// Only these images: microhv, dom0, hello, bench, hostile, conformance-guest, web.
+        /// Only these images: microhv, dom0, hello, bench, hostile, conformance-guest, web, netload,
+        /// netload-peer.
         images: Vec<String>,
     },
     /// Check types, in seconds.

@@ -36,8 +36,8 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Makes the entry a packet of one slot with the tag `id`, all of which is head.
-    #[inline]
+    /// Makes the entry a packet of one slot with the tag `id`.
+    #[inline(always)]
     pub(super) fn set_plain(
         &mut self,
         id: u16,
@@ -46,10 +46,14 @@ impl Entry {
         offload: Offload,
         ops: &mut Vec<CopyOp>,
     ) {
-        ops.push(CopyOp::new(slot.place, head, slot.len));
+        let len = slot.len.min(HEAD_BYTES as u16);
+        ops.push(CopyOp::new(slot.place, head, len));
         (self.len, self.offload, self.extras, self.ops) = (slot.len.into(), offload, 0, 1);
         self.parts.clear();
-        self.parts.push(Part { place: head, len: slot.len });
+        self.parts.push(Part { place: head, len });
+        if len < slot.len {
+            self.parts.push(Part { place: slot.place.after(len), len: slot.len - len });
+        }
         self.start = 0;
         self.ids.clear();
         self.ids.push(id);

@@ -100,33 +100,43 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
     /// # Errors
     /// [`Refused::NoRoom`]: nothing was taken. [`Refused::Ruined`]: the caller ends the connection of this frontend; the
     /// copies added to `ops` do no harm, but need not be done.
-    #[inline]
+    #[inline(always)]
     pub fn plan(&mut self, packet: &Packet<'_>, ops: &mut Vec<CopyOp>) -> Result<Planned, Refused> {
         debug_assert_eq!(packet.len, packet.parts.iter().map(|part| u32::from(part.len)).sum());
         match (packet.parts, packet.offload.gso, packet.offload.hash) {
             (&[part], None, None) if usize::from(part.len) <= PAGE_SIZE => {
-                self.plan_plain(packet.offload.checksum, part, ops)
+                self.plan_plain(packet.offload.checksum, part, None, ops)
+            }
+            (&[head, rest], None, None) if usize::from(head.len) + usize::from(rest.len) <= PAGE_SIZE => {
+                self.plan_plain(packet.offload.checksum, head, Some(rest), ops)
             }
             _ => self.plan_other(packet, ops),
         }
     }
 
-    /// Plans a packet of one part and without extra information, as most packets are.
-    #[inline]
+    /// Plans a packet for one slot, of one part or two and without extra information, as most packets are.
+    #[inline(always)]
     fn plan_plain(
         &mut self,
         checksum: Checksum,
-        part: Part,
+        head: Part,
+        rest: Option<Part>,
         ops: &mut Vec<CopyOp>,
     ) -> Result<Planned, Refused> {
         let Some(slot) = self.ring.next_in_batch().map_err(Disconnect::Ring)? else {
             return Err(Refused::NoRoom { needed: 1 });
         };
         let (response, first) = (self.ring.next_response(), ops.len() as u32);
-        ops.push(self.copy(part.place, &slot, 0, part.len));
-        self.answer(&slot, flags(checksum), part.len);
+        ops.push(self.copy(head.place, &slot, 0, head.len));
+        let mut len = head.len;
+        if let Some(rest) = rest {
+            ops.push(self.copy(rest.place, &slot, head.len, rest.len));
+            len += rest.len;
+        }
+        self.answer(&slot, flags(checksum), len);
         self.unfinished = self.unfinished.wrapping_add(1);
-        Ok(Planned { response, len: part.len.into(), first, ops: 1, slots: 1, extras: 0 })
+        let ops = 1 + u8::from(rest.is_some());
+        Ok(Planned { response, len: len.into(), first, ops, slots: 1, extras: 0 })
     }
 
     #[inline(never)]
@@ -152,6 +162,7 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
     }
 
     /// Puts each part into a slot as a whole, behind the part before if there is room: a copy for each part.
+    #[inline(always)]
     fn fill_whole(&mut self, packet: &Packet<'_>, ops: &mut Vec<CopyOp>) -> Result<(), Disconnect> {
         let (mut filling, mut used) = (Filling::new(packet), 0);
         let mut slot = self.request()?;
@@ -167,6 +178,7 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
     }
 
     /// Fills every slot but the last, and cuts parts for that.
+    #[inline(never)]
     fn fill_dense(&mut self, packet: &Packet<'_>, ops: &mut Vec<CopyOp>) -> Result<(), Disconnect> {
         let (mut filling, mut used) = (Filling::new(packet), 0);
         let mut slot = self.request()?;
@@ -185,23 +197,26 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
         self.end_slot(&mut filling, &slot, used, false)
     }
 
+    #[inline(always)]
     fn copy(&self, source: Place, slot: &NetifRxRequest, offset: u16, len: u16) -> CopyOp {
         let gref = GrantRef::new(slot.gref);
         CopyOp::new(source, Place::Grant { domain: self.domain, gref, offset }, len)
     }
 
+    #[inline(always)]
     fn request(&mut self) -> Result<NetifRxRequest, Disconnect> {
         // The requests were counted before: there is one.
         self.ring.next_in_batch()?.ok_or(Disconnect::Unfinished)
     }
 
+    #[inline(always)]
     fn answer(&mut self, slot: &NetifRxRequest, flags: u16, bytes: u16) {
         let response = NetifRxResponse { id: slot.id, offset: 0, flags, status: bytes as i16 };
         self.ring.push_response(&response);
     }
 
     /// Answers a slot that is full, and after the first slot the extra information.
-    #[inline]
+    #[inline(always)]
     fn end_slot(
         &mut self,
         filling: &mut Filling,

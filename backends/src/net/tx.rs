@@ -293,7 +293,7 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
 
     /// Answers packet `id`: nobody uses the packet's bytes any more. `ok` says that the packet's own grants were good; a
     /// packet that is dropped on its way is no fault of the frontend's.
-    #[inline]
+    #[inline(always)]
     pub fn respond(&mut self, id: TxId, ok: bool) {
         let entry = &mut self.entries[id.index()];
         assert!(entry.len != 0, "answered twice");
@@ -336,12 +336,12 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
     }
 }
 
-/// Whether a packet is one good slot, all of which is head.
+/// Whether a packet is one good slot.
 #[inline]
 fn is_plain(first: &NetifTxRequest) -> bool {
     let size = usize::from(first.size);
     first.flags & (NETTXF_EXTRA_INFO | NETTXF_MORE_DATA) == 0
-        && (MIN_PACKET..=HEAD_BYTES).contains(&size)
+        && size >= MIN_PACKET
         && usize::from(first.offset) + size <= PAGE_SIZE
 }
 

@@ -18,11 +18,14 @@ use super::sender::{FrameKind, MAX_PARKED, Parked, Sender};
 use super::way::{Sent, Way};
 use crate::net::Head;
 use crate::net::headers::{Network, Transport};
-use crate::net::switch::port::MAX_PORTS;
+use crate::net::switch::port::{MAX_PORTS, PortKind};
 use crate::net::switch::{PortId, Reason, Switch, Verdict};
 
 /// Packets of one batch.
 pub(super) const BATCH: usize = 32;
+/// Copies after which a round ends, and what is left of its batch waits for the next: the lock is everybody's. A copy is of 4 KiB
+/// at most; one packet more may add as many copies as there are ports.
+const COPIES_OF_ROUND: usize = 1024;
 /// How long a packet waits for room at its receiver.
 const PARKED_NS: u64 = 10_000_000;
 
@@ -78,6 +81,7 @@ impl Fabric {
         if let Some(outside) = &mut self.outside {
             outside.answer(sender);
         }
+        self.way.begin_round();
         self.retry(sender, now_ns, &mut next);
         let taken = (0..sender.queues()).try_for_each(|queue| self.take(sender, queue, now_ns, &mut next));
         // Whatever this frontend did, what is on its way to others arrives.
@@ -99,6 +103,12 @@ impl Fabric {
         now_ns: u64,
         next: &mut Next,
     ) -> Result<(), Disconnect> {
+        let left = sender.take_left(queue);
+        if !left.is_empty() {
+            next.again = true;
+            self.forward_all(sender, queue, &left, now_ns, next);
+            return Ok(());
+        }
         let Some(intake) = self.way.intake(sender.port) else { return Ok(()) };
         let most = BATCH / sender.queues();
         match sender.take(queue, most, intake, now_ns, &mut self.batch)? {
@@ -107,25 +117,59 @@ impl Fabric {
             Taken::NoHead | Taken::Empty => {}
         }
         let batch = core::mem::take(&mut self.batch);
-        for &id in batch.ids() {
-            self.forward(sender, queue, id, now_ns, next);
-            self.way.settle_if_long(sender);
-        }
+        self.forward_all(sender, queue, batch.ids(), now_ns, next);
         self.batch = batch;
         Ok(())
     }
 
-    /// Sends a packet on its way, by what its head says.
-    fn forward(&mut self, sender: &mut Sender, queue: usize, id: TxId, now_ns: u64, next: &mut Next) {
+    /// Sends packets on their way, as many as one round may.
+    #[inline]
+    fn forward_all(
+        &mut self,
+        sender: &mut Sender,
+        queue: usize,
+        mut ids: &[TxId],
+        now_ns: u64,
+        next: &mut Next,
+    ) {
+        // The bytes of one packet after the other.
         let mut bytes = [0; HEAD_BYTES];
+        while let Some((&id, rest)) = ids.split_first() {
+            ids = match self.send_run(sender, queue, ids, now_ns) {
+                0 => {
+                    self.forward(sender, queue, id, &mut bytes, now_ns, next);
+                    rest
+                }
+                count => &ids[count..],
+            };
+            self.way.settle_if_long(sender);
+            if self.way.copies_of_round() >= COPIES_OF_ROUND && !ids.is_empty() {
+                sender.leave(queue, ids);
+                next.again = true;
+                break;
+            }
+        }
+    }
+
+    /// Sends a packet on its way, by what its head says. `bytes` is room for the head.
+    #[inline(always)]
+    fn forward(
+        &mut self,
+        sender: &mut Sender,
+        queue: usize,
+        id: TxId,
+        bytes: &mut [u8; HEAD_BYTES],
+        now_ns: u64,
+        next: &mut Next,
+    ) {
         let packet = sender.queue(queue).packet(id);
         let (packet_len, is_gso) = (packet.len, packet.offload.gso.is_some());
-        let mut len = sender.read_head(queue, id, &mut bytes);
+        let mut len = sender.read_head(queue, id, bytes);
         if is_cut_short(&mut bytes[..len], packet_len) {
             if !sender.extend_head(queue, id) {
                 return sender.queue(queue).respond(id, false);
             }
-            len = sender.read_head(queue, id, &mut bytes);
+            len = sender.read_head(queue, id, bytes);
         }
         // A packet without an Ethernet header does not get as far as here.
         let Some(mut head) = Head::parse(&mut bytes[..len], packet_len) else {
@@ -133,24 +177,26 @@ impl Fabric {
         };
         match self.switch.forward(now_ns, sender.port, &head, is_gso) {
             Verdict::Drop(_) => self.way.answer(queue, id),
-            Verdict::One(target) => {
-                let offload = *sender.queue(queue).packet(id).offload;
-                let target = match self.onward(now_ns, sender.port, target, &mut head, &offload) {
-                    Onward::Target(target) => target,
-                    Onward::Drop => return self.way.answer(queue, id),
-                    Onward::Stack(network) => {
-                        if let Some(outside) = &mut self.outside {
-                            outside.take(now_ns, network, sender.port, &sender.queue(queue).packet(id));
+            Verdict::One(mut target) => {
+                if target.kind == PortKind::Local {
+                    let offload = *sender.queue(queue).packet(id).offload;
+                    target = match self.onward(now_ns, sender.port, target, &mut head, &offload) {
+                        Onward::Target(target) => target,
+                        Onward::Drop => return self.way.answer(queue, id),
+                        Onward::Stack(network) => {
+                            if let Some(outside) = &mut self.outside {
+                                outside.take(now_ns, network, sender.port, &sender.queue(queue).packet(id));
+                            }
+                            return self.way.answer(queue, id);
                         }
-                        return self.way.answer(queue, id);
+                    };
+                    if head.is_changed() {
+                        sender.write_head(queue, id, head.bytes());
                     }
-                };
-                if head.is_changed() {
-                    sender.write_head(queue, id, head.bytes());
                 }
-                let (to, kind) = (target.port, FrameKind::of(&head));
+                let (to, is_card, kind) = (target.port, target.kind == PortKind::Wire, FrameKind::of(&head));
                 let until_ns = now_ns.saturating_add(PARKED_NS);
-                self.send_one(sender, Parked { queue, id, to, kind, until_ns }, next);
+                self.send_one(sender, Parked { queue, id, to, is_card, kind, until_ns }, next);
             }
             Verdict::Many(targets) => {
                 let from = (sender.port, queue);
@@ -164,6 +210,7 @@ impl Fabric {
     }
 
     /// Sends a packet that has one receiver; if there is no room, the packet waits.
+    #[inline(always)]
     fn send_one(&mut self, sender: &mut Sender, packet: Parked, next: &mut Next) {
         let waits = sender.parked.iter().any(|parked| parked.flow() == packet.flow())
             || !self.is_sent(sender, &packet, next);
@@ -173,9 +220,10 @@ impl Fabric {
     }
 
     /// Sends a packet, or drops it; `false`: there is no room yet.
+    #[inline(always)]
     fn is_sent(&mut self, sender: &mut Sender, packet: &Parked, next: &mut Next) -> bool {
         let &Parked { queue, id, to, kind, .. } = packet;
-        if self.outside.as_mut().is_some_and(|outside| outside.card(to).is_some()) {
+        if packet.is_card {
             return self.is_sent_out(sender, packet);
         }
         match self.finisher.send(&mut self.way, &sender.queue(queue).packet(id), to, kind, queue) {

@@ -6,7 +6,7 @@
 //! - `instance`: a vif and its port on a bridge, while the toolstack wants the vif;
 //! - `connection`: a connected frontend, and the task that carries what the frontend sends;
 //! - `sender`: the task's rings;
-//! - `fabric`, `way`: the way of a batch to the rings of others;
+//! - `fabric`, `way`: the way of a batch to the rings of others; `run`: of packets that are alike;
 //! - `finisher`: packets whose receiver does not take them as they are;
 //! - `outside`, `passage`: dom0's own place, and the way from and to network cards;
 //! - `card`, `lending`: a card, and the packets that it reads out of guests' pages;
@@ -22,6 +22,7 @@ mod instance;
 mod lending;
 mod outside;
 mod passage;
+mod run;
 mod sender;
 mod setup;
 #[cfg(test)]

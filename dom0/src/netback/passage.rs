@@ -109,8 +109,12 @@ impl Fabric {
     }
 
     /// Sends a vif's packet by the card that it is for, and sees to the answer. `false`: there is no room yet.
+    #[inline(never)]
     pub(super) fn is_sent_out(&mut self, sender: &Sender, &Parked { queue, id, to, .. }: &Parked) -> bool {
-        let Some(card) = self.outside.as_mut().and_then(|outside| outside.card(to)) else { return true };
+        let Some(card) = self.outside.as_mut().and_then(|outside| outside.card(to)) else {
+            self.way.answer(queue, id); // the card is gone
+            return true;
+        };
         let (packet, _) = sender.packet_and_copier(queue, id);
         let mut bytes = [0; HEAD_BYTES];
         let len = sender.read_head(queue, id, &mut bytes);
@@ -165,9 +169,9 @@ impl Fabric {
     /// Carries what has come in by a card to where it goes. `true`: there may be more.
     pub(super) fn receive(&mut self, port: PortId, now_ns: u64) -> bool {
         let Some(outside) = &mut self.outside else { return false };
-        let mut held = core::mem::take(&mut outside.held);
         let Some(card) = outside.card(port) else { return false };
         let (roomy, wire) = (card.roomy(), card.wire.clone());
+        let mut held = core::mem::take(&mut outside.held);
         for sender in roomy {
             self.way.wake(sender);
         }

@@ -7,11 +7,13 @@ use backends::net::{
     Copier, Disconnect, HEAD_BYTES, HEADS_PER_PAGE, Intake, MAX_HEADS, Packet, Taken, TxBatch, TxId, TxQueue,
 };
 use pvrt::grant::{CopyPages, GrantMap};
+use ring_abi::types::PAGE_SIZE;
+use zerocopy::IntoBytes;
 
 use super::MAX_QUEUES;
 use super::copier::Hypervisor;
 use crate::net::headers::Network;
-use crate::net::switch::PortId;
+use crate::net::switch::{Ethernet, PortId};
 use crate::net::{Head, MacAddr};
 use crate::xenbus::Bell;
 
@@ -42,6 +44,8 @@ pub(super) struct Parked {
     pub(super) queue: usize,
     pub(super) id: TxId,
     pub(super) to: PortId,
+    /// Behind the port is a network card.
+    pub(super) is_card: bool,
     pub(super) kind: FrameKind,
     /// When the packet is dropped.
     pub(super) until_ns: u64,
@@ -58,6 +62,8 @@ struct Queue {
     ring: Transmitter,
     /// Why the queue took no more.
     last: Taken,
+    /// Packets that were taken and that the round had no time for.
+    left: ArrayVec<TxId, MAX_HEADS>,
 }
 
 /// The sending half of a connected vif.
@@ -66,6 +72,8 @@ pub(super) struct Sender {
     queues: ArrayVec<Queue, MAX_QUEUES>,
     /// The heads of all queues' packets.
     heads: CopyPages,
+    /// Pages of heads of each queue.
+    pages_each: usize,
     /// In the order in which the packets came.
     pub(super) parked: ArrayVec<Parked, MAX_PARKED>,
 }
@@ -73,8 +81,10 @@ pub(super) struct Sender {
 impl Sender {
     /// The half of `port` with rings that have an equal share of `heads` each, in order.
     pub(super) fn new(port: PortId, rings: Vec<Transmitter>, heads: CopyPages) -> Self {
-        let queues = rings.into_iter().map(|ring| Queue { ring, last: Taken::Empty }).collect();
-        Self { port, queues, heads, parked: ArrayVec::new() }
+        let queues: ArrayVec<_, MAX_QUEUES> =
+            rings.into_iter().map(|ring| Queue { ring, last: Taken::Empty, left: ArrayVec::new() }).collect();
+        let pages_each = heads.pages().count() / queues.len();
+        Self { port, queues, heads, pages_each, parked: ArrayVec::new() }
     }
 
     /// Number of queues, at least one.
@@ -82,13 +92,16 @@ impl Sender {
         self.queues.len()
     }
 
+    #[inline(always)]
     pub(super) fn queue(&mut self, queue: usize) -> &mut Transmitter {
         &mut self.queues[queue].ring
     }
 
-    /// Pages of heads of each queue.
-    fn pages_each(&self) -> usize {
-        self.heads.pages().count() / self.queues.len()
+    /// Where a packet's head lies in the heads' pages.
+    #[inline(always)]
+    fn head_at(&self, queue: usize, id: TxId) -> usize {
+        let (page, offset) = id.head_at();
+        (queue * self.pages_each + page) * PAGE_SIZE + offset
     }
 
     pub(super) fn copy(&self) -> impl Copier {
@@ -100,6 +113,18 @@ impl Sender {
         (self.queues[queue].ring.packet(id), self.copy())
     }
 
+    /// Keeps packets for the next round.
+    #[inline(never)]
+    pub(super) fn leave(&mut self, queue: usize, ids: &[TxId]) {
+        self.queues[queue].left.extend(ids.iter().copied());
+    }
+
+    /// Takes the packets that the last round left.
+    #[inline]
+    pub(super) fn take_left(&mut self, queue: usize) -> ArrayVec<TxId, MAX_HEADS> {
+        core::mem::take(&mut self.queues[queue].left)
+    }
+
     /// Takes packets from a ring, and has their heads copied.
     pub(super) fn take(
         &mut self,
@@ -109,25 +134,41 @@ impl Sender {
         now_ns: u64,
         batch: &mut TxBatch,
     ) -> Result<Taken, Disconnect> {
-        let Queue { ring, last } = &mut self.queues[queue];
+        let Queue { ring, last, .. } = &mut self.queues[queue];
         *last = ring.take(most, intake, now_ns, batch)?;
         ring.read_heads(batch, &mut Hypervisor(&self.heads));
         Ok(*last)
     }
 
     /// Reads the head of a packet into `bytes`; gives how many bytes there are.
+    #[inline(always)]
     pub(super) fn read_head(&self, queue: usize, id: TxId, bytes: &mut [u8; HEAD_BYTES]) -> usize {
         let len = usize::from(self.queues[queue].ring.packet(id).head_len()).min(HEAD_BYTES);
-        let (page, offset) = id.head_at();
-        let page = self.heads.pages().page(queue * self.pages_each() + page);
-        page.read(offset, &mut bytes[..len]);
+        self.heads.pages().bytes().read(self.head_at(queue, id), &mut bytes[..len]);
         len
+    }
+
+    /// The Ethernet header of a packet. `None`: the header is not in the head as a whole.
+    #[inline(always)]
+    pub(super) fn ethernet(&self, queue: usize, id: TxId) -> Option<Ethernet> {
+        if usize::from(self.queues[queue].ring.packet(id).head_len()) < size_of::<Ethernet>() {
+            return None;
+        }
+        // Heads are apart by more than 16 bytes.
+        let (bytes, at) = (self.heads.pages().bytes(), self.head_at(queue, id));
+        let words = [bytes.load_u64(at), bytes.load_u64(at + 8)];
+        words.as_bytes().first_chunk().copied()
+    }
+
+    /// The ring by which the frontend sends.
+    #[inline(always)]
+    pub(super) fn ring(&self, queue: usize) -> &Transmitter {
+        &self.queues[queue].ring
     }
 
     /// Writes a head that was rewritten back to where it is sent from.
     pub(super) fn write_head(&self, queue: usize, id: TxId, bytes: &[u8]) {
-        let (page, offset) = id.head_at();
-        self.heads.pages().page(queue * self.pages_each() + page).write(offset, bytes);
+        self.heads.pages().bytes().write(self.head_at(queue, id), bytes);
     }
 
     /// Copies more of a packet whose headers go on behind its head. False: the bytes cannot be had.
@@ -137,7 +178,7 @@ impl Sender {
 
     /// Shows the frontend the answers so far. `true`: a queue that had no free head has one now, so that it may take more.
     pub(super) fn publish(&mut self) -> bool {
-        let heads = (self.pages_each() * HEADS_PER_PAGE).min(MAX_HEADS);
+        let heads = (self.pages_each * HEADS_PER_PAGE).min(MAX_HEADS);
         let mut goes_on = false;
         for queue in &mut self.queues {
             queue.ring.publish();

@@ -16,7 +16,7 @@ use ring_abi::types::PAGE_SIZE;
 use super::MAX_QUEUES;
 use super::sender::{FrameKind, Sender};
 use crate::net::segment::MAX_SEGMENTS;
-use crate::net::switch::{PortId, Reason};
+use crate::net::switch::{Again, Ethernet, PortId, Reason};
 use crate::xenbus::Bell;
 
 /// Copies after which a list is done, however many packets are left of the batch.
@@ -81,6 +81,11 @@ pub(super) struct Way {
     answers: Vec<(usize, TxId)>,
     /// Queues that took part in the batch.
     touched: Vec<(usize, usize)>,
+    /// Copies of the round that are done.
+    copied: usize,
+    /// Copies of each round that has ended.
+    #[cfg(test)]
+    pub(super) copied_before: Vec<usize>,
 }
 
 impl Way {
@@ -91,6 +96,9 @@ impl Way {
             flights: Vec::with_capacity(MOST_COPIES + MAX_SEGMENTS as usize),
             answers: Vec::with_capacity(MOST_COPIES),
             touched: Vec::with_capacity(MOST_COPIES),
+            copied: 0,
+            #[cfg(test)]
+            copied_before: Vec::new(),
         }
     }
 
@@ -195,6 +203,47 @@ impl Way {
         }
     }
 
+    /// Plans the copies of packets from the front of `ids` on, as long as they have the Ethernet header `header`, go where `again`
+    /// says, and are as their receiver takes them: how many, and their bytes. They are answered when the copies are done.
+    #[inline(always)]
+    pub(super) fn send_run(
+        &mut self,
+        sender: &Sender,
+        from_queue: usize,
+        ids: &[TxId],
+        header: &Ethernet,
+        again: &Again,
+    ) -> (usize, u64) {
+        let to = again.to;
+        let end = self.ends.get_mut(to.index()).and_then(Option::as_mut).filter(|end| end.port == to);
+        let Some(end) = end.filter(|end| end.ruined.is_none()) else { return (0, 0) };
+        let queue = from_queue % end.queues.len();
+        let (Queue { ring, is_touched }, abilities) = (&mut end.queues[queue], end.abilities);
+        let (source, to) = (sender.ring(from_queue), to.index());
+        let (mut count, mut bytes) = (0, 0);
+        for &id in ids {
+            let packet = source.packet(id);
+            if count != 0 && sender.ethernet(from_queue, id).as_ref() != Some(header)
+                || !again.takes(packet.len, packet.offload.gso.is_some())
+                || !abilities.take(packet.offload, again.is_ipv6)
+                || !abilities.sg && packet.len as usize > PAGE_SIZE
+                || self.copies.len() >= MOST_COPIES
+            {
+                break;
+            }
+            // Whoever has no room, or a ring that is ruined, is found so again when the packet goes by itself.
+            let Ok(planned) = ring.plan(&packet, &mut self.copies) else { break };
+            self.flights.push(Flight { to, queue, planned });
+            self.answers.push((from_queue, id));
+            count += 1;
+            bytes += u64::from(packet.len);
+        }
+        if count != 0 && !core::mem::replace(is_touched, true) {
+            self.touched.push((to, queue));
+        }
+        (count, bytes)
+    }
+
     /// Has the sender woken when there is room for a packet that found none. `true`: there is room already.
     pub(super) fn wait_for_room(&mut self, from: PortId, to: PortId, queue: usize, needed: u32) -> bool {
         let Some(end) = self.end(to) else { return true };
@@ -217,6 +266,19 @@ impl Way {
     /// A packet of the batch's sender is answered when the copies so far are done.
     pub(super) fn answer(&mut self, queue: usize, id: TxId) {
         self.answers.push((queue, id));
+    }
+
+    /// A round of a sender begins.
+    pub(super) fn begin_round(&mut self) {
+        #[cfg(test)]
+        self.copied_before.push(self.copied);
+        self.copied = 0;
+    }
+
+    /// Copies of the round so far.
+    #[inline(always)]
+    pub(super) fn copies_of_round(&self) -> usize {
+        self.copied + self.copies.len()
     }
 
     /// Does the copies so far if they are many.
@@ -254,6 +316,7 @@ impl Way {
                 end.queues[queue].ring.finish(planned, &self.copies);
             }
         }
+        self.copied += self.copies.len();
         self.copies.clear();
     }
 

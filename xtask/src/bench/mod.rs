@@ -5,6 +5,7 @@
 
 mod linux;
 pub mod neighbour;
+mod net;
 mod operations;
 mod stretch;
 
@@ -26,8 +27,8 @@ use crate::{image_check, images, usage};
 #[derive(Clone, Debug, clap::Args)]
 pub struct BenchOptions {
     /// Which figures: operations (of the ABI, timed by the bench guest), system (boot and creation, counted), linux
-    /// (operations of Debian's kernel, fetched by apt), stretch (how long the hypervisor takes no interrupt, at most), or
-    /// neighbour (what a guest gets while another attacks).
+    /// (operations of Debian's kernel, fetched by apt), stretch (how long the hypervisor takes no interrupt, at most),
+    /// neighbour (what a guest gets while another attacks), or net (packets).
     /// Without it: operations and system.
     #[arg(value_enum)]
     what: Option<What>,
@@ -62,6 +63,7 @@ enum What {
     Linux,
     Stretch,
     Neighbour,
+    Net,
 }
 
 /// A system to measure on.
@@ -132,6 +134,9 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
     if options.what == Some(What::Neighbour) {
         complete &= neighbour::bench(options)?;
     }
+    if options.what == Some(What::Net) {
+        complete &= net::bench(options)?;
+    }
     Ok(u8::from(!complete))
 }
 
@@ -144,6 +149,7 @@ fn check_name(what: Option<What>, only: &str) -> Result<()> {
         None | Some(What::Operations) => ("operation", operations::names().collect()),
         Some(What::Linux) => ("operation", linux::names().collect()),
         Some(What::Neighbour) => ("attack", neighbour::names().collect()),
+        Some(What::Net) => ("load", net::names().collect()),
         Some(What::System) => return Err(usage("the system's figures come together: leave --only out")),
         // The guest names its cases while it runs.
         Some(What::Stretch) => return Ok(()),

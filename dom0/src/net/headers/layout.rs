@@ -75,32 +75,44 @@ pub(super) struct Layout {
 const MAX_EXTENSIONS: usize = 8;
 
 impl Layout {
-    /// The most common frame of all, for short: IPv4 without options, whole, with TCP, untagged.
-    #[inline]
-    pub(super) fn of_plain_tcp(bytes: &[u8], frame_len: u32) -> Option<Layout> {
-        let head: &[u8; 54] = bytes.first_chunk()?;
+    /// The most common frames of all, for short: IPv4 without options, whole, with TCP or UDP, untagged.
+    #[inline(always)]
+    pub(super) fn of_plain(bytes: &[u8], frame_len: u32) -> Option<Layout> {
+        let head: &[u8; 42] = bytes.first_chunk()?;
         let total_len = u32::from(u16::from_be_bytes([head[16], head[17]]));
-        let kinds = u32::from_be_bytes([head[12], head[13], head[14], head[23]]);
         let fragment = u16::from_be_bytes([head[20], head[21]]) & 0xbfff;
-        let (end, tcp_len) = (total_len + ETHERNET_BYTES as u32, u32::from(head[46] >> 4) * 4);
+        let transport_len = total_len.wrapping_sub(20);
         // Ethernet's type, the version and length of IPv4's header, and the protocol.
-        let is_plain = kinds == 0x0800_4506 && fragment == 0 && end <= frame_len;
-        if !is_plain || bytes.len() > frame_len as usize || tcp_len < 20 || tcp_len + 20 > total_len {
+        let transport = match u32::from_be_bytes([head[12], head[13], head[14], head[23]]) {
+            0x0800_4506 => {
+                let tcp: &[u8; 54] = bytes.first_chunk()?;
+                let is_whole = (20..=transport_len).contains(&(u32::from(tcp[46] >> 4) * 4));
+                if is_whole { Transport::Tcp } else { return None }
+            }
+            0x0800_4511 => {
+                let udp_len = u32::from(u16::from_be_bytes([head[38], head[39]]));
+                if (8..=transport_len).contains(&udp_len) { Transport::Udp } else { return None }
+            }
+            _ => return None,
+        };
+        let is_plain = fragment == 0 && total_len >= 20 && total_len + ETHERNET_BYTES as u32 <= frame_len;
+        if !is_plain || bytes.len() > frame_len as usize {
             return None;
         }
         let ip = IpLayout {
             at: 14,
             transport_at: 34,
-            transport_len: total_len - 20,
+            transport_len,
             network: Network::Ipv4,
-            transport: Transport::Tcp,
-            protocol: protocol::TCP,
+            transport,
+            protocol: head[23],
             fragment: Fragment::Whole,
         };
         Some(Layout { frame_len, tag: None, ethertype: ethertype::IPV4, ip })
     }
 
     /// Any frame.
+    #[inline(never)]
     pub(super) fn of_any(bytes: &[u8], frame_len: u32) -> Option<Layout> {
         // Offsets are kept in 16 bits.
         if bytes.len() > frame_len as usize || bytes.len() > usize::from(u16::MAX) {

@@ -80,7 +80,7 @@ impl<'a> Head<'a> {
     /// header, or the head is longer than its frame.
     #[inline]
     pub fn parse(bytes: &'a mut [u8], frame_len: u32) -> Option<Head<'a>> {
-        match Layout::of_plain_tcp(bytes, frame_len) {
+        match Layout::of_plain(bytes, frame_len) {
             Some(layout) => Some(Head { bytes, layout, changed: false }),
             None => Layout::of_any(bytes, frame_len).map(|layout| Head { bytes, layout, changed: false }),
         }

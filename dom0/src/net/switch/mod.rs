@@ -9,11 +9,13 @@
 //! - [`guard`]: a vif sends from its own addresses alone;
 //! - `table`: which station is behind which port;
 //! - `bridges`: bridges and ports come and go;
+//! - `again`: frames that go where the last one went;
 //! - `hash`: the tables' hash, with a secret.
 //!
 //! A vif has one station, its own, unless it was told otherwise: nobody takes the vif's address over, frames to
 //! unknown stations never go to the vif, and it learns nothing. A frame costs no allocation.
 
+mod again;
 mod bridges;
 pub mod firewall;
 pub mod guard;
@@ -26,6 +28,7 @@ mod table;
 mod tests;
 pub mod vlan;
 
+pub use again::{Again, Ethernet};
 pub use bridges::{BridgeId, MAX_BRIDGES, StationView, SwitchError};
 pub use firewall::{Action, Direction, Rule, Rules};
 pub use guard::Guard;
@@ -84,16 +87,21 @@ impl Switch {
 
     /// Decides what becomes of a frame that came in by the port `from`, and counts the frame. `is_gso`: the frame is to be cut
     /// where the wire begins, and may be longer than a port takes.
+    #[inline(always)]
     pub fn forward(&mut self, now_ns: u64, from: PortId, head: &Head<'_>, is_gso: bool) -> Verdict {
         match self.decide(now_ns, from, head, is_gso) {
             Ok(verdict) => verdict,
-            Err((at, reason)) => {
-                if let Some(port) = self.port_at(at) {
-                    port.counters.drop(reason);
-                }
-                Verdict::Drop(reason)
-            }
+            Err((at, reason)) => self.dropped(at, reason),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn dropped(&mut self, at: u16, reason: Reason) -> Verdict {
+        if let Some(port) = self.port_at(at) {
+            port.counters.drop(reason);
+        }
+        Verdict::Drop(reason)
     }
 
     /// Notes that a frame which was to go out by the port was dropped behind the switch.
@@ -104,7 +112,7 @@ impl Switch {
     }
 
     /// The verdict; or the port where the drop is to be counted, and why.
-    #[inline]
+    #[inline(always)]
     fn decide(
         &mut self,
         now_ns: u64,
@@ -135,6 +143,7 @@ impl Switch {
     }
 
     /// As [`Switch::decide`] for a frame that the port does not know to be like its last.
+    #[inline(never)]
     fn look_up(
         &mut self,
         now_s: u32,
@@ -197,7 +206,7 @@ impl Switch {
     }
 
     /// Lets a frame go out by a port that is in the frame's network.
-    #[inline]
+    #[inline(always)]
     fn deliver(
         &mut self,
         target: Target,

@@ -3,6 +3,7 @@
 mod accounts;
 mod finished;
 mod front;
+mod runs;
 mod uplink;
 mod wire;
 
