@@ -186,7 +186,7 @@ impl NetFrontend for Linked {
             let interface = self.interface()?;
             let mut frame = Vec::new();
             loop {
-                if let Some(netfront::Offload { checksum, gso, hash: None }) =
+                if let Some(netfront::Offload { checksum, gso, .. }) =
                     interface.receive(&mut frame).map_err(told_net)?
                 {
                     interface.flush().map_err(told_net)?;
