@@ -18,6 +18,7 @@
 //! - [`env`](mod@env): where cases run, and what is there;
 //! - [`ends`]: the other ends of rings, as cases use them;
 //! - [`store`]: xenstore's wire protocol, message by message;
+//! - [`served`]: a device of which the case is the backend;
 //! - [`shared`]: memory lent to the other end;
 //! - [`verdict`]: what a case needs, and what comes of it.
 
@@ -37,6 +38,7 @@ pub mod hypercall;
 pub mod netfront;
 pub mod netif;
 pub mod run;
+pub mod served;
 pub mod shared;
 pub mod store;
 pub mod verdict;

@@ -261,7 +261,7 @@ pub(crate) fn control(data: &[u8]) {
         let lent: usize = state.stages.iter().map(|stage| stage.len()).sum();
         assert!(lent <= MAX_STAGED && lent == mapped.borrow().values().sum::<usize>());
         let addresses = [input.u8(); 8];
-        let hash = state.hashing.hash(&Flow::V4(&addresses, Some([input.u8(); 4])));
+        let hash = state.hashing.hash(&Flow::V4(addresses, Some([input.u8(); 4])));
         assert!(state.hashing.queue(hash, queues) < queues);
         if polled.is_err() {
             break;

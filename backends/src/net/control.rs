@@ -7,14 +7,14 @@ use alloc::vec::Vec;
 use ring_abi::io::netif::*;
 use ring_abi::ring::{BackRing, RingPage};
 use ring_abi::types::{GrantRef, PAGE_SIZE};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::error::Disconnect;
 use super::hash::{ALL_KINDS, Hashing, Invalid, MAX_HASH_KEY, MAX_HASH_MAPPING};
-use super::stage::Stage;
+use super::stage::{MAX_STAGED, Stage};
 use crate::traits::Notifier;
 
-/// Most requests of one poll: a list of pages to map is long work.
+/// Most requests of one poll.
 const BUDGET: usize = 4;
 
 /// Entries of the longest list of pages: as many as a page of the list holds.
@@ -22,7 +22,7 @@ const MAX_LIST: usize = PAGE_SIZE / size_of::<XenNetifGref>();
 
 /// Most bytes that one poll keeps until its end, where a mapping takes `mapped`: a list, and what the list asks for.
 pub(super) const fn poll_bytes(mapped: usize) -> usize {
-    MAX_LIST * (2 * size_of::<XenNetifGref>() + size_of::<(GrantRef, bool)>() + mapped)
+    MAX_LIST * size_of::<XenNetifGref>() + MAX_STAGED * (size_of::<(GrantRef, bool)>() + mapped)
 }
 
 /// The pages of one frontend that the control ring names.
@@ -39,6 +39,11 @@ pub trait ControlGrants {
     /// Maps all pages of `grefs`, those with `true` for reading alone, and appends the pages to `out` in order. False: at
     /// least one grant is no good, nothing stays mapped, and `out` is as it was.
     fn map(&mut self, grefs: &[(GrantRef, bool)], out: &mut Vec<Self::Mapped>) -> bool;
+
+    /// Unmaps pages, many at once where that is cheaper.
+    fn unmap(&mut self, pages: Vec<Self::Mapped>) {
+        drop(pages);
+    }
 }
 
 /// What the control ring sets.
@@ -88,6 +93,10 @@ impl<P: RingPage, N: Notifier> Control<P, N> {
             let (status, data) = state.answer(&request, grants);
             let XenNetifCtrlRequest { id, r#type, .. } = request;
             self.ring.push_response(&XenNetifCtrlResponse { id, r#type, status, data });
+            // A list of pages is long work: others come first.
+            if matches!(r#type, XEN_NETIF_CTRL_TYPE_ADD_GREF_MAPPING | XEN_NETIF_CTRL_TYPE_DEL_GREF_MAPPING) {
+                break;
+            }
         }
         if self.ring.publish_responses() {
             self.notifier.notify();
@@ -101,6 +110,17 @@ impl<M: RingPage> Controlled<M> {
     #[must_use]
     pub fn new(queues: usize) -> Self {
         Self { hashing: Hashing::default(), stages: (0..queues).map(|_| Stage::new(queues)).collect() }
+    }
+
+    /// Number of pages that the frontend lends.
+    #[must_use]
+    pub fn lent(&self) -> usize {
+        self.stages.iter().map(Stage::len).sum()
+    }
+
+    /// Gives all pages back, at the connection's end.
+    pub fn take_pages(&mut self) -> impl Iterator<Item = M> + '_ {
+        self.stages.iter_mut().flat_map(Stage::take)
     }
 
     fn answer<G: ControlGrants<Mapped = M>>(
@@ -167,19 +187,14 @@ impl<M: RingPage> Controlled<M> {
         SUCCESS
     }
 
-    /// The list of `count` pages in the page `gref`; `None`: there is no such list.
+    /// The list of `count` entries in the page `gref`; `None`: there is no such list.
     fn list<G: ControlGrants>(gref: GrantRef, count: u32, grants: &mut G) -> Option<Vec<XenNetifGref>> {
         let count = usize::try_from(count).ok().filter(|&count| count <= MAX_LIST)?;
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(count * size_of::<XenNetifGref>()).ok()?;
-        bytes.resize(count * size_of::<XenNetifGref>(), 0);
-        if count > 0 && !grants.read(gref, &mut bytes) {
-            return None;
-        }
-        bytes
-            .chunks_exact(size_of::<XenNetifGref>())
-            .map(|entry| XenNetifGref::read_from_bytes(entry).ok())
-            .collect()
+        let mut list = Vec::new();
+        list.try_reserve_exact(count).ok()?;
+        list.resize(count, XenNetifGref::new_zeroed());
+        let is_read = list.is_empty() || grants.read(gref, list.as_mut_bytes());
+        is_read.then_some(list)
     }
 
     fn add<G: ControlGrants<Mapped = M>>(
@@ -189,7 +204,7 @@ impl<M: RingPage> Controlled<M> {
         count: u32,
         grants: &mut G,
     ) -> Answer {
-        let Some(stage) = self.stage(queue) else { return INVALID };
+        let Some(stage) = self.stage(queue).filter(|stage| stage.has_room(count)) else { return INVALID };
         let Some(list) = Self::list(gref, count, grants) else { return INVALID };
         let (mut wanted, mut pages) = (Vec::new(), Vec::new());
         if wanted.try_reserve_exact(list.len()).is_err() || pages.try_reserve_exact(list.len()).is_err() {
@@ -225,12 +240,17 @@ impl<M: RingPage> Controlled<M> {
     ) -> Answer {
         let Some(stage) = self.stage(queue) else { return INVALID };
         let Some(mut list) = Self::list(gref, count, grants) else { return INVALID };
-        let mut removed = 0;
+        let mut pages = Vec::new();
+        if pages.try_reserve_exact(list.len().min(stage.len())).is_err() {
+            return INVALID;
+        }
         for entry in &mut list {
             let page = stage.remove(GrantRef::new(entry.r#ref));
-            removed += u32::from(page.is_some());
             entry.status = if page.is_some() { SUCCESS } else { INVALID }.0 as u16;
+            pages.extend(page);
         }
+        let removed = pages.len() as u32;
+        grants.unmap(pages);
         // The pages are back whether or not the frontend can be told of each.
         if !list.is_empty() && !grants.write(gref, list.as_bytes()) {
             return INVALID;

@@ -3,7 +3,7 @@
 use ring_abi::io::netif::{
     NETTXF_CSUM_BLANK, NETTXF_DATA_VALIDATED, NetifTxRing, XEN_NETIF_EXTRA_FLAG_MORE,
     XEN_NETIF_EXTRA_TYPE_GSO, XEN_NETIF_EXTRA_TYPE_HASH, XEN_NETIF_EXTRA_TYPE_MCAST_ADD,
-    XEN_NETIF_EXTRA_TYPE_MCAST_DEL, XEN_NETIF_GSO_TYPE_TCPV4, XEN_NETIF_GSO_TYPE_TCPV6,
+    XEN_NETIF_EXTRA_TYPE_MCAST_DEL,
 };
 use ring_abi::ring::{BackRing, RingPage};
 
@@ -67,9 +67,10 @@ impl Extras {
         let gso = match self.gso {
             None => None,
             Some((0, _)) => return Err(Disconnect::GsoWithoutSize),
-            Some((size, XEN_NETIF_GSO_TYPE_TCPV4)) => Some(Gso { kind: GsoKind::TcpV4, size }),
-            Some((size, XEN_NETIF_GSO_TYPE_TCPV6)) => Some(Gso { kind: GsoKind::TcpV6, size }),
-            Some((_, other)) => return Err(Disconnect::BadGso(other)),
+            Some((size, number)) => {
+                let kind = GsoKind::from_number(number).ok_or(Disconnect::BadGso(number))?;
+                Some(Gso { kind, size })
+            }
         };
         Ok(Offload { checksum: checksum(flags), gso, hash: self.hash })
     }

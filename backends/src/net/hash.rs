@@ -24,11 +24,11 @@ pub(super) const ALL_KINDS: u32 = XEN_NETIF_CTRL_HASH_TYPE_IPV4
 
 /// What a packet's headers say of the flow that the packet belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flow<'a> {
+pub enum Flow {
     /// IPv4: source and destination address; and the ports, source first, if the packet is TCP and no fragment.
-    V4(&'a [u8; 8], Option<[u8; 4]>),
+    V4([u8; 8], Option<[u8; 4]>),
     /// IPv6, in the same way.
-    V6(&'a [u8; 32], Option<[u8; 4]>),
+    V6([u8; 32], Option<[u8; 4]>),
 }
 
 /// How one vif hashes the packets that the vif's frontend receives.
@@ -102,16 +102,16 @@ impl Hashing {
 
     /// The hash of a packet of `flow`; `None` if the frontend has not asked for hashes of such packets.
     #[must_use]
-    pub fn hash(&self, flow: &Flow<'_>) -> Option<PacketHash> {
+    pub fn hash(&self, flow: &Flow) -> Option<PacketHash> {
         if !self.toeplitz {
             return None;
         }
         let (addresses, ports, kinds): (&[u8], _, _) = match flow {
             Flow::V4(addresses, ports) => {
-                (*addresses, ports, [XEN_NETIF_CTRL_HASH_TYPE_IPV4, XEN_NETIF_CTRL_HASH_TYPE_IPV4_TCP])
+                (addresses, ports, [XEN_NETIF_CTRL_HASH_TYPE_IPV4, XEN_NETIF_CTRL_HASH_TYPE_IPV4_TCP])
             }
             Flow::V6(addresses, ports) => {
-                (*addresses, ports, [XEN_NETIF_CTRL_HASH_TYPE_IPV6, XEN_NETIF_CTRL_HASH_TYPE_IPV6_TCP])
+                (addresses, ports, [XEN_NETIF_CTRL_HASH_TYPE_IPV6, XEN_NETIF_CTRL_HASH_TYPE_IPV6_TCP])
             }
         };
         let (kind, ports) = match ports {
@@ -182,12 +182,12 @@ mod tests {
         for (addresses, source, target, without, with) in flows {
             let [a, b] = source.to_be_bytes();
             let [c, d] = target.to_be_bytes();
-            let flow = Flow::V4(&addresses, Some([a, b, c, d]));
+            let flow = Flow::V4(addresses, Some([a, b, c, d]));
             let hash = |kinds| hashing(kinds).hash(&flow);
             assert_eq!(hash(3), Some(PacketHash { kind: 1, value: with }));
             assert_eq!(hash(1), Some(PacketHash { kind: 0, value: without }));
             assert_eq!(hash(12), None);
-            let plain = Flow::V4(&addresses, None);
+            let plain = Flow::V4(addresses, None);
             assert_eq!(hashing(3).hash(&plain), Some(PacketHash { kind: 0, value: without }));
             assert_eq!(hashing(2).hash(&plain), None, "no TCP");
         }
@@ -197,7 +197,7 @@ mod tests {
         addresses[15] = 7;
         addresses[16..24].copy_from_slice(&[0x3f, 0xfe, 0x25, 0x01, 0x02, 0x00, 0x00, 0x03]);
         addresses[31] = 1;
-        let flow = Flow::V6(&addresses, Some([0x0a, 0xea, 0x06, 0xe6]));
+        let flow = Flow::V6(addresses, Some([0x0a, 0xea, 0x06, 0xe6]));
         assert_eq!(hashing(15).hash(&flow), Some(PacketHash { kind: 3, value: 0x4020_7d3d }));
         assert_eq!(hashing(7).hash(&flow), Some(PacketHash { kind: 2, value: 0x2cc1_8cd5 }));
     }
@@ -206,12 +206,12 @@ mod tests {
     fn keys_end_in_zeros_and_a_new_key_leaves_nothing_of_the_old() {
         let mut hashing = hashing(1);
         hashing.set_key(&[]);
-        let flow = Flow::V4(&[255; 8], None);
+        let flow = Flow::V4([255; 8], None);
         assert_eq!(hashing.hash(&flow).unwrap().value, 0);
         hashing.set_key(&[0x80]);
         // Only the first bit of the flow, and the 31 before the key's bit would be, meet a bit of the key.
-        assert_eq!(hashing.hash(&Flow::V4(&[0x80, 0, 0, 0, 0, 0, 0, 0], None)).unwrap().value, 1 << 31);
-        assert_eq!(hashing.hash(&Flow::V4(&[0x40, 0, 0, 0, 0, 0, 0, 0], None)).unwrap().value, 0);
+        assert_eq!(hashing.hash(&Flow::V4([0x80, 0, 0, 0, 0, 0, 0, 0], None)).unwrap().value, 1 << 31);
+        assert_eq!(hashing.hash(&Flow::V4([0x40, 0, 0, 0, 0, 0, 0, 0], None)).unwrap().value, 0);
     }
 
     #[test]
@@ -244,6 +244,6 @@ mod tests {
         hashing.set_kinds(15).unwrap();
         assert!(hashing.is_on());
         hashing.set_algorithm(0).unwrap();
-        assert_eq!(hashing.hash(&Flow::V4(&[1; 8], None)), None);
+        assert_eq!(hashing.hash(&Flow::V4([1; 8], None)), None);
     }
 }

@@ -38,7 +38,7 @@ pub use packet::{
 };
 pub use rate::Credit;
 pub use rx::{Planned, Refused, RxQueue, RxStats};
-pub use stage::{MAX_STAGED, Reach, Stage, copy_within_reach};
+pub use stage::{MAX_STAGED, Stage, copy_rest};
 pub use tx::{Intake, TX_QUEUE_BYTES, Taken, TxBatch, TxId, TxQueue, TxStats};
 
 /// There is no memory for a queue.

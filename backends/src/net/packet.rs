@@ -1,6 +1,7 @@
 //! One packet under way: where its bytes lie, and what its sender left to others.
 
 use ring_abi::grant::{GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_OKAY, GnttabCopy, GnttabCopyPtr};
+pub use ring_abi::io::offload::{Checksum, Gso, GsoKind, Offload, PacketHash};
 use ring_abi::types::{DomId, GrantRef, Mfn};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -85,57 +86,6 @@ pub struct Part {
     pub place: Place,
     /// Number of bytes, at least 1.
     pub len: u16,
-}
-
-/// What is known of the checksum of a packet's TCP or UDP header.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Checksum {
-    /// The packet has one, or needs none; nobody has looked whether the checksum is right.
-    #[default]
-    Complete,
-    /// The packet has one, and the checksum is known to be right. Or the packet never left memory, and the checksum is
-    /// not there.
-    Verified,
-    /// The field holds the sum of the pseudo header alone: a receiver that needs the checksum must complete the sum.
-    Partial,
-}
-
-/// The protocol of the packet that is to be cut into segments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GsoKind {
-    /// TCP over IPv4.
-    TcpV4,
-    /// TCP over IPv6.
-    TcpV6,
-}
-
-/// A packet that is longer than the wire takes, to be cut where the wire begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gso {
-    /// The protocol.
-    pub kind: GsoKind,
-    /// Most bytes of payload in a segment, at least 1.
-    pub size: u16,
-}
-
-/// A flow's hash, as somebody computed the hash who is not to be trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PacketHash {
-    /// `_XEN_NETIF_CTRL_HASH_TYPE_*`: the number of the bit, as extra information has the type.
-    pub kind: u8,
-    /// The hash.
-    pub value: u32,
-}
-
-/// What a packet's sender left to others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Offload {
-    /// The checksum of the transport header.
-    pub checksum: Checksum,
-    /// The packet is to be cut into segments.
-    pub gso: Option<Gso>,
-    /// The flow's hash.
-    pub hash: Option<PacketHash>,
 }
 
 /// One packet under way. The place that the packet came from keeps the parts, so that a packet goes to many receivers at

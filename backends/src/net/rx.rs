@@ -10,13 +10,13 @@ use ring_abi::io::netif::{
     NETIF_RSP_ERROR, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED, NETRXF_EXTRA_INFO, NETRXF_MORE_DATA,
     NetifExtraGso, NetifExtraHash, NetifExtraInfo, NetifRxRequest, NetifRxResponse, NetifRxRing,
     XEN_NETIF_CTRL_HASH_ALGORITHM_TOEPLITZ, XEN_NETIF_EXTRA_FLAG_MORE, XEN_NETIF_EXTRA_TYPE_GSO,
-    XEN_NETIF_EXTRA_TYPE_HASH, XEN_NETIF_GSO_TYPE_TCPV4, XEN_NETIF_GSO_TYPE_TCPV6,
+    XEN_NETIF_EXTRA_TYPE_HASH,
 };
 use ring_abi::ring::{BackRing, RingPage};
 use ring_abi::types::{DomId, GrantRef, PAGE_SIZE};
 
 use super::error::Disconnect;
-use super::packet::{Checksum, CopyOp, GsoKind, Packet, Part, Place};
+use super::packet::{Checksum, CopyOp, Packet, Part, Place};
 use crate::traits::Notifier;
 
 /// Most slots that a packet takes with each part in one slot. Linux's netfront keeps no more pages for one packet.
@@ -314,10 +314,7 @@ impl Filling {
     fn new(packet: &Packet<'_>) -> Self {
         let (gso, hash) = (packet.offload.gso, packet.offload.hash);
         let gso = gso.map(|gso| {
-            let gso_type = match gso.kind {
-                GsoKind::TcpV4 => XEN_NETIF_GSO_TYPE_TCPV4,
-                GsoKind::TcpV6 => XEN_NETIF_GSO_TYPE_TCPV6,
-            };
+            let gso_type = gso.kind.number();
             let flags = if hash.is_some() { XEN_NETIF_EXTRA_FLAG_MORE } else { 0 };
             let (r#type, size) = (XEN_NETIF_EXTRA_TYPE_GSO, gso.size);
             NetifExtraInfo::from(NetifExtraGso { r#type, flags, size, gso_type, ..Default::default() })

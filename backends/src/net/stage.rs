@@ -1,4 +1,5 @@
-//! Staging grants: pages that a frontend lends for the life of a connection, so that small copies cost no hypercall.
+//! Staging grants: pages that a frontend lends for the life of a connection, so that small copies cost no hypercall: the
+//! program copies a packet's head by the mapping, and the hypervisor copies what is longer by the grant, which stands.
 //!
 //! ABI: `XEN_NETIF_CTRL_TYPE_ADD_GREF_MAPPING` and its like, `xen/include/public/io/netif.h`.
 
@@ -8,10 +9,11 @@ use ring_abi::grant::GNTST_OKAY;
 use ring_abi::ring::RingPage;
 use ring_abi::types::{GrantRef, PAGE_SIZE};
 
-use super::packet::{CopyOp, Place};
+use super::packet::{Copier, CopyOp, HEAD_BYTES, Part, Place};
 
-/// Most pages that one vif lends; its queues share them evenly.
-pub const MAX_STAGED: usize = 256;
+/// Most pages that one vif lends; its queues share them evenly. A queue has room for as many as a receive ring has slots,
+/// and for half as many buffers to send from.
+pub const MAX_STAGED: usize = 384;
 
 /// One page that a frontend lends.
 struct Staged<M> {
@@ -68,9 +70,19 @@ impl<M: RingPage> Stage<M> {
         self.find(gref).is_ok()
     }
 
+    /// Whether the queue may lend `count` more pages.
+    pub(super) fn has_room(&self, count: u32) -> bool {
+        count as usize <= self.most - self.pages.len()
+    }
+
     /// Keeps room for `count` more pages; false: that is more than a queue lends, or there is no memory.
     pub(super) fn reserve(&mut self, count: usize) -> bool {
         self.pages.len() + count <= self.most && self.pages.try_reserve_exact(count).is_ok()
+    }
+
+    /// Gives all pages back.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = M> + use<M> {
+        core::mem::take(&mut self.pages).into_iter().map(|staged| staged.page)
     }
 
     /// Adds a page that is not there yet. The caller has made room.
@@ -97,44 +109,73 @@ impl<M: RingPage> Stage<M> {
     }
 }
 
-/// Memory that the processor reaches without a hypercall.
-pub trait Reach {
-    /// A page of memory.
-    type Page: RingPage;
-
-    /// The page of `place`, to be read or, where `write` says so, to be written; `None`: only the hypervisor reaches the
-    /// page.
-    fn page(&self, place: Place, write: bool) -> Option<&Self::Page>;
-}
-
 impl<M: RingPage> Stage<M> {
-    /// The page of a grant in this stage, as [`Reach::page`] gives a page.
-    #[must_use]
-    pub fn page(&self, gref: GrantRef, write: bool) -> Option<&M> {
-        if write { self.writable(gref) } else { self.readable(gref) }
+    /// Does those of `ops` at once that copy from pages of this stage to the owner's memory: `own` writes bytes at such a
+    /// place, or cannot. Gives the number of copies done.
+    ///
+    /// The bytes go through memory of the program's own, because the frontend may change its pages at any time.
+    pub fn fetch(&self, ops: &mut [CopyOp], mut own: impl FnMut(Place, &[u8]) -> bool) -> usize {
+        let (mut bytes, mut done) = ([0; HEAD_BYTES], 0);
+        for op in ops {
+            let (Place::Grant { gref, offset, .. }, dest) = (op.source(), op.dest()) else { continue };
+            let (from, len) = (usize::from(offset), usize::from(op.len()));
+            let (Some(page), Some(bytes)) = (self.readable(gref), bytes.get_mut(..len)) else { continue };
+            if from + len > PAGE_SIZE {
+                continue; // the hypervisor's answer is an error
+            }
+            page.copy_out(from, bytes);
+            if own(dest, bytes) {
+                op.set_status(GNTST_OKAY);
+                done += 1;
+            }
+        }
+        done
+    }
+
+    /// Does those of `ops` at once that copy from a packet's head to pages of this stage. The head's first bytes are
+    /// `bytes`. Gives the number of copies done; what is longer than a head, the hypervisor copies by the standing grant.
+    pub fn fill(&self, ops: &mut [CopyOp], head: &Part, bytes: &[u8]) -> usize {
+        let bytes = &bytes[..bytes.len().min(head.len.into())];
+        let Place::Own { frame: of_head, offset: begin } = head.place else { return 0 };
+        let mut done = 0;
+        for op in ops {
+            let (Place::Own { frame, offset }, Place::Grant { gref, offset: to, .. }) =
+                (op.source(), op.dest())
+            else {
+                continue;
+            };
+            if frame != of_head || usize::from(to) + usize::from(op.len()) > PAGE_SIZE {
+                continue;
+            }
+            let at = offset.checked_sub(begin).map(usize::from);
+            let piece = at.and_then(|at| bytes.get(at..at + usize::from(op.len())));
+            let (Some(page), Some(piece)) = (self.writable(gref), piece) else { continue };
+            page.copy_in(to.into(), piece);
+            op.set_status(GNTST_OKAY);
+            done += 1;
+        }
+        done
     }
 }
 
-/// Does `op` at once, if both sides are within `reach`; false: the hypervisor must do the copy.
-///
-/// The bytes go through `scratch` in pieces, because neither side is memory of the program's own: both may change at any
-/// time.
-pub fn copy_within_reach(op: &mut CopyOp, reach: &impl Reach, scratch: &mut [u8; 256]) -> bool {
-    let (source, dest, len) = (op.source(), op.dest(), usize::from(op.len()));
-    let (from, to) = (usize::from(source.offset()), usize::from(dest.offset()));
-    if from + len > PAGE_SIZE || to + len > PAGE_SIZE {
-        return false; // the hypervisor's answer is an error
+/// Has `copier` do those of `ops` that [`Stage::fetch`] or [`Stage::fill`] did not do, `done` of which they did. `rest` is
+/// room for a list.
+pub fn copy_rest(
+    ops: &mut [CopyOp],
+    done: usize,
+    copier: &mut (impl Copier + ?Sized),
+    rest: &mut Vec<CopyOp>,
+) {
+    if done == 0 {
+        return copier.copy(ops);
     }
-    let (Some(source), Some(dest)) = (reach.page(source, false), reach.page(dest, true)) else {
-        return false;
-    };
-    let mut done = 0;
-    while done < len {
-        let piece = &mut scratch[..(len - done).min(256)];
-        source.copy_out(from + done, piece);
-        dest.copy_in(to + done, piece);
-        done += piece.len();
+    if done >= ops.len() {
+        return;
     }
-    op.set_status(GNTST_OKAY);
-    true
+    rest.clear();
+    rest.extend(ops.iter().filter(|op| !op.ok()));
+    copier.copy(rest);
+    for (op, copied) in ops.iter_mut().filter(|op| !op.ok()).zip(&*rest) {
+        *op = *copied;
+    }
 }

@@ -62,7 +62,12 @@ pub struct Connection {
     pub abilities: Abilities,
     /// The frontend names the multicast addresses that it wants.
     pub multicast_control: bool,
+    /// The control ring and the frontend's event channel for the ring, if there is one.
+    pub control: Option<(GrantRef, Port)>,
 }
+
+/// The node by which a frontend asks for the filter of multicast packets, at any time.
+pub const REQUEST_MULTICAST_CONTROL: &str = "request-multicast-control";
 
 impl Connection {
     /// Reads a frontend's parameters by `read`, which gives the value of a node in the frontend's directory. The frontend may
@@ -88,7 +93,14 @@ impl Connection {
             checksum_ipv4: !flag("feature-no-csum-offload")?,
             checksum_ipv6: flag("feature-ipv6-csum-offload")?,
         };
-        let multicast_control = flag("request-multicast-control")?;
+        let multicast_control = flag(REQUEST_MULTICAST_CONTROL)?;
+        let control = match optional_number(&mut read, "ctrl-ring-ref")? {
+            None => None,
+            Some(ring) => {
+                let port = number(&mut read, "event-channel-ctrl")?;
+                Some((GrantRef::new(ring), Port::new(port)))
+            }
+        };
         let count = "multi-queue-num-queues";
         let queues = match optional_number(&mut read, count)? {
             None | Some(1) => Vec::from([queue(&mut read, "")?]),
@@ -97,7 +109,7 @@ impl Connection {
             }
             Some(queues) => return Err(BadParameter::bad(count, queues.to_string())),
         };
-        Ok(Self { queues, abilities, multicast_control })
+        Ok(Self { queues, abilities, multicast_control, control })
     }
 }
 
@@ -130,6 +142,7 @@ pub fn features(max_queues: usize) -> Vec<(&'static str, String)> {
         ("feature-multicast-control", true),
         ("feature-dynamic-multicast-control", true),
         ("feature-split-event-channels", true),
+        ("feature-ctrl-ring", true),
     ];
     let mut nodes: Vec<_> =
         flags.into_iter().map(|(name, on)| (name, if on { "1" } else { "0" }.to_string())).collect();
@@ -192,6 +205,21 @@ mod tests {
             (queues.len(), queues[1].rx_ring, queues[1].rx_port),
             (2, GrantRef::new(11), Some(Port::new(5)))
         );
+    }
+
+    #[test]
+    fn a_control_ring_has_a_port() {
+        assert_eq!(one_and(&[]).unwrap().control, None);
+        let ring = ("ctrl-ring-ref", "12");
+        assert_eq!(one_and(&[ring]), Err("no event-channel-ctrl".into()));
+        assert_eq!(
+            one_and(&[ring, ("event-channel-ctrl", "-1")]),
+            Err("bad event-channel-ctrl \"-1\"".into())
+        );
+        let control = one_and(&[ring, ("event-channel-ctrl", "7")]).unwrap().control;
+        assert_eq!(control, Some((GrantRef::new(12), Port::new(7))));
+        // A port without a ring says nothing.
+        assert_eq!(one_and(&[("event-channel-ctrl", "7")]).unwrap().control, None);
     }
 
     #[test]

@@ -97,19 +97,19 @@ cases! {
 }
 
 /// The most entries of a table, not 0.
-async fn most(net: &mut Net<'_>) -> Verdict<u32> {
+pub(super) async fn most(net: &mut Net<'_>) -> Verdict<u32> {
     let most = supported(net, XEN_NETIF_CTRL_TYPE_GET_HASH_MAPPING_SIZE, [0; 3], SUCCESS).await?;
     require!(most > 0, "the backend has no table");
     Ok(most)
 }
 
-async fn set_size(net: &mut Net<'_>, size: u32, wanted: u32) -> Verdict {
+pub(super) async fn set_size(net: &mut Net<'_>, size: u32, wanted: u32) -> Verdict {
     status(net, XEN_NETIF_CTRL_TYPE_SET_HASH_MAPPING_SIZE, [size, 0, 0], wanted).await?;
     Ok(())
 }
 
 /// Sets a sub-table, and gives the status.
-async fn set(net: &mut Net<'_>, entries: &[u32], count: u32, offset: u32) -> Verdict<u32> {
+pub(super) async fn set(net: &mut Net<'_>, entries: &[u32], count: u32, offset: u32) -> Verdict<u32> {
     let page = Granted::new(net.sender.dom, 1, true)?;
     page.bytes().write(0, entries.as_bytes());
     let data = [page.gref(0), count, offset];
@@ -208,11 +208,11 @@ async fn not_granted(env: &mut Env) -> Verdict {
     net.close().await
 }
 
-const UDP4: Kind = Kind { v6: false, tcp: false };
-const TCP4: Kind = Kind { v6: false, tcp: true };
+pub(super) const UDP4: Kind = Kind { v6: false, tcp: false };
+pub(super) const TCP4: Kind = Kind { v6: false, tcp: true };
 
 /// Enables hashes of IPv4 with `key` for the end that has a control ring, and lets it receive.
-async fn hashing<'a>(env: &'a mut Env, queues: u32, key: &[u8]) -> Verdict<Net<'a>> {
+pub(super) async fn hashing<'a>(env: &'a mut Env, queues: u32, key: &[u8]) -> Verdict<Net<'a>> {
     let mut net = with_control(env, queues).await?;
     let kinds = kinds(&mut net).await?;
     require!(kinds & 3 == 3, "the backend hashes no IPv4");
@@ -227,19 +227,29 @@ async fn hashing<'a>(env: &'a mut Env, queues: u32, key: &[u8]) -> Verdict<Net<'
 /// A packet to the end that has the control ring; received on `queue`.
 async fn to_hashing(net: &mut Net<'_>, kind: Kind, queue: usize) -> Verdict<Got> {
     let bytes = frames::transport(kind, net.sender.mac, net.receiver.mac, 100, queue as u8, false);
-    let made = Made::whole(net.receiver.dom, &bytes)?;
-    net.receiver.ask(&made).await?;
+    deliver(net, &bytes, queue).await
+}
+
+/// A frame to the end that has the control ring; received on `queue`.
+pub(super) async fn deliver(net: &mut Net<'_>, bytes: &[u8], queue: usize) -> Verdict<Got> {
+    let made = Made::whole(net.receiver.dom, bytes)?;
+    deliver_made(net, &made, queue).await
+}
+
+/// The same of a frame that was made before.
+pub(super) async fn deliver_made(net: &mut Net<'_>, made: &Made, queue: usize) -> Verdict<Got> {
+    net.receiver.ask(made).await?;
     net.swap();
     let got = net.receive_on(queue).await;
     net.swap();
     let got = got?;
-    super::front::same("a packet", &got.bytes, &bytes)?;
+    super::front::same("a packet", &got.bytes, &made.bytes)?;
     Ok(got)
 }
 
 /// The hash that a frame has. A frontend is to accept hashes; a backend need not tell them, and Linux's xen-netback tells
 /// none where there is one queue.
-fn hash_of(got: &Got) -> Verdict<(u8, u8, u32)> {
+pub(super) fn hash_of(got: &Got) -> Verdict<(u8, u8, u32)> {
     let hash = got.hash();
     require!(hash.is_some(), "the backend tells no hashes");
     Ok(hash.unwrap_or_default())
@@ -266,7 +276,7 @@ async fn told(env: &mut Env) -> Verdict {
 }
 
 /// The Toeplitz hash, bit by bit as the header has it.
-fn by_the_header(key: &[u8], buffer: &[u8]) -> u32 {
+pub(super) fn by_the_header(key: &[u8], buffer: &[u8]) -> u32 {
     let bit = |bytes: &[u8], at: usize| bytes.get(at / 8).is_some_and(|byte| byte >> (7 - at % 8) & 1 != 0);
     let window = |from: usize| (from..from + 32).fold(0, |window, at| window << 1 | u32::from(bit(key, at)));
     (0..buffer.len() * 8).filter(|&at| bit(buffer, at)).fold(0, |hash, at| hash ^ window(at))

@@ -8,10 +8,13 @@
 pub mod again;
 pub mod connect;
 pub mod control;
+pub mod control_hostile;
 pub mod extras;
+pub mod flows;
 pub mod front;
 pub mod hashes;
 pub mod hostile;
+pub mod lent;
 pub mod multicast;
 pub mod nodes;
 pub mod offload;
@@ -19,6 +22,7 @@ pub mod pieces;
 pub mod receive;
 pub mod ring;
 pub mod staging;
+pub mod steering;
 pub mod transmit;
 
 /// How long a backend that turns a frontend away has for a change of mind.

@@ -67,6 +67,31 @@ cases! {
         rule: "The list is a connection's: a new one begins without addresses.",
         source: "io/netif.h, 'The list is amended by the frontend'",
     }
+    "netif.multicast.asked-while-connected" = asked_later {
+        title: "request-multicast-control set while connected",
+        rule: "With feature-dynamic-multicast-control the filter may be asked for at any time.",
+        source: "io/netif.h, 'feature-dynamic-multicast-control'",
+    }
+    "netif.multicast.withdrawn-while-connected" = withdrawn {
+        title: "request-multicast-control set to 0 while connected",
+        rule: "With feature-dynamic-multicast-control the backend samples the value again on watch events.",
+        source: "io/netif.h, 'In this case, the backend will watch the value'",
+    }
+    "netif.multicast.request-removed" = request_removed {
+        title: "the node request-multicast-control removed while connected",
+        rule: "A request that is not there is not set: multicast frames are flooded again.",
+        source: "io/netif.h, 'feature-dynamic-multicast-control'",
+    }
+    "netif.multicast.list-outlives-the-request" = list_outlives {
+        title: "an address added before the filter is asked for, withdrawn and asked for again",
+        rule: "The list may be amended though the filter is not asked for, and applies once it is.",
+        source: "io/netif.h, 'the filter list may be amended even if'",
+    }
+    "netif.multicast.asked-often" = asked_often {
+        title: "request-multicast-control written two hundred times while frames go",
+        rule: "The last value that was written counts, and frames to stations pass meanwhile.",
+        source: "io/netif.h, 'the backend will watch the value and re-sample on watch events'",
+    }
 }
 
 const GROUP: Mac = [1, 0, 0x5e, 0, 0, 0x42];
@@ -209,5 +234,102 @@ async fn new_connection(env: &mut Env) -> Verdict {
     net.reset(Which::Receiver).await?;
     net.join(Which::Receiver, &Options::with("request-multicast-control", 1)).await?;
     reaches(&mut net, GROUP, false).await?;
+    net.close().await
+}
+
+const REQUEST: &str = "request-multicast-control";
+/// Tries until a value that was written must have been seen, with a pause between any two.
+const TRIES: u32 = 100;
+const PAUSE_NS: u64 = 20_000_000;
+
+/// A net whose receiver's backend follows the request.
+async fn dynamic(env: &mut Env, asked: bool) -> Verdict<Net<'_>> {
+    let mut net = with_filter(env, asked).await?;
+    net.needs("feature-dynamic-multicast-control").await?;
+    Ok(net)
+}
+
+/// The receiver writes its request.
+async fn request(net: &mut Net<'_>, asked: u32) -> Verdict {
+    net.device(Which::Receiver).write_front(REQUEST, asked).await
+}
+
+/// Whether a frame to `address` reaches the receiver now.
+async fn does_reach(net: &mut Net<'_>, address: Mac) -> Verdict<bool> {
+    let (made, mark) = (net.made_to(address, 100, address[5])?, net.mark()?);
+    net.sender.ask(&made).await?;
+    net.sender.ask(&mark).await?;
+    let got = net.receive().await?;
+    if got.bytes == mark.bytes {
+        return Ok(false);
+    }
+    super::front::same("a multicast frame", &got.bytes, &made.bytes)?;
+    super::front::same("the frame behind", &net.receive().await?.bytes, &mark.bytes)?;
+    Ok(true)
+}
+
+/// Looks that frames to `address` soon reach the receiver, or soon do not, and that this lasts.
+async fn comes_to(net: &mut Net<'_>, address: Mac, wanted: bool) -> Verdict {
+    for _ in 0..TRIES {
+        if does_reach(net, address).await? == wanted {
+            return reaches(net, address, wanted).await;
+        }
+        pvrt::executor::time::sleep(PAUSE_NS).await;
+    }
+    let word = if wanted { "does not reach" } else { "still reaches" };
+    Err(crate::Problem::Fail(alloc::format!("a multicast frame {word} the receiver")))
+}
+
+async fn asked_later(env: &mut Env) -> Verdict {
+    let mut net = dynamic(env, false).await?;
+    reaches(&mut net, GROUP, true).await?;
+    request(&mut net, 1).await?;
+    comes_to(&mut net, GROUP, false).await?;
+    reaches(&mut net, [0xff; 6], true).await?;
+    add(&mut net, GROUP).await?;
+    reaches(&mut net, GROUP, true).await?;
+    net.close().await
+}
+
+async fn withdrawn(env: &mut Env) -> Verdict {
+    let mut net = dynamic(env, true).await?;
+    reaches(&mut net, GROUP, false).await?;
+    for asked in [0, 1, 0] {
+        request(&mut net, asked).await?;
+        comes_to(&mut net, GROUP, asked == 0).await?;
+    }
+    net.close().await
+}
+
+async fn request_removed(env: &mut Env) -> Verdict {
+    let mut net = dynamic(env, true).await?;
+    reaches(&mut net, GROUP, false).await?;
+    net.device(Which::Receiver).remove_front(REQUEST).await?;
+    comes_to(&mut net, GROUP, true).await?;
+    net.close().await
+}
+
+async fn list_outlives(env: &mut Env) -> Verdict {
+    let mut net = dynamic(env, false).await?;
+    add(&mut net, GROUP).await?;
+    for asked in [1, 0, 1] {
+        request(&mut net, asked).await?;
+        comes_to(&mut net, OTHER, asked == 0).await?;
+        reaches(&mut net, GROUP, true).await?;
+    }
+    net.close().await
+}
+
+async fn asked_often(env: &mut Env) -> Verdict {
+    let mut net = dynamic(env, false).await?;
+    for round in 0..200 {
+        request(&mut net, 1 - round % 2).await?;
+        if round % 20 == 0 {
+            net.goes_on().await?;
+        }
+    }
+    comes_to(&mut net, GROUP, true).await?;
+    request(&mut net, 1).await?;
+    comes_to(&mut net, GROUP, false).await?;
     net.close().await
 }

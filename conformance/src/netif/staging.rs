@@ -90,12 +90,12 @@ cases! {
     }
 }
 
-const ADD: u16 = XEN_NETIF_CTRL_TYPE_ADD_GREF_MAPPING;
-const DEL: u16 = XEN_NETIF_CTRL_TYPE_DEL_GREF_MAPPING;
-const INVALID: u32 = XEN_NETIF_CTRL_STATUS_INVALID_PARAMETER;
+pub(super) const ADD: u16 = XEN_NETIF_CTRL_TYPE_ADD_GREF_MAPPING;
+pub(super) const DEL: u16 = XEN_NETIF_CTRL_TYPE_DEL_GREF_MAPPING;
+pub(super) const INVALID: u32 = XEN_NETIF_CTRL_STATUS_INVALID_PARAMETER;
 
 /// A net whose backend keeps at least eight pages, and how many.
-async fn with_stage(env: &mut Env) -> Verdict<(Net<'_>, u32)> {
+pub(super) async fn with_stage(env: &mut Env) -> Verdict<(Net<'_>, u32)> {
     let mut net = with_control(env, 1).await?;
     let most = supported(&mut net, XEN_NETIF_CTRL_TYPE_GET_GREF_MAPPING_SIZE, [0; 3], SUCCESS).await?;
     require!(most >= 8, "the backend keeps {most} pages");
@@ -103,12 +103,16 @@ async fn with_stage(env: &mut Env) -> Verdict<(Net<'_>, u32)> {
 }
 
 /// The entries of a list of whole pages.
-fn entries(pages: &Granted, flags: u16) -> Vec<XenNetifGref> {
+pub(super) fn entries(pages: &Granted, flags: u16) -> Vec<XenNetifGref> {
     (0..pages.count()).map(|page| XenNetifGref { r#ref: pages.gref(page), flags, status: 0 }).collect()
 }
 
 /// Asks with a list; gives the status, the data, and the list afterwards.
-async fn ask(net: &mut Net<'_>, kind: u16, list: &[XenNetifGref]) -> Verdict<(u32, u32, Vec<XenNetifGref>)> {
+pub(super) async fn ask(
+    net: &mut Net<'_>,
+    kind: u16,
+    list: &[XenNetifGref],
+) -> Verdict<(u32, u32, Vec<XenNetifGref>)> {
     let page = Granted::new(net.sender.dom, 1, false)?;
     page.bytes().write(0, list.as_bytes());
     let data = [0, page.gref(0), list.len() as u32];
@@ -120,12 +124,12 @@ async fn ask(net: &mut Net<'_>, kind: u16, list: &[XenNetifGref]) -> Verdict<(u3
     Ok((status, value, after))
 }
 
-async fn add(net: &mut Net<'_>, list: &[XenNetifGref]) -> Verdict {
+pub(super) async fn add(net: &mut Net<'_>, list: &[XenNetifGref]) -> Verdict {
     ensure_eq!(ask(net, ADD, list).await?.0, SUCCESS, "status of a list of {}", list.len());
     Ok(())
 }
 
-async fn remove(net: &mut Net<'_>, list: &[XenNetifGref]) -> Verdict {
+pub(super) async fn remove(net: &mut Net<'_>, list: &[XenNetifGref]) -> Verdict {
     let (status, count, after) = ask(net, DEL, list).await?;
     ensure_eq!((status, count), (SUCCESS, list.len() as u32), "status and count of a removal");
     ensure!(after.iter().all(|entry| entry.status == 0), "statuses of a removal: {after:?}");

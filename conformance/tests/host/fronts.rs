@@ -160,7 +160,7 @@ fn offload(offload: Offload) -> Option<netfront::Offload> {
         Some((2, size)) => Some(Gso { kind: GsoKind::TcpV6, size }),
         Some(_) => return None,
     };
-    Some(netfront::Offload { checksum, gso })
+    Some(netfront::Offload { checksum, gso, hash: None })
 }
 
 impl NetFrontend for Linked {
@@ -186,7 +186,7 @@ impl NetFrontend for Linked {
             let interface = self.interface()?;
             let mut frame = Vec::new();
             loop {
-                if let Some(netfront::Offload { checksum, gso }) =
+                if let Some(netfront::Offload { checksum, gso, .. }) =
                     interface.receive(&mut frame).map_err(told_net)?
                 {
                     interface.flush().map_err(told_net)?;

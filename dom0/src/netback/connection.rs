@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Poll;
 
 use backends::net::vif;
-use backends::net::{Disconnect, Intake, RxQueue, TxQueue};
+use backends::net::{Control, Disconnect, Intake, RxQueue, TxQueue};
 use pvrt::event::Port;
 use pvrt::executor::sync::{Notify, Receiver as Outcome};
 use pvrt::executor::{select, spawn_join, time};
@@ -18,6 +18,7 @@ use pvrt::grant::{CopyPages, GrantMap, map_grants};
 use ring_abi::ring::{BackRing, RingProtocol};
 use ring_abi::types::{DomId, GrantRef, Port as PortNumber};
 
+use super::control::ControlRing;
 use super::sender::Sender;
 use super::{HEAD_PAGES, OpenPort};
 use crate::xenbus::{self, Bell};
@@ -85,10 +86,19 @@ impl Connection {
             events.push(tx_port);
             events.extend(queue.rx_port.map(|_| rx_port));
         }
+        let control = match parameters.control {
+            None => None,
+            Some((ring, port)) => {
+                let port = bind(domain, port)?;
+                let ring = Control::new(map(domain, ring, "for control")?, Bell(port.clone()));
+                Some(ControlRing::new(ring, port, domain))
+            }
+        };
         let (stop, task) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
         let sender = Sender::new(port.id, senders, heads);
         port.network.0.lock().way.connect(port.id, receivers, intake, parameters.abilities, task.clone());
-        let service = Service { port: port.clone(), sender, events, stop: stop.clone(), task: task.clone() };
+        let port = port.clone();
+        let service = Service { port, sender, events, control, stop: stop.clone(), task: task.clone() };
         Ok(Self { stop, task, ended: spawn_join(service.run()) })
     }
 }
@@ -109,6 +119,7 @@ struct Service {
     port: Arc<OpenPort>,
     sender: Sender,
     events: Vec<Arc<Port>>,
+    control: Option<ControlRing>,
     stop: Arc<AtomicBool>,
     task: Arc<Notify>,
 }
@@ -128,9 +139,15 @@ impl Service {
 
     async fn serve(&mut self) -> Option<Disconnect> {
         while !self.stop.load(Ordering::Relaxed) {
+            if let Some(control) = &mut self.control
+                && control.is_due()
+                && let Err(reason) = self.port.network.0.lock().control(self.port.id, control)
+            {
+                return Some(reason);
+            }
             let round = self.port.network.0.lock().round(&mut self.sender, time::now_ns());
             let armed = match round {
-                Ok(next) if next.again => Ok(true),
+                Ok(next) if next.again || self.control.as_mut().is_some_and(ControlRing::is_due) => Ok(true),
                 Ok(_) => self.sender.arm(),
                 Err(reason) => return Some(reason),
             };
@@ -151,7 +168,13 @@ impl Service {
                 None => pending().await,
             }
         };
-        select(any(&self.events), select(self.task.notified(), clock)).await;
+        let control = async {
+            match &mut self.control {
+                Some(control) => control.wait().await,
+                None => pending().await,
+            }
+        };
+        select(select(any(&self.events), control), select(self.task.notified(), clock)).await;
         // An event may tell of room for what others send here.
         self.port.network.0.lock().way.roomy(self.port.id);
     }

@@ -10,11 +10,12 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use backends::net::{Disconnect, HEAD_BYTES, Taken, TxBatch, TxId};
 use pvrt::Account;
+use pvrt::grant::CopyPages;
 
 use super::finisher::Finisher;
 use super::outside::Outside;
 use super::passage::Onward;
-use super::sender::{FrameKind, MAX_PARKED, Parked, Sender};
+use super::sender::{Frame, FrameKind, MAX_PARKED, Parked, Sender};
 use super::way::{Sent, Way};
 use crate::net::Head;
 use crate::net::headers::{Network, Transport};
@@ -54,12 +55,14 @@ pub(super) struct Fabric {
     /// Packets of the batch that somebody did not get: who, and why.
     pub(super) lost: Vec<(PortId, Reason)>,
     pub(super) finisher: Finisher,
+    /// The page by which control requests read and write pages of a frontend's.
+    pub(super) control_page: CopyPages,
 }
 
 impl Fabric {
-    pub(super) fn new(switch: Switch, finisher: Finisher) -> Self {
+    pub(super) fn new(switch: Switch, finisher: Finisher, control_page: CopyPages) -> Self {
         let (batch, lost) = (TxBatch::with_capacity(BATCH), Vec::with_capacity(MAX_PORTS));
-        Self { switch, way: Way::new(), outside: None, batch, lost, finisher }
+        Self { switch, way: Way::new(), outside: None, batch, lost, finisher, control_page }
     }
 
     /// Carries a batch of a vif's packets to where they go.
@@ -109,9 +112,9 @@ impl Fabric {
             self.forward_all(sender, queue, &left, now_ns, next);
             return Ok(());
         }
-        let Some(intake) = self.way.intake(sender.port) else { return Ok(()) };
+        let Some((intake, stage)) = self.way.intake(sender.port, queue) else { return Ok(()) };
         let most = BATCH / sender.queues();
-        match sender.take(queue, most, intake, now_ns, &mut self.batch)? {
+        match sender.take(queue, most, (intake, stage), now_ns, &mut self.batch)? {
             Taken::More => next.again = true,
             Taken::NoCredit { until_ns } => next.at(until_ns),
             Taken::NoHead | Taken::Empty => {}
@@ -194,9 +197,10 @@ impl Fabric {
                         sender.write_head(queue, id, head.bytes());
                     }
                 }
-                let (to, is_card, kind) = (target.port, target.kind == PortKind::Wire, FrameKind::of(&head));
+                let (to, is_card) = (target.port, target.kind == PortKind::Wire);
+                let kind = FrameKind::of(&head, self.way.is_hashing());
                 let until_ns = now_ns.saturating_add(PARKED_NS);
-                self.send_one(sender, Parked { queue, id, to, is_card, kind, until_ns }, next);
+                self.send_one(sender, Parked { queue, id, to, is_card, kind, until_ns }, head.bytes(), next);
             }
             Verdict::Many(targets) => {
                 let from = (sender.port, queue);
@@ -211,22 +215,24 @@ impl Fabric {
 
     /// Sends a packet that has one receiver; if there is no room, the packet waits.
     #[inline(always)]
-    fn send_one(&mut self, sender: &mut Sender, packet: Parked, next: &mut Next) {
+    fn send_one(&mut self, sender: &mut Sender, packet: Parked, head: &[u8], next: &mut Next) {
         let waits = sender.parked.iter().any(|parked| parked.flow() == packet.flow())
-            || !self.is_sent(sender, &packet, next);
+            || !self.is_sent(sender, &packet, head, next);
         if waits && sender.parked.try_push(packet).is_err() {
             self.drop(&packet);
         }
     }
 
-    /// Sends a packet, or drops it; `false`: there is no room yet.
+    /// Sends a packet, or drops it; `false`: there is no room yet. `head`: the bytes of the packet's head, if they are at
+    /// hand.
     #[inline(always)]
-    fn is_sent(&mut self, sender: &mut Sender, packet: &Parked, next: &mut Next) -> bool {
+    fn is_sent(&mut self, sender: &mut Sender, packet: &Parked, head: &[u8], next: &mut Next) -> bool {
         let &Parked { queue, id, to, kind, .. } = packet;
         if packet.is_card {
             return self.is_sent_out(sender, packet);
         }
-        match self.finisher.send(&mut self.way, &sender.queue(queue).packet(id), to, kind, queue) {
+        let frame = Frame { kind, from_queue: queue, head };
+        match self.finisher.send(&mut self.way, &sender.queue(queue).packet(id), to, &frame) {
             Sent::NoRoom { queue, needed } => {
                 next.again |= self.way.wait_for_room(sender.port, to, queue, needed);
                 return false;
@@ -250,7 +256,7 @@ impl Fabric {
         for packet in core::mem::take(&mut sender.parked) {
             if now_ns >= packet.until_ns {
                 self.drop(&packet);
-            } else if full.contains(&packet.flow()) || !self.is_sent(sender, &packet, next) {
+            } else if full.contains(&packet.flow()) || !self.is_sent(sender, &packet, &[], next) {
                 full.push(packet.flow());
                 sender.parked.push(packet);
             }

@@ -10,7 +10,7 @@ use pvrt::mem::OutOfMemory;
 use ring_abi::types::PAGE_SIZE;
 
 use super::copier::Hypervisor;
-use super::sender::FrameKind;
+use super::sender::Frame;
 use super::way::{Sent, Way};
 use crate::net::Head;
 use crate::net::segment::{Cut, MAX_SEGMENTS, Sum, complete_head, rest_of};
@@ -38,22 +38,17 @@ impl Finisher {
 
     /// Sends a packet to one vif: as it is, or what comes of the packet when dom0 finishes it. When a later part of that finds no
     /// room, the rest is dropped.
-    pub(super) fn send(
-        &mut self,
-        way: &mut Way,
-        packet: &Packet<'_>,
-        to: PortId,
-        kind: FrameKind,
-        from_queue: usize,
-    ) -> Sent {
-        let sent = way.send(packet, to, kind, from_queue);
+    pub(super) fn send(&mut self, way: &mut Way, packet: &Packet<'_>, to: PortId, frame: &Frame<'_>) -> Sent {
+        let sent = way.send(packet, to, frame);
         if sent != Sent::Unfinished {
             return sent;
         }
-        let takes_gso = way.takes_gso(to, packet, kind.is_ipv6);
+        // What comes of the packet has heads of its own.
+        let frame = &Frame { head: &[], ..*frame };
+        let takes_gso = way.takes_gso(to, packet, frame.kind.is_ipv6);
         let (mut last, mut is_first) = (Sent::Yes, true);
         let is_finished = self.finish(packet, takes_gso, |part| {
-            last = match way.send(part, to, kind, from_queue) {
+            last = match way.send(part, to, frame) {
                 Sent::NoRoom { .. } if !is_first => Sent::Dropped(Reason::NoRoom),
                 Sent::Unfinished => Sent::Dropped(Reason::TooBig),
                 sent => sent,

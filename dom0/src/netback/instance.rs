@@ -46,6 +46,8 @@ impl Instance {
 impl Backend for Instance {
     type Connection = Connection;
 
+    const WATCHED: &'static [&'static str] = &[vif::REQUEST_MULTICAST_CONTROL];
+
     /// Finds the bridge and tells the frontend what the backend can do.
     fn announce(&mut self, device: &Device) -> Result<(), String> {
         if self.port.is_none() {
@@ -72,6 +74,16 @@ impl Backend for Instance {
         let connection = Connection::open(device.id.domain, port, &parameters, intake)?;
         log::debug!("{}: connected, {} queues", device.named(), parameters.queues.len());
         Ok(connection)
+    }
+
+    /// Follows the frontend's wish for the filter of multicast packets (`feature-dynamic-multicast-control`).
+    fn follow(&mut self, device: &Device, _: &Connection) {
+        let asked = device.read_front(vif::REQUEST_MULTICAST_CONTROL);
+        // What is no number asks for nothing.
+        let asked = asked.and_then(|text| text.trim().parse::<u32>().ok()).is_some_and(|value| value != 0);
+        if let Some(port) = &self.port {
+            port.network.0.lock().way.ask_multicast(port.id, asked);
+        }
     }
 }
 

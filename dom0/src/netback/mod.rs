@@ -10,11 +10,13 @@
 //! - `finisher`: packets whose receiver does not take them as they are;
 //! - `outside`, `passage`: dom0's own place, and the way from and to network cards;
 //! - `card`, `lending`: a card, and the packets that it reads out of guests' pages;
-//! - `copier`: the hypervisor copies.
+//! - `copier`: the hypervisor copies;
+//! - `control`: what a frontend sets by its control ring.
 #![forbid(unsafe_code)]
 
 mod card;
 mod connection;
+mod control;
 mod copier;
 mod fabric;
 mod finisher;
@@ -37,10 +39,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
-use backends::net::TX_QUEUE_BYTES;
+use backends::net::{HEADS_PER_PAGE, max_bytes};
 use pvrt::Account;
 use pvrt::executor::time;
-use ring_abi::types::PAGE_SIZE;
+use pvrt::grant::{CopyPages, GrantPage};
 use spin::Mutex;
 
 use self::fabric::Fabric;
@@ -59,9 +61,10 @@ const MAX_QUEUES: usize = 4;
 const HEAD_PAGES: usize = 4;
 
 /// Most bytes of heap that a frontend can make one vif keep, whatever the frontend does: the heads of its packets, what is
-/// known of each packet, and what an instance has in any case (its tasks, its watches, its paths, its mappings).
-pub const BYTES_PER_VIF: usize = HEAD_PAGES * PAGE_SIZE + TX_QUEUE_BYTES + (16 << 10);
-const _: () = assert!(BYTES_PER_VIF <= 96 << 10);
+/// known of each packet, the pages that it lends, and what an instance has in any case (its tasks, its watches, its paths,
+/// its mappings).
+pub const BYTES_PER_VIF: usize = max_bytes(size_of::<GrantPage>()) + (16 << 10);
+const _: () = assert!(BYTES_PER_VIF <= 96 << 10 && backends::net::MAX_HEADS == HEAD_PAGES * HEADS_PER_PAGE);
 
 /// The bridge that every network has: the one that configurations mean if they name none.
 const FIRST_BRIDGE: &str = "xenbr0";
@@ -81,7 +84,8 @@ impl Network {
             log::error!("bridge {FIRST_BRIDGE}: {error}");
         }
         let finisher = Finisher::new().expect("a hundred KiB when dom0 starts");
-        Self(Mutex::new(Fabric::new(switch, finisher)))
+        let control_page = CopyPages::new(1).expect("a page when dom0 starts");
+        Self(Mutex::new(Fabric::new(switch, finisher, control_page)))
     }
 
     /// The names of all bridges.

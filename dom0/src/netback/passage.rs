@@ -8,7 +8,7 @@ use backends::net::{Checksum, Copier, HEAD_BYTES, MAX_PARTS, Offload, Packet, Pa
 use super::card::{Handed, Unsent};
 use super::fabric::{BATCH, Fabric};
 use super::outside::STACK_BYTES;
-use super::sender::{FrameKind, Parked, Sender};
+use super::sender::{Frame, FrameKind, Parked, Sender};
 use super::way::Sent;
 use crate::net::Head;
 use crate::net::router::Routed;
@@ -67,9 +67,9 @@ impl Fabric {
         head: &mut Head<'_>,
         now_ns: u64,
     ) {
-        let kind_of_frame = FrameKind::of(head);
+        let kind = FrameKind::of(head, self.way.is_hashing());
         let mut cards = ArrayVec::<PortId, 8>::new();
-        for Target { port, kind, .. } in targets.iter(&self.switch) {
+        for Target { port, kind: kind_of_port, .. } in targets.iter(&self.switch) {
             // There may be as many receivers as ports, and each costs as many copies as the packet has parts.
             if self.way.is_long() {
                 match (&mut copier, &self.outside) {
@@ -78,14 +78,15 @@ impl Fabric {
                     (None, None) => {}
                 }
             }
-            match kind {
+            match kind_of_port {
                 PortKind::Vif => {
-                    let reason =
-                        match self.finisher.send(&mut self.way, packet, port, kind_of_frame, from_queue) {
-                            Sent::NoRoom { .. } => Reason::NoRoom,
-                            Sent::Dropped(reason) => reason,
-                            Sent::Yes | Sent::Unwanted | Sent::Unfinished => continue,
-                        };
+                    let bytes = if head.is_changed() { &[] } else { head.bytes() };
+                    let frame = Frame { kind, from_queue, head: bytes };
+                    let reason = match self.finisher.send(&mut self.way, packet, port, &frame) {
+                        Sent::NoRoom { .. } => Reason::NoRoom,
+                        Sent::Dropped(reason) => reason,
+                        Sent::Yes | Sent::Unwanted | Sent::Unfinished => continue,
+                    };
                     self.lost.push((port, reason));
                 }
                 PortKind::Local => {
@@ -235,19 +236,21 @@ impl Fabric {
                     if head.is_changed() {
                         received.write(0, head.bytes());
                     }
-                    self.send_now(&packet, target, FrameKind::of(&head));
+                    self.send_now(&packet, target, &head);
                 }
             },
             Verdict::Many(targets) => self.send_many(None, &packet, (port, 0), &targets, &mut head, now_ns),
         }
     }
 
-    /// Sends a packet of dom0's own memory to one receiver, which gets it now or never.
-    fn send_now(&mut self, packet: &Packet<'_>, target: Target, kind: FrameKind) {
+    /// Sends a packet of dom0's own memory, whose head is `head`, to one receiver, which gets it now or never.
+    fn send_now(&mut self, packet: &Packet<'_>, target: Target, head: &Head<'_>) {
         if target.kind == PortKind::Wire {
             return self.send_out(packet, target.port);
         }
-        let reason = match self.finisher.send(&mut self.way, packet, target.port, kind, 0) {
+        let kind = FrameKind::of(head, self.way.is_hashing());
+        let frame = Frame { kind, from_queue: 0, head: head.bytes() };
+        let reason = match self.finisher.send(&mut self.way, packet, target.port, &frame) {
             Sent::Yes | Sent::Unwanted | Sent::Unfinished => return,
             Sent::NoRoom { .. } => Reason::NoRoom,
             Sent::Dropped(reason) => reason,
@@ -307,7 +310,7 @@ impl Fabric {
         let Some(mut head) = Head::parse(&mut frame[..head_len], len) else { return };
         match self.switch.forward(now_ns, own, &head, false) {
             Verdict::Drop(_) => {}
-            Verdict::One(target) => self.send_now(&packet, target, FrameKind::of(&head)),
+            Verdict::One(target) => self.send_now(&packet, target, &head),
             Verdict::Many(targets) => self.send_many(None, &packet, (own, 0), &targets, &mut head, now_ns),
         }
         // The next frame takes the same page.

@@ -4,14 +4,15 @@ use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 use backends::net::{
-    Copier, Disconnect, HEAD_BYTES, HEADS_PER_PAGE, Intake, MAX_HEADS, Packet, Taken, TxBatch, TxId, TxQueue,
+    Copier, Disconnect, Flow, HEAD_BYTES, HEADS_PER_PAGE, Intake, MAX_HEADS, Packet, Stage, Taken, TxBatch,
+    TxId, TxQueue,
 };
-use pvrt::grant::{CopyPages, GrantMap};
+use pvrt::grant::{CopyPages, GrantMap, GrantPage};
 use ring_abi::types::PAGE_SIZE;
 use zerocopy::IntoBytes;
 
 use super::MAX_QUEUES;
-use super::copier::Hypervisor;
+use super::copier::{Fetcher, Hypervisor};
 use crate::net::headers::Network;
 use crate::net::switch::{Ethernet, PortId};
 use crate::net::{Head, MacAddr};
@@ -30,12 +31,26 @@ pub(super) struct FrameKind {
     /// The station or group that the packet is for.
     pub(super) to: MacAddr,
     pub(super) is_ipv6: bool,
+    /// What the packet's hash is of; `None`: no receiver hashes, or the packet has nothing to hash.
+    pub(super) flow: Option<Flow>,
 }
 
 impl FrameKind {
-    pub(super) fn of(head: &Head<'_>) -> Self {
-        Self { to: head.to(), is_ipv6: head.network() == Network::Ipv6 }
+    /// `is_hashing`: some receiver hashes packets.
+    pub(super) fn of(head: &Head<'_>, is_hashing: bool) -> Self {
+        let flow = if is_hashing { head.hashed() } else { None };
+        Self { to: head.to(), is_ipv6: head.network() == Network::Ipv6, flow }
     }
+}
+
+/// A packet's frame, beside where its bytes lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frame<'a> {
+    pub(super) kind: FrameKind,
+    /// The queue that the packet came by.
+    pub(super) from_queue: usize,
+    /// The packet's first bytes as they are in its head; none if they are not at hand.
+    pub(super) head: &'a [u8],
 }
 
 /// A packet that waits until there is room where it goes.
@@ -125,18 +140,18 @@ impl Sender {
         core::mem::take(&mut self.queues[queue].left)
     }
 
-    /// Takes packets from a ring, and has their heads copied.
+    /// Takes packets from a ring, and has their heads copied: from pages of `stage` without a hypercall.
     pub(super) fn take(
         &mut self,
         queue: usize,
         most: usize,
-        intake: &mut Intake,
+        (intake, stage): (&mut Intake, &Stage<GrantPage>),
         now_ns: u64,
         batch: &mut TxBatch,
     ) -> Result<Taken, Disconnect> {
         let Queue { ring, last, .. } = &mut self.queues[queue];
         *last = ring.take(most, intake, now_ns, batch)?;
-        ring.read_heads(batch, &mut Hypervisor(&self.heads));
+        ring.read_heads(batch, &mut Fetcher { heads: &self.heads, stage });
         Ok(*last)
     }
 

@@ -6,15 +6,16 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use backends::net::vif::Abilities;
 use backends::net::{
-    Checksum, Copier, CopyOp, Disconnect, Intake, MAX_SLOTS, Offload, Packet, Planned, Refused, RxQueue, TxId,
+    Checksum, Controlled, Copier, CopyOp, Disconnect, Intake, MAX_SLOTS, Offload, Packet, PacketHash,
+    Planned, Refused, RxQueue, Stage, TxId, copy_rest,
 };
 use pvrt::Account;
 use pvrt::executor::sync::Notify;
-use pvrt::grant::GrantMap;
+use pvrt::grant::{GrantMap, GrantPage, unmap_pages};
 use ring_abi::types::PAGE_SIZE;
 
 use super::MAX_QUEUES;
-use super::sender::{FrameKind, Sender};
+use super::sender::{Frame, Sender};
 use crate::net::segment::MAX_SEGMENTS;
 use crate::net::switch::{Again, Ethernet, PortId, Reason};
 use crate::xenbus::Bell;
@@ -34,6 +35,8 @@ struct End {
     queues: ArrayVec<Queue, MAX_QUEUES>,
     intake: Intake,
     abilities: Abilities,
+    /// What the frontend set by its control ring.
+    controlled: Controlled<GrantPage>,
     /// The frontend ruined a ring, as a sender found. Nothing goes to the frontend any more.
     ruined: Option<Disconnect>,
     /// Wakes the vif's own task.
@@ -76,6 +79,10 @@ pub(super) struct Way {
     /// By the ports' places.
     ends: Vec<Option<End>>,
     copies: Vec<CopyOp>,
+    /// Of the copies: those that are done already.
+    done: usize,
+    /// Room for the copies that are not.
+    rest: Vec<CopyOp>,
     flights: Vec<Flight>,
     /// Packets that are answered when the copies are done.
     answers: Vec<(usize, TxId)>,
@@ -86,6 +93,8 @@ pub(super) struct Way {
     /// Copies of each round that has ended.
     #[cfg(test)]
     pub(super) copied_before: Vec<usize>,
+    /// Some frontend has packets hashed.
+    is_hashing: bool,
 }
 
 impl Way {
@@ -93,12 +102,15 @@ impl Way {
         Self {
             ends: Vec::new(),
             copies: Vec::with_capacity(MOST_COPIES + COPIES_OF_PACKET),
+            done: 0,
+            rest: Vec::with_capacity(MOST_COPIES + COPIES_OF_PACKET),
             flights: Vec::with_capacity(MOST_COPIES + MAX_SEGMENTS as usize),
             answers: Vec::with_capacity(MOST_COPIES),
             touched: Vec::with_capacity(MOST_COPIES),
             copied: 0,
             #[cfg(test)]
             copied_before: Vec::new(),
+            is_hashing: false,
         }
     }
 
@@ -111,8 +123,10 @@ impl Way {
         abilities: Abilities,
         task: Arc<Notify>,
     ) {
+        let controlled = Controlled::new(rings.len());
         let queues = rings.into_iter().map(|ring| Queue { ring, is_touched: false }).collect();
-        let end = End { port, queues, intake, abilities, ruined: None, task, waiting: Vec::new() };
+        let waiting = Vec::new();
+        let end = End { port, queues, intake, abilities, controlled, ruined: None, task, waiting };
         // The list is everybody's.
         Account::own().charge(|| {
             if self.ends.len() <= port.index() {
@@ -125,8 +139,38 @@ impl Way {
     /// The frontend is not connected any more; its rings go.
     pub(super) fn disconnect(&mut self, port: PortId) {
         self.roomy(port);
-        if self.end(port).is_some() {
-            self.ends[port.index()] = None;
+        if self.end(port).is_some()
+            && let Some(mut end) = self.ends[port.index()].take()
+        {
+            unmap_pages(end.controlled.take_pages());
+            self.note_hashing();
+        }
+    }
+
+    /// What a frontend sets by its control ring.
+    pub(super) fn controlled(&mut self, port: PortId) -> Option<&mut Controlled<GrantPage>> {
+        Some(&mut self.end(port)?.controlled)
+    }
+
+    /// Number of pages that all frontends lend.
+    pub(super) fn lent(&self) -> usize {
+        self.ends.iter().flatten().map(|end| end.controlled.lent()).sum()
+    }
+
+    /// A frontend may have begun or ended to have packets hashed.
+    pub(super) fn note_hashing(&mut self) {
+        self.is_hashing = self.ends.iter().flatten().any(|end| end.controlled.hashing.is_on());
+    }
+
+    /// Whether some frontend has packets hashed.
+    pub(super) fn is_hashing(&self) -> bool {
+        self.is_hashing
+    }
+
+    /// A frontend asks for the filter of multicast packets, or no more.
+    pub(super) fn ask_multicast(&mut self, port: PortId, asked: bool) {
+        if let Some(end) = self.end(port) {
+            end.intake.filter.ask(asked);
         }
     }
 
@@ -160,19 +204,15 @@ impl Way {
         self.end(port)?.ruined
     }
 
-    /// What the vif's queues share on the way in.
-    pub(super) fn intake(&mut self, port: PortId) -> Option<&mut Intake> {
-        Some(&mut self.end(port)?.intake)
+    /// What the vif's queues share on the way in, and the pages that the frontend lends for one queue.
+    pub(super) fn intake(&mut self, port: PortId, queue: usize) -> Option<(&mut Intake, &Stage<GrantPage>)> {
+        let end = self.end(port)?;
+        Some((&mut end.intake, &end.controlled.stages[queue]))
     }
 
     /// Plans the copies of a packet for one receiver.
-    pub(super) fn send(
-        &mut self,
-        packet: &Packet<'_>,
-        to: PortId,
-        kind: FrameKind,
-        from_queue: usize,
-    ) -> Sent {
+    pub(super) fn send(&mut self, packet: &Packet<'_>, to: PortId, frame: &Frame<'_>) -> Sent {
+        let kind = &frame.kind;
         let end = self.ends.get_mut(to.index()).and_then(Option::as_mut).filter(|end| end.port == to);
         let Some(end) = end.filter(|end| end.ruined.is_none()) else {
             return Sent::Dropped(Reason::NoReceiver);
@@ -186,9 +226,22 @@ impl Way {
         if !end.abilities.sg && packet.len as usize > PAGE_SIZE {
             return Sent::Dropped(Reason::TooBig);
         }
-        let queue = from_queue % end.queues.len();
+        let (queue, hash) = end.steer(packet.offload.hash, frame);
+        // Of another's hash the receiver hears nothing.
+        let offload;
+        let packet = if packet.offload.hash == hash {
+            packet
+        } else {
+            offload = Offload { hash, ..*packet.offload };
+            &Packet { offload: &offload, ..*packet }
+        };
+        let first = self.copies.len();
         match end.queues[queue].ring.plan(packet, &mut self.copies) {
             Ok(planned) => {
+                let stage = &end.controlled.stages[queue];
+                if !stage.is_empty() {
+                    self.done += stage.fill(&mut self.copies[first..], &packet.parts[0], frame.head);
+                }
                 if !core::mem::replace(&mut end.queues[queue].is_touched, true) {
                     self.touched.push((to.index(), queue));
                 }
@@ -218,6 +271,10 @@ impl Way {
         let end = self.ends.get_mut(to.index()).and_then(Option::as_mut).filter(|end| end.port == to);
         let Some(end) = end.filter(|end| end.ruined.is_none()) else { return (0, 0) };
         let queue = from_queue % end.queues.len();
+        // Packets that are hashed may go to different queues, and heads go to lent pages one by one.
+        if end.controlled.hashing.is_on() || !end.controlled.stages[queue].is_empty() {
+            return (0, 0);
+        }
         let (Queue { ring, is_touched }, abilities) = (&mut end.queues[queue], end.abilities);
         let (source, to) = (sender.ring(from_queue), to.index());
         let (mut count, mut bytes) = (0, 0);
@@ -226,6 +283,7 @@ impl Way {
             if count != 0 && sender.ethernet(from_queue, id).as_ref() != Some(header)
                 || !again.takes(packet.len, packet.offload.gso.is_some())
                 || !abilities.take(packet.offload, again.is_ipv6)
+                || packet.offload.hash.is_some()
                 || !abilities.sg && packet.len as usize > PAGE_SIZE
                 || self.copies.len() >= MOST_COPIES
             {
@@ -309,7 +367,7 @@ impl Way {
 
     /// Does the copies so far; the packets are at their receivers then.
     pub(super) fn deliver(&mut self, copier: &mut (impl Copier + ?Sized)) {
-        copier.copy(&mut self.copies);
+        copy_rest(&mut self.copies, core::mem::take(&mut self.done), copier, &mut self.rest);
         for Flight { to, queue, planned } in self.flights.drain(..) {
             // An end is taken away between two batches alone.
             if let Some(end) = &mut self.ends[to] {
@@ -332,6 +390,18 @@ impl Way {
 }
 
 impl End {
+    /// The queue that a packet goes to, and the hash that the frontend is told.
+    fn steer(&self, from_sender: Option<PacketHash>, frame: &Frame<'_>) -> (usize, Option<PacketHash>) {
+        let (hashing, queues) = (&self.controlled.hashing, self.queues.len());
+        if !hashing.is_on() {
+            // The sender's word tells its flows apart, and is good for nothing else.
+            let number = from_sender.map_or(frame.from_queue, |hash| hash.value as usize);
+            return (number % queues, None);
+        }
+        let hash = frame.kind.flow.and_then(|flow| hashing.hash(&flow));
+        (hashing.queue(hash, queues), hash)
+    }
+
     fn ruin(&mut self, reason: Disconnect) {
         self.ruined = Some(reason);
         self.task.notify_one();

@@ -49,6 +49,13 @@ impl Device {
         }
     }
 
+    /// From now on changes of a node in the frontend's directory are [`Self::changed`], too.
+    pub(super) fn watch_front(&self, name: &str) {
+        if let Err(error) = self.client.watch(&format!("{}/{name}", self.front), name) {
+            log::error!("{}: watching {name}: {}", self.named(), error.name());
+        }
+    }
+
     /// The value of a node in the backend's directory.
     pub fn read(&self, name: &str) -> Option<String> {
         self.client.read_str(&format!("{}/{name}", self.back)).ok()

@@ -24,6 +24,9 @@ pub trait Backend: Send {
     /// A connected frontend.
     type Connection: Connection;
 
+    /// Nodes of the frontend's directory that [`Self::follow`] follows, beside the state.
+    const WATCHED: &'static [&'static str] = &[];
+
     /// Finds what is behind the device, once; and writes what the frontend must know before it connects.
     ///
     /// # Errors
@@ -35,6 +38,9 @@ pub trait Backend: Send {
     /// # Errors
     /// What is wrong with the parameters.
     fn connect(&mut self, device: &Device) -> Result<Self::Connection, String>;
+
+    /// A node changed while the frontend is connected: one of [`Self::WATCHED`], or another.
+    fn follow(&mut self, _device: &Device, _connection: &Self::Connection) {}
 }
 
 /// A connected frontend, served by a task of its own.
@@ -62,6 +68,7 @@ pub trait Ended: Send {
 /// Serves a device until it is over.
 pub async fn run<B: Backend>(mut device: Device, mut backend: B) {
     let mut machine = xenbus::Backend::new();
+    B::WATCHED.iter().for_each(|node| device.watch_front(node));
     let mut connection: Option<B::Connection> = None;
     // When the next may be made: system time in nanoseconds.
     let mut may_connect_ns = 0;
@@ -109,6 +116,8 @@ pub async fn run<B: Backend>(mut device: Device, mut backend: B) {
             report(&mut device, &ended);
             machine.failed();
             time::sleep(FAULT_PAUSE_NS).await;
+        } else if let Some(connection) = &connection {
+            backend.follow(&device, connection);
         }
     }
 }

@@ -3,7 +3,6 @@
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use pvrt::event::Port;
-use pvrt::executor::{Either, select, spawn};
 use pvrt::grant::Granted;
 use pvrt::mem::Pages;
 use ring_abi::errno::Errno;
@@ -18,11 +17,7 @@ use crate::xenbus::{Device, Nodes, StoreError};
 
 /// Connects: `Initialised` with the ring, then, once the backend is `Connected`, the geometry.
 pub(super) async fn connect(device: &Device) -> Result<(Arc<Queue>, Geometry), BlockError> {
-    device
-        .wait_backend(|state| {
-            matches!(state, XenbusState::InitWait | XenbusState::Initialised | XenbusState::Connected)
-        })
-        .await?;
+    device.offered().await?;
     let dom = device.backend_dom();
     let page = Pages::zeroed(1).map_err(|_| BlockError::Resources(Errno::ENOMEM))?;
     let page = Granted::whole(page, dom, false).map_err(BlockError::Resources)?;
@@ -55,39 +50,16 @@ async fn negotiate(
             break;
         }
     }
-    let state = device
-        .wait_backend(|state| {
-            matches!(
-                state,
-                XenbusState::Connected | XenbusState::Closing | XenbusState::Closed | XenbusState::Unknown
-            )
-        })
-        .await?;
-    if state != XenbusState::Connected {
+    if !device.connected().await? {
         return Err(BlockError::Disconnected);
     }
     let geometry = geometry(device).await?;
     queue.start();
     device.set_state(XenbusState::Connected).await?;
-    let watched = Device::open(device.store(), device.path()).await?;
-    spawn(follow(watched, queue.clone()));
+    let (ended, ending) = (queue.clone(), queue.clone());
+    // Requests without an answer get none any more when the backend ends.
+    device.follow(async move { ended.ended().await }, move || ending.shut()).await?;
     Ok(geometry)
-}
-
-/// Ends the queue when the backend ends: requests without an answer get none any more.
-async fn follow(device: Device, queue: Arc<Queue>) {
-    let gone = device.wait_backend(|state| {
-        matches!(state, XenbusState::Closing | XenbusState::Closed | XenbusState::Unknown)
-    });
-    if let Either::Left(state) = select(gone, queue.ended()).await
-        // Else this end closed first, and the node may belong to a new connection already.
-        && queue.shut()
-        && matches!(state, Ok(XenbusState::Closing | XenbusState::Closed))
-    {
-        // The backend waits for this end's state. An error means that xenstore is gone, and the queue ends all the
-        // same.
-        let _ = device.set_state(XenbusState::Closed).await;
-    }
 }
 
 /// Reads and checks what the backend says of the disk.

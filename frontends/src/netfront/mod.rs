@@ -1,10 +1,12 @@
-//! The network frontend: packets of up to 64 KiB each way, checksum and segmentation offload, one queue.
+//! The network frontend: packets of up to 64 KiB each way, checksum and segmentation offload, one queue or several.
 //!
 //! ABI: `xen/include/public/io/netif.h`. Every buffer page stays granted for as long as the interface is connected, so a
 //! packet costs no change of a grant; the price is one copy between the caller's bytes and the page. The copy is needed
-//! in any case for what the backend writes: the backend may change the page at any time.
+//! in any case for what the backend writes: the backend may change the page at any time. A backend with a control ring is
+//! lent all buffers, so that a short packet costs no grant operation at all.
 
 mod connect;
+mod control;
 mod partial;
 mod receive;
 mod transmit;
@@ -15,16 +17,20 @@ mod tests;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::future::{Future, poll_fn};
+use core::pin::pin;
+use core::task::Poll;
 
 use pvrt::event::Port;
 use pvrt::executor::select;
 use pvrt::executor::sync::Notify;
 use ring_abi::errno::Errno;
-use ring_abi::io::netif::{XEN_NETIF_GSO_TYPE_TCPV4, XEN_NETIF_GSO_TYPE_TCPV6};
+pub use ring_abi::io::offload::{Checksum, Gso, GsoKind, Offload, PacketHash};
 use ring_abi::io::xenbus::XenbusState;
 use spin::Mutex;
 
 use crate::xenbus::{Device, StoreError, Xenstore};
+use control::{Control, queue_for};
 pub use partial::set_partial;
 use receive::Receiver;
 use transmit::Transmitter;
@@ -53,58 +59,15 @@ pub struct Properties {
     pub gso_tcpv6: bool,
 }
 
-/// The state of the TCP or UDP checksum of a packet.
+/// What this end arranged with the backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Checksum {
-    /// The checksum is complete; nobody has verified it.
-    #[default]
-    Complete,
-    /// The checksum is complete, and the sender or a device vouches for it.
-    Verified,
-    /// The checksum field holds the sum over the pseudo header only. The packet has not left this machine, so nothing
-    /// can have damaged it.
-    Partial,
-}
-
-/// Over which protocol a long TCP packet is cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GsoKind {
-    /// TCP over IPv4.
-    TcpV4,
-    /// TCP over IPv6.
-    TcpV6,
-}
-
-impl GsoKind {
-    /// The number on the ring, `XEN_NETIF_GSO_TYPE_*`.
-    fn number(self) -> u8 {
-        match self {
-            Self::TcpV4 => XEN_NETIF_GSO_TYPE_TCPV4,
-            Self::TcpV6 => XEN_NETIF_GSO_TYPE_TCPV6,
-        }
-    }
-
-    fn from_number(number: u8) -> Option<Self> {
-        [Self::TcpV4, Self::TcpV6].into_iter().find(|kind| kind.number() == number)
-    }
-}
-
-/// Segmentation offload: the packet is one TCP packet that stands for several segments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gso {
-    /// Over which protocol.
-    pub kind: GsoKind,
-    /// Most bytes of payload in a segment, at least 1.
-    pub size: u16,
-}
-
-/// What is still to be done to a packet, or has been done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Offload {
-    /// The TCP or UDP checksum.
-    pub checksum: Checksum,
-    /// The segments that the packet stands for.
-    pub gso: Option<Gso>,
+pub struct Arrangement {
+    /// Queues, each a pair of rings.
+    pub queues: usize,
+    /// The backend chooses the queue of a packet by a hash that this end set.
+    pub hashed: bool,
+    /// Buffers that the backend keeps mapped.
+    pub lent: usize,
 }
 
 /// Why a network operation failed.
@@ -177,16 +140,27 @@ pub struct RingState {
     pub receive_slots: u32,
 }
 
-/// Both rings. Guarded by a leaf lock, which is also held while an event is sent.
-struct Rings {
+/// A pair of rings.
+struct Queue {
     transmit: Transmitter,
     receive: Receiver,
+}
+
+/// All rings. Guarded by a leaf lock.
+struct Rings {
+    /// At least one.
+    queues: Vec<Queue>,
+    /// The queue that is looked at first for a received packet.
+    next: usize,
+    /// Kept, since the backend may use the ring's page at all times.
+    control: Option<Control>,
     statistics: Statistics,
 }
 
 /// What the interface and the task that follows the backend's state share.
 struct Shared {
-    port: Port,
+    /// Of each queue.
+    ports: Vec<Port>,
     /// `None` once the interface has ended.
     rings: Mutex<Option<Rings>>,
     /// The interface ended; wakes [`Interface::ready`] and the task that follows the backend.
@@ -213,18 +187,32 @@ pub struct Interface {
     device: Device,
     shared: Arc<Shared>,
     properties: Properties,
+    arrangement: Arrangement,
 }
 
 impl Interface {
-    /// Connects to the interface at `path`, for example `device/vif/0`.
+    /// Connects to the interface at `path`, for example `device/vif/0`, with one queue.
     ///
     /// # Errors
     /// [`NetError`]: xenstore refused a request, the backend's nodes make no sense, the backend does not copy received
     /// packets, or this kernel has no page, grant or port left.
     pub async fn connect(store: &Xenstore, path: &str) -> Result<Self, NetError> {
+        Self::connect_queues(store, path, 1).await
+    }
+
+    /// Connects with as many queues as the backend allows, at most `most`. Packets of one flow go by one queue.
+    ///
+    /// # Errors
+    /// The errors of [`Self::connect`].
+    pub async fn connect_queues(store: &Xenstore, path: &str, most: usize) -> Result<Self, NetError> {
         let device = Device::open(store, path).await?;
-        let (shared, properties) = connect::connect(&device).await?;
-        Ok(Self { device, shared, properties })
+        let (shared, properties, arrangement) = connect::connect(&device, most).await?;
+        Ok(Self { device, shared, properties, arrangement })
+    }
+
+    /// What this end arranged with the backend.
+    pub fn arrangement(&self) -> Arrangement {
+        self.arrangement
     }
 
     /// What the backend says about the interface.
@@ -239,11 +227,16 @@ impl Interface {
 
     /// What lies in the rings; all zero once the interface has ended.
     pub fn ring_state(&self) -> RingState {
-        let rings = self.shared.rings.lock();
-        let Some(Rings { transmit, receive, .. }) = rings.as_ref() else { return RingState::default() };
-        let (transmit_used, transmit_slots) = transmit.used();
-        let (receive_posted, receive_slots) = receive.posted();
-        RingState { transmit_used, transmit_slots, receive_posted, receive_slots }
+        let mut state = RingState::default();
+        for Queue { transmit, receive } in self.shared.rings.lock().iter().flat_map(|rings| &rings.queues) {
+            let (used, slots) = transmit.used();
+            state.transmit_used += used;
+            state.transmit_slots += slots;
+            let (posted, slots) = receive.posted();
+            state.receive_posted += posted;
+            state.receive_slots += slots;
+        }
+        state
     }
 
     /// Most bytes of a packet, its Ethernet header included, that [`Self::send`] takes without segmentation offload.
@@ -262,7 +255,9 @@ impl Interface {
     pub fn send(&self, packet: &[u8], offload: Offload) -> Result<(), NetError> {
         self.check(packet.len(), &offload)?;
         self.with(|rings| {
-            let Rings { transmit, statistics, .. } = rings;
+            let Rings { queues, statistics, .. } = rings;
+            let queue = queue_for(packet, queues.len());
+            let transmit = &mut queues[queue].transmit;
             transmit.collect(statistics)?;
             if !transmit.push(packet, &offload)? {
                 return Ok(Err(NetError::Full));
@@ -273,15 +268,19 @@ impl Interface {
         })?
     }
 
-    /// Whether the ring has room for a packet of `len` bytes.
+    /// Whether each queue has room for a packet of `len` bytes.
     ///
     /// # Errors
     /// [`NetError::Disconnected`]: the backend broke the protocol or is gone.
     pub fn has_room(&self, len: usize) -> Result<bool, NetError> {
         self.with(|rings| {
-            let Rings { transmit, statistics, .. } = rings;
-            transmit.collect(statistics)?;
-            Ok(transmit.has_room(len, true))
+            let Rings { queues, statistics, .. } = rings;
+            let mut has_room = true;
+            for Queue { transmit, .. } in queues {
+                transmit.collect(statistics)?;
+                has_room &= transmit.has_room(len, 1);
+            }
+            Ok(has_room)
         })
     }
 
@@ -293,32 +292,38 @@ impl Interface {
     /// [`NetError::Disconnected`]: the backend broke the protocol or is gone.
     pub fn receive(&self, into: &mut Vec<u8>) -> Result<Option<Offload>, NetError> {
         self.with(|rings| {
+            let Rings { queues, next, statistics, .. } = rings;
             let before = into.len();
-            let offload = rings.receive.next(into, &mut rings.statistics)?;
-            if offload.is_some() {
-                rings.statistics.received += 1;
-                rings.statistics.received_bytes += (into.len() - before) as u64;
+            for _ in 0..queues.len() {
+                if let Some(offload) = queues[*next].receive.next(into, statistics)? {
+                    statistics.received += 1;
+                    statistics.received_bytes += (into.len() - before) as u64;
+                    return Ok(Some(offload));
+                }
+                // A queue is emptied before the next is looked at.
+                *next = (*next + 1) % queues.len();
             }
-            Ok(offload)
+            Ok(None)
         })
     }
 
-    /// Shows the backend the packets sent and the buffers that are free again, with one event at most.
+    /// Shows the backend the packets sent and the buffers that are free again, with one event for each queue at most.
     ///
     /// # Errors
     /// [`NetError::Disconnected`]: the backend is gone.
     pub fn flush(&self) -> Result<(), NetError> {
-        let notify = self.with(|rings| {
-            let sent = rings.transmit.publish();
-            let refilled = rings.receive.publish();
-            let notify = sent || refilled;
-            rings.statistics.notifications += u64::from(notify);
-            Ok(notify)
-        })?;
-        if notify {
-            self.shared.port.notify();
-        }
-        Ok(())
+        let ports = &self.shared.ports;
+        self.with(|Rings { queues, statistics, .. }| {
+            for (Queue { transmit, receive }, port) in queues.iter_mut().zip(ports) {
+                let sent = transmit.publish();
+                let refilled = receive.publish();
+                if sent || refilled {
+                    statistics.notifications += 1;
+                    port.notify();
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Waits until there is something to receive, or until there is room again after [`NetError::Full`]; before that
@@ -328,9 +333,15 @@ impl Interface {
         if self.flush().is_err() {
             return;
         }
-        let waiting = self.with(|rings| Ok(rings.receive.arm()? || rings.transmit.arm()?));
+        let waiting = self.with(|rings| {
+            let mut waiting = false;
+            for Queue { transmit, receive } in &mut rings.queues {
+                waiting = waiting || receive.arm()? || transmit.arm()?;
+            }
+            Ok(waiting)
+        });
         if waiting == Ok(false) {
-            select(self.shared.port.wait(), self.shared.ended.notified()).await;
+            select(any_event(&self.shared.ports), self.shared.ended.notified()).await;
         }
     }
 
@@ -380,6 +391,16 @@ impl Drop for Interface {
     fn drop(&mut self) {
         self.shared.shut();
     }
+}
+
+/// Waits for an event of any of the ports.
+async fn any_event(ports: &[Port]) {
+    poll_fn(|context| {
+        // Each is asked, so that no event of this moment wakes the task again.
+        let ready = ports.iter().filter(|port| pin!(port.wait()).poll(context).is_ready()).count();
+        if ready > 0 { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// What the backend did that the protocol forbids. The interface must end.

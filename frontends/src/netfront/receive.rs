@@ -7,7 +7,7 @@ use ring_abi::io::netif::*;
 use ring_abi::ring::FrontRing;
 use ring_abi::types::PAGE_SIZE;
 
-use super::{Breach, Checksum, ETHERNET_HEADER, Gso, GsoKind, MAX_PACKET, Offload, Statistics};
+use super::{Breach, Checksum, ETHERNET_HEADER, Gso, GsoKind, MAX_PACKET, Offload, PacketHash, Statistics};
 
 /// Buffer pages, as many as the ring has slots.
 pub(super) const BUFFERS: usize = ring::RX_SLOTS as usize;
@@ -137,7 +137,7 @@ impl Receiver {
         } else {
             Checksum::Complete
         };
-        let mut offload = Offload { checksum, gso: None };
+        let mut offload = Offload { checksum, ..Offload::default() };
         let mut more = first.flags & NETRXF_EXTRA_INFO != 0;
         while more {
             // The backend publishes a packet with its extra information in one step.
@@ -153,8 +153,11 @@ impl Receiver {
                     };
                     offload.gso = Some(Gso { kind, size: gso.size });
                 }
-                // This frontend does not ask for hashes; one does no harm.
-                XEN_NETIF_EXTRA_TYPE_HASH => {}
+                XEN_NETIF_EXTRA_TYPE_HASH => {
+                    let hash = extra.as_hash();
+                    let value = u32::from_le_bytes(hash.value);
+                    offload.hash = Some(PacketHash { kind: hash.hash_type, value });
+                }
                 _ => return Err(Breach("extra information of an unknown kind")),
             }
             more = extra.flags & XEN_NETIF_EXTRA_FLAG_MORE != 0;

@@ -38,16 +38,16 @@ impl Transmitter {
         (self.ring.size() - self.ring.free_requests(), self.ring.size())
     }
 
-    /// Whether a packet of `len` bytes fits, with extra information if `extra`.
-    pub(super) fn has_room(&self, len: usize, extra: bool) -> bool {
+    /// Whether a packet of `len` bytes fits, with so many slots of extra information.
+    pub(super) fn has_room(&self, len: usize, extras: usize) -> bool {
         let slots = len.div_ceil(PAGE_SIZE);
-        slots <= self.free.len() && slots + usize::from(extra) <= self.ring.free_requests() as usize
+        slots <= self.free.len() && slots + extras <= self.ring.free_requests() as usize
     }
 
     /// Puts a packet on the ring. `false`: there is no room.
     pub(super) fn push(&mut self, packet: &[u8], offload: &Offload) -> Result<bool, Breach> {
         let slots = packet.len().div_ceil(PAGE_SIZE);
-        if slots > MAX_SLOTS || !self.has_room(packet.len(), offload.gso.is_some()) {
+        if slots > MAX_SLOTS || !self.has_room(packet.len(), usize::from(offload.gso.is_some())) {
             self.full = true;
             return Ok(false);
         }

@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use pvrt::executor::{Either, select, spawn};
 use ring_abi::io::xenbus::XenbusState;
 use ring_abi::types::DomId;
 
@@ -101,6 +102,56 @@ impl Device {
             self.watch.changed().await.ok_or(StoreError::Broken)?;
         }
     }
+
+    /// Waits until the backend has written what it offers.
+    ///
+    /// # Errors
+    /// The errors of [`Self::wait_backend`].
+    pub async fn offered(&self) -> Result<()> {
+        let has_offered = |state| {
+            matches!(state, XenbusState::InitWait | XenbusState::Initialised | XenbusState::Connected)
+        };
+        self.wait_backend(has_offered).await.map(|_| ())
+    }
+
+    /// Waits until the backend is connected; `false`: the backend has ended instead.
+    ///
+    /// # Errors
+    /// The errors of [`Self::wait_backend`].
+    pub async fn connected(&self) -> Result<bool> {
+        let state = self.wait_backend(|state| state == XenbusState::Connected || is_over(state)).await?;
+        Ok(state == XenbusState::Connected)
+    }
+
+    /// Follows a connected backend in a task of its own: when the backend ends, `shut` ends this end, too, and says whether
+    /// this end had not ended before. `ended` completes when this end closes first.
+    ///
+    /// # Errors
+    /// [`StoreError`]: a node is missing or wrong.
+    pub async fn follow(
+        &self,
+        ended: impl Future<Output = ()> + Send + 'static,
+        shut: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<()> {
+        let device = Self::open(&self.store, &self.path).await?;
+        spawn(async move {
+            if let Either::Left(state) = select(device.wait_backend(is_over), ended).await
+                // Else this end closed first, and the node may belong to a new connection already.
+                && shut()
+                && matches!(state, Ok(XenbusState::Closing | XenbusState::Closed))
+            {
+                // The backend waits for this end's state. An error means that xenstore is gone, and this end ends all the
+                // same.
+                let _ = device.set_state(XenbusState::Closed).await;
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Whether a backend in this state serves nobody any more.
+fn is_over(state: XenbusState) -> bool {
+    matches!(state, XenbusState::Closing | XenbusState::Closed | XenbusState::Unknown)
 }
 
 #[cfg(test)]

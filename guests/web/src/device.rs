@@ -153,7 +153,7 @@ impl phy::TxToken for TxToken<'_> {
         let checksum = if partial { Checksum::Partial } else { Checksum::Complete };
         // There is room: the token was given for the longest packet. If the interface has ended, the packet is lost, as
         // on a network that has ended.
-        let _ = self.interface.send(self.scratch, Offload { checksum, gso: None });
+        let _ = self.interface.send(self.scratch, Offload { checksum, ..Offload::default() });
         result
     }
 }

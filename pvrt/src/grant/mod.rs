@@ -8,12 +8,14 @@ mod device;
 mod entry;
 mod granted;
 mod map;
+mod page;
 mod table;
 
 pub use copy::{CopyBatch, CopyPages};
 pub use device::{DeviceGrant, device_map, device_unmap};
 pub use granted::{Granted, Lend, StillUsed};
 pub use map::{GrantMap, map_grants};
+pub use page::{GrantPage, map_pages, unmap_pages};
 pub use table::{GrantRefOwned, GrantUsage, grant_access, set_version, usage};
 
 use core::fmt;

@@ -3,6 +3,7 @@
 pub mod blkif;
 pub mod console;
 pub mod netif;
+pub mod offload;
 pub mod protocols;
 pub mod xenbus;
 pub mod xs_wire;

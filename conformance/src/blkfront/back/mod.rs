@@ -5,25 +5,21 @@
 mod ring;
 
 use alloc::format;
-use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt::Display;
+use core::ops::Deref;
 
 use pvrt::event::Port;
-use pvrt::executor::sync::Receiver;
 use pvrt::executor::{spawn_join, time};
-use pvrt::grant::{GrantMap, map_grants};
+use pvrt::grant::GrantMap;
 use ring_abi::io::xenbus::XenbusState;
 use ring_abi::shared::SharedBytes;
-use ring_abi::types::{DomId, GrantRef, Port as PortNumber};
 
 use super::{BlockFrontend, FrontError, Later};
-use crate::env::{BackendDevice, Devices};
+pub use crate::served::Asked;
+use crate::served::{PATIENCE_NS, Served};
 use crate::{Env, Problem, Verdict};
 
-/// How long a frontend may take for anything.
-const PATIENCE_NS: u64 = 5_000_000_000;
 /// An operation that takes longer waits on a connection that the frontend has given up.
 const GIVEN_UP_NS: u64 = 1_000_000_000;
 /// A frontend's pause that counts as doing nothing.
@@ -60,23 +56,22 @@ struct Attached {
     rsp_prod: u32,
 }
 
-/// A running operation of the frontend's.
-pub type Asked<T> = Receiver<Result<T, FrontError>>;
-
 /// The backend, with the device's nodes.
 pub struct Back {
-    devices: Arc<dyn Devices>,
-    frontends: Arc<dyn super::Frontends>,
-    front: String,
-    back: String,
-    dom: DomId,
-    /// The frontend must also do what the ABI leaves open.
-    pub strict: bool,
+    served: Served,
     attached: Option<Attached>,
     /// What is announced.
     pub disk: Disk,
     /// The disk's content.
     pub data: Vec<u8>,
+}
+
+impl Deref for Back {
+    type Target = Served;
+
+    fn deref(&self) -> &Served {
+        &self.served
+    }
 }
 
 impl Back {
@@ -85,8 +80,7 @@ impl Back {
     /// # Errors
     /// [`Problem::Skip`]: there is no frontend to try.
     pub fn new(env: &Env, disk: Disk) -> Verdict<Self> {
-        let place = env.frontend_under_test.clone();
-        let Some(place) = place else { return Err(Problem::Skip("no frontend to try".into())) };
+        let served = Served::new(env, |devices| devices.fresh())?;
         let mut data = Vec::with_capacity(disk.sectors as usize * 512);
         // Fills a sector at a time: in a build without optimization, single bytes would take most of a case's
         // time.
@@ -95,60 +89,7 @@ impl Back {
             bytes[..8].copy_from_slice(&(sector as u64).to_le_bytes());
             data.extend_from_slice(&bytes);
         }
-        let BackendDevice { front, back } = place.devices.fresh()?;
-        Ok(Self {
-            devices: place.devices,
-            frontends: place.frontends,
-            front,
-            back,
-            dom: DomId::new(place.dom),
-            strict: place.strict,
-            attached: None,
-            disk,
-            data,
-        })
-    }
-
-    /// Sets a node of the backend's.
-    pub fn set(&self, key: &str, value: impl Display) {
-        self.devices.write(&format!("{}/{key}", self.back), value.to_string().as_bytes());
-    }
-
-    /// Removes the backend's directory.
-    pub fn vanish(&self) {
-        self.devices.remove(&self.back);
-    }
-
-    /// Sets the backend's state.
-    pub fn set_state(&self, state: XenbusState) {
-        self.set("state", state.raw());
-    }
-
-    /// A node of the frontend's.
-    pub fn key(&self, key: &str) -> Option<String> {
-        let value = self.devices.read(&format!("{}/{key}", self.front))?;
-        Some(String::from_utf8_lossy(&value).into_owned())
-    }
-
-    /// The frontend's state.
-    pub fn front_state(&self) -> XenbusState {
-        self.key("state").map_or(XenbusState::Unknown, |text| XenbusState::parse(&text))
-    }
-
-    /// Waits until the frontend's state is one of `wanted`.
-    ///
-    /// # Errors
-    /// [`Problem::Fail`]: the frontend reaches none of the states.
-    pub async fn wait_front(&self, wanted: &[XenbusState]) -> Verdict<XenbusState> {
-        let end = time::now_ns() + PATIENCE_NS;
-        loop {
-            let state = self.front_state();
-            if wanted.contains(&state) {
-                return Ok(state);
-            }
-            ensure!(time::now_ns() < end, "the frontend stays in state {state:?}, is to reach {wanted:?}");
-            time::sleep(100_000).await;
-        }
+        Ok(Self { served, attached: None, disk, data })
     }
 
     /// Starts the frontend.
@@ -171,16 +112,7 @@ impl Back {
     /// # Errors
     /// [`Problem::Fail`]: the frontend's nodes are missing or name no usable ring or port.
     pub fn attach(&mut self) -> Verdict {
-        let number = |key: &str| -> Verdict<u32> {
-            let text = self.key(key);
-            let value = text.as_ref().and_then(|text| text.parse().ok());
-            value.ok_or_else(|| Problem::Fail(format!("the frontend's {key} is {text:?}")))
-        };
-        let (gref, port) = (number("ring-ref")?, number("event-channel")?);
-        let ring = map_grants(self.dom, &[GrantRef::new(gref)], true)
-            .map_err(|status| Problem::Fail(format!("mapping the frontend's ring: {status}")))?;
-        let port = Port::bind_interdomain(self.dom, PortNumber::new(port))
-            .map_err(|errno| Problem::Fail(format!("binding the frontend's event channel: {errno}")))?;
+        let (ring, port) = (self.map_ring("ring-ref")?, self.bind("event-channel")?);
         self.attached = Some(Attached { ring, port, req_cons: 0, rsp_prod: 0 });
         Ok(())
     }
@@ -207,18 +139,6 @@ impl Back {
         match self.serve(front).await? {
             Ok(front) => Ok(front),
             Err(error) => Err(Problem::Fail(format!("the frontend does not connect: {error:?}"))),
-        }
-    }
-
-    /// Waits for the result of an operation of the frontend's.
-    ///
-    /// # Errors
-    /// [`Problem::Fail`]: the operation does not end.
-    pub async fn end<T>(&self, asked: Asked<T>) -> Verdict<Result<T, FrontError>> {
-        match time::timeout(PATIENCE_NS, asked).await {
-            Ok(Ok(result)) => Ok(result),
-            Ok(Err(_)) => Err(Problem::Fail("the frontend dropped an operation".into())),
-            Err(_) => Err(Problem::Fail("an operation of the frontend's does not end".into())),
         }
     }
 

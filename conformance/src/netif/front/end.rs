@@ -218,6 +218,11 @@ impl End {
         Ok(())
     }
 
+    /// The grants of the buffers that wait on the first queue.
+    pub fn posted(&self) -> Vec<u32> {
+        self.queues[0].posted.iter().map(|posted| posted.page.gref(0)).collect()
+    }
+
     /// Looks that the buffers that wait are as they were posted.
     ///
     /// # Errors

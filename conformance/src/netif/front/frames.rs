@@ -81,13 +81,18 @@ impl Kind {
 
 /// A frame with `len` bytes of payload, the transport checksum complete or, if `blank`, the pseudo header's alone.
 pub fn transport(kind: Kind, to: Mac, from: Mac, len: usize, seed: u8, blank: bool) -> Vec<u8> {
+    transport_of(1, kind, to, from, len, seed, blank)
+}
+
+/// The same of flow `flow`: the last byte of the source address.
+pub fn transport_of(flow: u8, kind: Kind, to: Mac, from: Mac, len: usize, seed: u8, blank: bool) -> Vec<u8> {
     let segment = kind.headers() - kind.transport() + len;
     let mut frame = ethernet(to, from, if kind.v6 { IPV6 } else { IPV4 });
     if kind.v6 {
         frame.extend_from_slice(&[0x60, 0, 0, 0]);
         frame.extend_from_slice(&(segment as u16).to_be_bytes());
         frame.extend_from_slice(&[kind.number(), 64]);
-        for end in [1, 2] {
+        for end in [flow, 2] {
             // 2001:db8::1 and ::2 are addresses for examples.
             frame.extend_from_slice(&[0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, end]);
         }
@@ -96,7 +101,9 @@ pub fn transport(kind: Kind, to: Mac, from: Mac, len: usize, seed: u8, blank: bo
         frame.extend_from_slice(&[0x45, 0]);
         frame.extend_from_slice(&((20 + segment) as u16).to_be_bytes());
         frame.extend_from_slice(&[0, seed, 0x40, 0, 64, kind.number(), 0, 0]);
-        frame.extend_from_slice(&ADDRESSES_4);
+        let [a, b, c, _, to @ ..] = ADDRESSES_4;
+        frame.extend_from_slice(&[a, b, c, flow]);
+        frame.extend_from_slice(&to);
         let sum = !fold(sum(&frame[at..]));
         frame[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
     }
@@ -111,6 +118,21 @@ pub fn transport(kind: Kind, to: Mac, from: Mac, len: usize, seed: u8, blank: bo
     let value = if blank { fold(pseudo(kind, &frame)) } else { complete(kind, &frame) };
     frame[kind.checksum()..kind.checksum() + 2].copy_from_slice(&value.to_be_bytes());
     frame
+}
+
+/// A packet over IPv4 as the first part of a larger one.
+pub fn first_fragment(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[ETHERNET + 6] = 0x20;
+    frame[ETHERNET + 10..ETHERNET + 12].fill(0);
+    let sum = !fold(sum(&frame[ETHERNET..ETHERNET + 20]));
+    frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+/// What the hash of a packet made by [`transport_of`] is over: the addresses, and the ports if they count.
+pub fn hashed(kind: Kind, frame: &[u8], ports: bool) -> &[u8] {
+    let (begin, addresses) = if kind.v6 { (ETHERNET + 8, 32) } else { (ETHERNET + 12, 8) };
+    &frame[begin..begin + addresses + if ports { 4 } else { 0 }]
 }
 
 /// The sum of 16-bit words in network order.

@@ -2,7 +2,9 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::layout::{IpLayout, Network, Transport};
+use backends::net::Flow as HashedFlow;
+
+use super::layout::{Fragment, IpLayout, Network, Transport};
 use super::{Head, MacAddr, array};
 
 /// An ARP packet.
@@ -178,6 +180,20 @@ impl Head<'_> {
             ports: u32::from_be_bytes(self.array(usize::from(self.layout.ip.transport_at))?),
             protocol: self.protocol(),
         })
+    }
+
+    /// What a flow's hash is of, as a network frontend asks for hashes: the addresses, and the ports of TCP that is not in
+    /// fragments. `None`: not IP.
+    #[must_use]
+    pub fn hashed(&self) -> Option<HashedFlow> {
+        let at = self.network_at();
+        let has_ports = self.transport() == Transport::Tcp && self.fragment() == Fragment::Whole;
+        let ports = if has_ports { self.array(usize::from(self.layout.ip.transport_at)) } else { None };
+        match self.network() {
+            Network::Ipv4 => Some(HashedFlow::V4(self.array(at + 12)?, ports)),
+            Network::Ipv6 => Some(HashedFlow::V6(self.array(at + 8)?, ports)),
+            _ => None,
+        }
     }
 
     /// The ARP packet, if there is one.

@@ -89,12 +89,12 @@ pub(super) struct Queue {
     /// None: the queue has one port.
     pub(super) rx_port: Option<Port>,
     /// Pages that packets are sent from and received in.
-    data: Granted<Pages>,
+    pub(super) data: Granted<Pages>,
     /// Requests posted so far.
     next: usize,
 }
 
-const DATA_PAGES: usize = 64;
+pub(super) const DATA_PAGES: usize = 64;
 
 /// A frontend that has connected.
 pub(super) struct Frontend {

@@ -1,6 +1,7 @@
 //! The whole backend over the host stand-in: toolstack and frontends in one program.
 
 mod accounts;
+mod control;
 mod finished;
 mod front;
 mod runs;
@@ -267,6 +268,42 @@ fn a_frontend_gets_the_groups_that_it_names() {
         one.queues[0].send(&frame, 5);
         moment().await;
         assert_eq!(two.queues[0].received().len(), 1);
+    });
+}
+
+#[test]
+fn the_filter_of_groups_is_asked_for_at_any_time() {
+    let (client, _) = start();
+    block_on_test(async {
+        let mut one = Frontend::start(&client, 1).await;
+        let mut two = Frontend::start(&client, 2).await;
+        two.queues[0].post(20);
+        let group = MacAddr([1, 0, 0x5e, 0, 0, 7]);
+        let request = format!("{}/request-multicast-control", front(2));
+        let mut number = 0;
+        let mut reaches = async |asked: Option<&str>, wanted: usize| {
+            match asked {
+                Some(asked) => client.write(&request, asked).unwrap(),
+                None => client.rm(&request).unwrap(),
+            }
+            moment().await;
+            let frame = frame(&one, group, 60 + usize::from(number));
+            one.queues[0].send(&frame, number);
+            number += 1;
+            moment().await;
+            assert_eq!(two.queues[0].received().len(), wanted, "{asked:?}");
+        };
+        for (asked, wanted) in [
+            (Some("0"), 1),
+            (Some("1"), 0),
+            (Some("0"), 1),
+            (Some("7"), 0),
+            (Some("no number"), 1),
+            (Some("1"), 0),
+            (None, 1),
+        ] {
+            reaches(asked, wanted).await;
+        }
     });
 }
 

@@ -1,6 +1,7 @@
 //! The frontend against a backend in the same process: real rings, real grants. The test plays the backend.
 
 mod breaches;
+mod control;
 
 use super::*;
 use crate::xenbus::testing::TestStore;
@@ -155,9 +156,9 @@ fn bytes(len: usize, seed: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 31 + i / 251 + seed) as u8).collect()
 }
 
-const PLAIN: Offload = Offload { checksum: Checksum::Complete, gso: None };
+const PLAIN: Offload = Offload { checksum: Checksum::Complete, gso: None, hash: None };
 const SEGMENTED: Offload =
-    Offload { checksum: Checksum::Partial, gso: Some(Gso { kind: GsoKind::TcpV4, size: 1448 }) };
+    Offload { checksum: Checksum::Partial, gso: Some(Gso { kind: GsoKind::TcpV4, size: 1448 }), hash: None };
 
 #[test]
 fn packets_of_all_sizes_pass_both_ways_and_around_the_rings() {
@@ -193,7 +194,7 @@ fn offloads_pass_both_ways() {
         let (interface, mut backend) = pair(None).await;
         let packet = bytes(40_000, 5);
         interface.send(&packet, SEGMENTED).expect("room");
-        let verified = Offload { checksum: Checksum::Verified, gso: None };
+        let verified = Offload { checksum: Checksum::Verified, ..PLAIN };
         interface.send(&packet[..100], verified).expect("room");
         interface.flush().expect("connected");
         let (requests, gso, seen) = backend.take().expect("sent");
@@ -217,9 +218,9 @@ fn offloads_pass_both_ways() {
         );
         backend.give(&packet[..60], NETRXF_DATA_VALIDATED, &[]);
         let mut received = Vec::new();
-        let expected =
-            Offload { checksum: Checksum::Partial, gso: Some(Gso { kind: GsoKind::TcpV6, size: 900 }) };
-        assert_eq!(interface.receive(&mut received), Ok(Some(expected)));
+        let expected = Offload { gso: Some(Gso { kind: GsoKind::TcpV6, size: 900 }), ..SEGMENTED };
+        let hash = Some(PacketHash { kind: 0, value: 0 });
+        assert_eq!(interface.receive(&mut received), Ok(Some(Offload { hash, ..expected })));
         assert!(received == packet);
         // The buffers that the extra information took are posted again: all 256 are there.
         assert_eq!(interface.receive(&mut received), Ok(Some(verified)));
@@ -245,7 +246,7 @@ fn what_the_backend_lacks_is_not_sent() {
         });
         let interface = Interface::connect(&client, FRONT).await.expect("connected");
         assert_eq!(interface.longest(), 1514, "no packet in pieces");
-        let partial = Offload { checksum: Checksum::Partial, gso: None };
+        let partial = Offload { checksum: Checksum::Partial, ..PLAIN };
         for (len, offload) in [(13, PLAIN), (1519, PLAIN), (100, partial), (100, SEGMENTED)] {
             assert_eq!(
                 interface.send(&bytes(len, 0), offload),
@@ -286,7 +287,7 @@ fn a_full_ring_says_so_and_wakes_its_task_when_there_is_room() {
         interface.send(&packet, PLAIN).expect("room");
         interface.flush().expect("connected");
         assert!(backend.take().is_some());
-        assert!(interface.shared.port.take_event());
+        assert!(interface.shared.ports[0].take_event());
         let mut sent = 0;
         while interface.has_room(packet.len()).expect("connected") {
             interface.send(&packet, PLAIN).expect("room");
@@ -377,7 +378,7 @@ fn a_packet_whose_rest_comes_later_is_whole_in_the_end() {
         let second = backend.part(&packet[3000..], 1, 0);
         backend.receive.push_response(&second);
         backend.publish();
-        let verified = Offload { checksum: Checksum::Verified, gso: None };
+        let verified = Offload { checksum: Checksum::Verified, ..PLAIN };
         assert_eq!(interface.receive(&mut received), Ok(Some(verified)));
         assert!(received == packet);
     });
