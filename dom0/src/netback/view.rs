@@ -9,6 +9,7 @@ use core::net::Ipv4Addr;
 use pvrt::executor::time;
 
 use super::Network;
+use crate::net::headers::protocol;
 use crate::net::router::flows::{Flow, Owner};
 use crate::net::router::{Reason as RouterReason, Role};
 use crate::net::switch::{PortId, Reason, Switch};
@@ -160,8 +161,8 @@ fn port_line(switch: &Switch, port: PortId) -> Option<String> {
 
 fn flow_text(flow: &Flow) -> String {
     let protocol = match flow.protocol {
-        6 => "tcp",
-        17 => "udp",
+        protocol::TCP => "tcp",
+        protocol::UDP => "udp",
         _ => "icmp",
     };
     format!(

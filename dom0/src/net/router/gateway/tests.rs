@@ -366,7 +366,8 @@ fn a_guest_with_an_address_of_its_own_is_found_too() {
         .expect("an address of its own");
     world
         .gateway
-        .set_guest(second, Guest { name: "fixed".into(), network: GUESTS, fixed: Some(inside(200)) });
+        .set_guest(second, Guest { name: "fixed".into(), network: GUESTS, fixed: Some(inside(200)) })
+        .unwrap();
     assert_eq!(world.gateway.address_of(0, "fixed"), Some(inside(200)));
     assert_eq!(world.gateway.address_of(0, "hand"), None);
     world.stations[by_hand].host.set_address(Some(Ipv4Cidr::new(inside(150), 24)), Some(inside(1)));
