@@ -15,6 +15,9 @@ const MAX_INTERFACE_BYTES: usize = 15;
 /// Most bytes of a domain's name.
 const MAX_DOMAIN_BYTES: usize = 255;
 
+/// From this port on dom0's card has the ports of connections that guests begin.
+const TRANSLATED: u16 = 32_768;
+
 /// dom0's network card.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Net {
@@ -82,11 +85,13 @@ impl FromStr for Forward {
                 "guest `{guest}`: a domain's name of up to {MAX_DOMAIN_BYTES} characters without spaces and `/` is expected"
             ));
         }
-        Ok(Self {
-            host: number("the host's", host)?,
-            guest: guest.into(),
-            port: number("the guest's", port)?,
-        })
+        let host = number("the host's", host)?;
+        if host >= TRANSLATED {
+            return Err(format!(
+                "port {host}: ports from {TRANSLATED} on are for the guests' own connections"
+            ));
+        }
+        Ok(Self { host, guest: guest.into(), port: number("the guest's", port)? })
     }
 }
 
@@ -166,8 +171,13 @@ mod tests {
         let good = Forward { host: 8080, guest: "web".into(), port: 80 };
         assert_eq!("8080:web:80".parse(), Ok(good.clone()));
         assert_eq!(good.word(), "forward=8080:web:80");
-        let odd = Forward { host: 65_535, guest: "a-b_c.d=1".into(), port: 1 };
-        assert_eq!("65535:a-b_c.d=1:1".parse(), Ok(odd));
+        let odd = Forward { host: 32_767, guest: "a-b_c.d=1".into(), port: 65_535 };
+        assert_eq!("32767:a-b_c.d=1:65535".parse(), Ok(odd));
+        let too_high = "32768:web:80".parse::<Forward>();
+        assert_eq!(
+            too_high,
+            Err("port 32768: ports from 32768 on are for the guests' own connections".into())
+        );
         for bad in [
             "",
             "8080",
@@ -196,15 +206,19 @@ mod tests {
     fn forwards_are_part_of_the_network() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let busy = listener.local_addr().expect("bound").port();
-        let forwards =
-            |text: &[String]| text.iter().map(|text| text.parse().expect("sound")).collect::<Vec<_>>();
-        let word = |port: u16| format!("{port}:web:80");
+        // The host gives ports away that a person cannot name.
+        let forwards = |hosts: &[u16]| {
+            hosts
+                .iter()
+                .map(|host| Forward { host: *host, guest: "web".into(), port: 80 })
+                .collect::<Vec<_>>()
+        };
         // The port is free as soon as its listener is gone.
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .and_then(|port| port.local_addr())
             .expect("bound")
             .port();
-        let machine = Machine { forwards: forwards(&[word(free)]), ..Machine::default() };
+        let machine = Machine { forwards: forwards(&[free]), ..Machine::default() };
         check(&machine).expect("sound");
         let expected = format!("user,id=net0,hostfwd=tcp:127.0.0.1:{free}-:{free}");
         assert_eq!(backend(&machine), Some(expected));
@@ -213,8 +227,8 @@ mod tests {
             (Machine { net: Net::None, ..machine.clone() }, "--net user"),
             (Machine { net: Net::Tap("lo".into()), ..machine.clone() }, "--net user"),
             (Machine { dom0: "x".into(), ..machine.clone() }, "dom0's place"),
-            (Machine { forwards: forwards(&[word(free), word(free)]), ..machine.clone() }, "twice"),
-            (Machine { forwards: forwards(&[word(busy)]), ..machine.clone() }, "cannot be had"),
+            (Machine { forwards: forwards(&[free, free]), ..machine.clone() }, "twice"),
+            (Machine { forwards: forwards(&[busy]), ..machine.clone() }, "cannot be had"),
             (
                 Machine { net: Net::Tap("no-such-tap".into()), forwards: Vec::new(), ..machine.clone() },
                 "no such network",

@@ -96,7 +96,10 @@ impl Network {
         for (flow, owner, answered) in router.flows().list(time::now_ns()).take(MAX_SHOWN) {
             let whose = match owner {
                 Owner::Port(port) => port_name(&fabric.switch, port),
-                Owner::Forward(number) => format!("forward {number}"),
+                Owner::Forward(number) => {
+                    let port = router.forward(number).map_or(0, |forward| forward.port);
+                    format!("forward {port}")
+                }
             };
             let state = if answered { "" } else { ", not answered" };
             lines.push(format!("{}  {whose}{state}", flow_text(&flow)));
@@ -135,7 +138,7 @@ impl Network {
             let to = forward.to.map_or("not there".into(), |to| to.to_string());
             format!("{} -> {}:{} ({to})", forward.port, forward.guest, forward.to_port)
         };
-        outside.gateway.router().forwards().iter().map(line).collect()
+        outside.gateway.router().forwards().map(line).collect()
     }
 }
 
