@@ -9,12 +9,15 @@
 //! - [`guard`]: a vif sends from its own addresses alone;
 //! - `table`: which station is behind which port;
 //! - `bridges`: bridges and ports come and go;
+//! - `changes`: ports move to other VLANs;
+//! - `tap`: frames are captured;
 //! - `hash`: the tables' hash, with a secret.
 //!
 //! A vif has one station, its own, unless it was told otherwise: nobody takes the vif's address over, frames to
 //! unknown stations never go to the vif, and it learns nothing. A frame costs no allocation.
 
 mod bridges;
+mod changes;
 pub mod firewall;
 pub mod guard;
 #[cfg(test)]
@@ -22,14 +25,17 @@ mod guard_tests;
 mod hash;
 pub mod port;
 mod table;
+mod tap;
 #[cfg(test)]
 mod tests;
 pub mod vlan;
 
 pub use bridges::{BridgeId, MAX_BRIDGES, StationView, SwitchError};
+pub use changes::PlaceError;
 pub use firewall::{Action, Direction, Rule, Rules};
 pub use guard::Guard;
 pub use port::{BYTES_PER_PORT, Counters, PortConfig, PortId, PortKind, Reason, Target, Targets, Verdict};
+pub use tap::Tap;
 pub use vlan::{Form, VlanId, Vlans};
 
 use alloc::boxed::Box;
@@ -51,6 +57,8 @@ pub struct Switch {
     receivers: Receivers,
     /// The next port's generation.
     generation: u32,
+    /// Who looks on.
+    tap: Option<Box<Tap>>,
 }
 
 /// Most bytes behind the Ethernet header of a frame for a group: of the longest that wires take.
@@ -79,13 +87,14 @@ impl Switch {
             seed,
             receivers: Receivers::default(),
             generation: 0,
+            tap: None,
         }
     }
 
     /// Decides what becomes of a frame that came in by the port `from`, and counts the frame. `is_gso`: the frame is to be cut
     /// where the wire begins, and may be longer than a port takes.
     pub fn forward(&mut self, now_ns: u64, from: PortId, head: &Head<'_>, is_gso: bool) -> Verdict {
-        match self.decide(now_ns, from, head, is_gso) {
+        let verdict = match self.decide(now_ns, from, head, is_gso) {
             Ok(verdict) => verdict,
             Err((at, reason)) => {
                 if let Some(port) = self.port_at(at) {
@@ -93,7 +102,11 @@ impl Switch {
                 }
                 Verdict::Drop(reason)
             }
+        };
+        if self.tap.is_some() {
+            self.capture(now_ns, from, head, &verdict);
         }
+        verdict
     }
 
     /// Notes that a frame which was to go out by the port was dropped behind the switch.
