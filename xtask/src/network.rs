@@ -1,6 +1,7 @@
 //! The machine's network card: what is at its other end, and which ports of the host lead to guests.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::str::FromStr;
@@ -8,7 +9,7 @@ use std::str::FromStr;
 use anyhow::Result;
 
 use crate::machine::Machine;
-use crate::usage;
+use crate::{qemu, usage};
 
 /// Most bytes of an interface's name, in Linux.
 const MAX_INTERFACE_BYTES: usize = 15;
@@ -17,6 +18,9 @@ const MAX_DOMAIN_BYTES: usize = 255;
 
 /// From this port on dom0's card has the ports of connections that guests begin.
 const TRANSLATED: u16 = 32_768;
+
+/// The port where dom0 writes captured packets: the third serial line's, which the machine does not have.
+pub const CAPTURE_PORT: u16 = 0x3e8;
 
 /// dom0's network card.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,12 +110,20 @@ impl Forward {
 ///
 /// # Errors
 /// Wrong usage: a tap interface that is not there; ports without QEMU's own network; a port of the host that is named
-/// twice or that another program has.
+/// twice or that another program has; a file for captures that cannot be written.
 pub fn check(machine: &Machine) -> Result<()> {
     if let Net::Tap(name) = &machine.net
         && !Path::new("/sys/class/net").join(name).exists()
     {
         return Err(usage(format!("--net tap={name}: the host has no such network interface")));
+    }
+    if let Some(path) = &machine.capture {
+        let name = path.display();
+        if !machine.has_own_dom0() {
+            return Err(usage(format!("--capture {name}: a kernel in dom0's place captures nothing")));
+        }
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        file.map_err(|error| usage(format!("--capture {name}: the file cannot be written: {error}")))?;
     }
     let Some(first) = machine.forwards.first() else { return Ok(()) };
     if machine.net != Net::User {
@@ -130,6 +142,15 @@ pub fn check(machine: &Machine) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// QEMU's arguments for the file of captured packets. Each byte that dom0 writes to the port is in the file at once.
+pub fn capture(machine: &Machine) -> Vec<OsString> {
+    let Some(path) = &machine.capture else { return Vec::new() };
+    let mut file = OsString::from("file,id=capture,path=");
+    file.push(qemu::doubled(path));
+    let port = format!("isa-debugcon,chardev=capture,iobase={CAPTURE_PORT:#x}");
+    vec!["-chardev".into(), file, "-device".into(), port.into()]
 }
 
 /// QEMU's network back end; `None`: there is no card.
@@ -239,5 +260,26 @@ mod tests {
         }
         assert!(check(&Machine { net: Net::Tap("lo".into()), ..Machine::default() }).is_ok());
         drop(listener);
+    }
+
+    #[test]
+    fn a_capture_is_a_file_that_can_be_written() {
+        let machine = Machine { capture: Some("/no/such/directory/x,y".into()), ..Machine::default() };
+        let error = check(&machine).expect_err("no directory");
+        assert!(error.is::<crate::Usage>() && error.to_string().starts_with("--capture /no/such"), "{error}");
+        let shown = capture(&machine);
+        assert_eq!(
+            shown,
+            [
+                "-chardev",
+                "file,id=capture,path=/no/such/directory/x,,y",
+                "-device",
+                "isa-debugcon,chardev=capture,iobase=0x3e8"
+            ]
+        );
+        assert!(capture(&Machine::default()).is_empty());
+        assert!(check(&Machine { capture: Some("/dev/null".into()), ..Machine::default() }).is_ok());
+        let other = Machine { capture: Some("/dev/null".into()), dom0: "x".into(), ..Machine::default() };
+        assert!(check(&other).is_err());
     }
 }

@@ -15,11 +15,12 @@ use super::finisher::Finisher;
 use super::outside::Outside;
 use super::passage::Onward;
 use super::sender::{FrameKind, MAX_PARKED, Parked, Sender};
+use super::tagging::changes_form;
 use super::way::{Sent, Way};
 use crate::net::Head;
 use crate::net::headers::{Network, Transport};
 use crate::net::switch::port::MAX_PORTS;
-use crate::net::switch::{PortId, Reason, Switch, Verdict};
+use crate::net::switch::{PortId, Reason, Switch, Target, Verdict};
 
 /// Packets of one batch.
 pub(super) const BATCH: usize = 32;
@@ -50,13 +51,16 @@ pub(super) struct Fabric {
     batch: TxBatch,
     /// Packets of the batch that somebody did not get: who, and why.
     pub(super) lost: Vec<(PortId, Reason)>,
+    /// Receivers of a packet that get it in another form.
+    pub(super) in_form: Vec<Target>,
     pub(super) finisher: Finisher,
 }
 
 impl Fabric {
     pub(super) fn new(switch: Switch, finisher: Finisher) -> Self {
         let (batch, lost) = (TxBatch::with_capacity(BATCH), Vec::with_capacity(MAX_PORTS));
-        Self { switch, way: Way::new(), outside: None, batch, lost, finisher }
+        let in_form = Vec::with_capacity(MAX_PORTS);
+        Self { switch, way: Way::new(), outside: None, batch, lost, in_form, finisher }
     }
 
     /// Carries a batch of a vif's packets to where they go.
@@ -146,6 +150,10 @@ impl Fabric {
                     sender.write_head(queue, id, head.bytes());
                 }
                 let (to, kind) = (target.port, FrameKind::of(&head));
+                if changes_form(&head, target.form) {
+                    self.send_in_form(&sender.queue(queue).packet(id), target, kind);
+                    return self.way.answer(queue, id);
+                }
                 let until_ns = now_ns.saturating_add(PARKED_NS);
                 self.send_one(sender, Parked { queue, id, to, kind, until_ns }, next);
             }

@@ -8,6 +8,7 @@ use backends::net::{Checksum, Copier, HEAD_BYTES, MAX_PARTS, Offload, Packet, Pa
 use super::fabric::{BATCH, Fabric};
 use super::outside::{STACK_BYTES, Unsent};
 use super::sender::FrameKind;
+use super::tagging::changes_form;
 use super::way::Sent;
 use crate::net::Head;
 use crate::net::router::Routed;
@@ -68,7 +69,8 @@ impl Fabric {
     ) {
         let kind_of_frame = FrameKind::of(head);
         let mut cards = ArrayVec::<PortId, 8>::new();
-        for Target { port, kind, .. } in targets.iter(&self.switch) {
+        for target in targets.iter(&self.switch) {
+            let Target { port, kind, form } = target;
             // There may be as many receivers as ports, and each costs as many copies as the packet has parts.
             if self.way.is_long() {
                 match (&mut copier, &self.outside) {
@@ -78,6 +80,7 @@ impl Fabric {
                 }
             }
             match kind {
+                PortKind::Vif | PortKind::Wire if changes_form(head, form) => self.in_form.push(target),
                 PortKind::Vif => {
                     let reason =
                         match self.finisher.send(&mut self.way, packet, port, kind_of_frame, from_queue) {
@@ -102,6 +105,9 @@ impl Fabric {
         for card in cards {
             self.send_out(packet, card);
         }
+        let mut in_form = core::mem::take(&mut self.in_form);
+        in_form.drain(..).for_each(|target| self.send_in_form(packet, target, kind_of_frame));
+        self.in_form = in_form;
         for (port, reason) in self.lost.drain(..) {
             self.switch.count_drop(port, reason);
         }
@@ -118,7 +124,7 @@ impl Fabric {
         }
     }
 
-    fn send_frame_out(&mut self, frame: &mut [u8], offload: &Offload, port: PortId) {
+    pub(super) fn send_frame_out(&mut self, frame: &mut [u8], offload: &Offload, port: PortId) {
         let Some(card) = self.outside.as_mut().and_then(|outside| outside.card(port)) else { return };
         let reason = match card.send(frame, offload) {
             Ok(()) => return,
@@ -162,7 +168,7 @@ impl Fabric {
     }
 
     /// Does the copies of packets that lie in dom0's own memory.
-    fn deliver(&mut self) {
+    pub(super) fn deliver(&mut self) {
         if let Some(outside) = &self.outside {
             self.way.deliver(&mut outside.whole.copier());
         }
@@ -198,7 +204,11 @@ impl Fabric {
                     if head.is_changed() {
                         received.write(0, head.bytes());
                     }
-                    self.send_now(&packet, target, FrameKind::of(&head));
+                    if changes_form(&head, target.form) {
+                        self.send_in_form(&packet, target, FrameKind::of(&head));
+                    } else {
+                        self.send_now(&packet, target, FrameKind::of(&head));
+                    }
                 }
             },
             Verdict::Many(targets) => self.send_many(None, &packet, (port, 0), &targets, &mut head, now_ns),
@@ -206,7 +216,7 @@ impl Fabric {
     }
 
     /// Sends a packet of dom0's own memory to one receiver, which gets it now or never.
-    fn send_now(&mut self, packet: &Packet<'_>, target: Target, kind: FrameKind) {
+    pub(super) fn send_now(&mut self, packet: &Packet<'_>, target: Target, kind: FrameKind) {
         if target.kind == PortKind::Wire {
             return self.send_out(packet, target.port);
         }
@@ -259,8 +269,7 @@ impl Fabric {
     fn send_own(&mut self, network: BridgeId, mut frame: Vec<u8>, now_ns: u64) {
         let Some(own) = self.outside.as_ref().and_then(|outside| outside.local_on(network)) else { return };
         let len = frame.len() as u32;
-        let Some(part) = self.outside.as_ref().and_then(|outside| outside.whole.put(&frame)) else { return };
-        let parts = [part];
+        let Some(parts) = self.outside.as_ref().map(|outside| outside.whole.put(&frame)) else { return };
         let offload = Offload::default();
         let packet = Packet { len, offload: &offload, parts: &parts };
         let head_len = frame.len().min(HEAD_BYTES);

@@ -57,7 +57,7 @@ pub struct Switch {
     receivers: Receivers,
     /// The next port's generation.
     generation: u32,
-    /// Who looks on.
+    /// The capture that goes on, if one does.
     tap: Option<Box<Tap>>,
 }
 

@@ -3,6 +3,7 @@
 mod accounts;
 mod finished;
 mod front;
+mod places;
 
 use alloc::format;
 use alloc::string::String;
