@@ -48,6 +48,10 @@ impl CaptureFile {
         if self.port.is_none() {
             return Err("there is no file for a capture: `cargo xtask run --capture FILE` gives one".into());
         }
+        // An end that was interrupted left the rest to the task.
+        if network.capture_state().is_none() && self.rest.lock().is_served {
+            return Err("the last capture is still being written".into());
+        }
         let header = network.start_capture(ports)?;
         let mut rest = self.rest.lock();
         if !core::mem::replace(&mut rest.has_begun, true) {
