@@ -37,6 +37,7 @@ pub const ALL: &[Image] = &[
     Image { name: "hostile", rules: KERNEL },
     Image { name: "conformance-guest", rules: KERNEL },
     Image { name: "web", rules: KERNEL },
+    Image { name: "talk", rules: KERNEL },
 ];
 
 /// The image called `name`.

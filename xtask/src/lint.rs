@@ -18,6 +18,7 @@ const FREESTANDING: &[&str] = &[
     "hostile",
     "conformance-guest",
     "web",
+    "talk",
 ];
 
 /// Which packages to check, and how to print the diagnostics.
