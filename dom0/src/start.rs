@@ -8,7 +8,7 @@ use pvrt::{BootInfo, executor, println, spawn, time, yield_now};
 use crate::blkback;
 use crate::blkdev::{self, Disks};
 use crate::bundle::Bundle;
-use crate::commands::{Ending, Shell};
+use crate::commands::{CaptureFile, Ending, Shell};
 use crate::netback::{self, Network};
 use crate::netdev::{self, Cards};
 use crate::shell::Terminal;
@@ -19,7 +19,7 @@ use crate::xenstore::{self, Quotas, Xenstore, serve_rings};
 ///
 /// The command line may have `debug-exit=PORT`: the port where dom0 reports success or failure to QEMU, `lines=PORT`:
 /// the serial port where dom0 reports to `xtask` which lines begin, `input`: to take lines from there after the
-/// script, `keep`: to show the prompt after a script, and `poll-limit=TICKS`: to report polls that take longer.
+/// script, `capture=PORT`: the port where dom0 writes packets as a pcap file, from the start on, `keep`: to show the prompt after a script, and `poll-limit=TICKS`: to report polls that take longer.
 pub async fn start(boot: BootInfo) {
     let started_ns = time::now_ns();
     let port = |option| boot.option(option).and_then(port_number);
@@ -65,7 +65,13 @@ pub async fn start(boot: BootInfo) {
     for _ in 0..4 {
         yield_now().await;
     }
-    let shell = Shell { bundle, store, disks, network, terminal, toolstack, started_ns, ending };
+    let capture = CaptureFile::new(port("capture"));
+    if port("capture").is_some()
+        && let Err(error) = capture.start(&network, &[])
+    {
+        println!("capture: {error}");
+    }
+    let shell = Shell { bundle, store, disks, network, capture, terminal, toolstack, started_ns, ending };
     let input = boot.option("input").and(ending.lines);
     shell.run(boot.option("keep").is_some(), input).await;
 }

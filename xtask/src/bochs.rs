@@ -60,6 +60,9 @@ pub fn check(machine: &Machine) -> Result<()> {
     if !machine.disks.is_empty() {
         return Err(usage("Bochs has no virtio disks"));
     }
+    if machine.capture.is_some() {
+        return Err(usage("--capture: Bochs has no port for that"));
+    }
     if let Some(forward) = machine.forwards.first() {
         return Err(usage(format!("--forward {}: Bochs has no network", forward.host)));
     }

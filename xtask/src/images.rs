@@ -40,6 +40,7 @@ pub const ALL: &[Image] = &[
     image("hostile", KERNEL),
     image("conformance-guest", KERNEL),
     image("web", KERNEL),
+    image("talk", KERNEL),
     image("netload", KERNEL),
     Image { name: "netload-peer", package: "netload", rules: KERNEL },
 ];

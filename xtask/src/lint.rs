@@ -19,6 +19,7 @@ const FREESTANDING: &[&str] = &[
     "conformance-guest",
     "web",
     "netload",
+    "talk",
 ];
 
 /// Which packages to check, and how to print the diagnostics.

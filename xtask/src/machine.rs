@@ -144,6 +144,8 @@ pub struct Machine {
     pub net: Net,
     /// Ports of the host that lead to guests.
     pub forwards: Vec<Forward>,
+    /// Where packets go that dom0 carries.
+    pub capture: Option<PathBuf>,
     /// Multiboot1 or multiboot2.
     pub boot: Boot,
     /// The dom0 kernel: a PV ELF file.
@@ -184,6 +186,7 @@ impl Default for Machine {
             disks: Vec::new(),
             net: Net::User,
             forwards: Vec::new(),
+            capture: None,
             boot: Boot::Direct,
             dom0: images::ALL[1].bootable(),
             hypervisor_arguments: String::new(),
@@ -268,6 +271,9 @@ impl Machine {
         for forward in &self.forwards {
             line += &format!(" {}", forward.word());
         }
+        if self.capture.is_some() {
+            line += &format!(" capture={:#x}", network::CAPTURE_PORT);
+        }
         join(&line, &self.dom0_arguments)
     }
 
@@ -332,5 +338,7 @@ mod tests {
         assert_eq!(machine.dom0_line(), "debug-exit=0xf4 keep x=1");
         let machine = Machine { script: Some(Vec::new()), from_input: true, ..Machine::default() };
         assert_eq!(machine.dom0_line(), "debug-exit=0xf4 lines=0x2f8 input");
+        let machine = Machine { capture: Some("x.pcap".into()), ..Machine::default() };
+        assert_eq!(machine.dom0_line(), "debug-exit=0xf4 capture=0x3e8");
     }
 }

@@ -52,7 +52,7 @@ enum Task {
     },
     /// Build and check the images.
     Build {
-        /// Only these images: microhv, dom0, hello, bench, hostile, conformance-guest, web, netload,
+        /// Only these images: microhv, dom0, hello, bench, hostile, conformance-guest, web, talk, netload,
         /// netload-peer.
         images: Vec<String>,
     },

@@ -1,6 +1,7 @@
 //! The machine's network card: what is at its other end, and which ports of the host lead to guests.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::str::FromStr;
@@ -8,12 +9,18 @@ use std::str::FromStr;
 use anyhow::Result;
 
 use crate::machine::Machine;
-use crate::usage;
+use crate::{qemu, usage};
 
 /// Most bytes of an interface's name, in Linux.
 const MAX_INTERFACE_BYTES: usize = 15;
 /// Most bytes of a domain's name.
 const MAX_DOMAIN_BYTES: usize = 255;
+
+/// From this port on dom0's card has the ports of connections that guests begin.
+const TRANSLATED: u16 = 32_768;
+
+/// The port where dom0 writes captured packets: the third serial line's, which the machine does not have.
+pub const CAPTURE_PORT: u16 = 0x3e8;
 
 /// dom0's network card.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,11 +89,13 @@ impl FromStr for Forward {
                 "guest `{guest}`: a domain's name of up to {MAX_DOMAIN_BYTES} characters without spaces and `/` is expected"
             ));
         }
-        Ok(Self {
-            host: number("the host's", host)?,
-            guest: guest.into(),
-            port: number("the guest's", port)?,
-        })
+        let host = number("the host's", host)?;
+        if host >= TRANSLATED {
+            return Err(format!(
+                "port {host}: ports from {TRANSLATED} on are for the guests' own connections"
+            ));
+        }
+        Ok(Self { host, guest: guest.into(), port: number("the guest's", port)? })
     }
 }
 
@@ -101,12 +110,20 @@ impl Forward {
 ///
 /// # Errors
 /// Wrong usage: a tap interface that is not there; ports without QEMU's own network; a port of the host that is named
-/// twice or that another program has.
+/// twice or that another program has; a file for captures that cannot be written.
 pub fn check(machine: &Machine) -> Result<()> {
     if let Net::Tap(name) = &machine.net
         && !Path::new("/sys/class/net").join(name).exists()
     {
         return Err(usage(format!("--net tap={name}: the host has no such network interface")));
+    }
+    if let Some(path) = &machine.capture {
+        let name = path.display();
+        if !machine.has_own_dom0() {
+            return Err(usage(format!("--capture {name}: a kernel in dom0's place captures nothing")));
+        }
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        file.map_err(|error| usage(format!("--capture {name}: the file cannot be written: {error}")))?;
     }
     let Some(first) = machine.forwards.first() else { return Ok(()) };
     if machine.net != Net::User {
@@ -125,6 +142,15 @@ pub fn check(machine: &Machine) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// QEMU's arguments for the file of captured packets. Each byte that dom0 writes to the port is in the file at once.
+pub fn capture(machine: &Machine) -> Vec<OsString> {
+    let Some(path) = &machine.capture else { return Vec::new() };
+    let mut file = OsString::from("file,id=capture,path=");
+    file.push(qemu::doubled(path));
+    let port = format!("isa-debugcon,chardev=capture,iobase={CAPTURE_PORT:#x}");
+    vec!["-chardev".into(), file, "-device".into(), port.into()]
 }
 
 /// QEMU's network back end; `None`: there is no card.
@@ -166,8 +192,13 @@ mod tests {
         let good = Forward { host: 8080, guest: "web".into(), port: 80 };
         assert_eq!("8080:web:80".parse(), Ok(good.clone()));
         assert_eq!(good.word(), "forward=8080:web:80");
-        let odd = Forward { host: 65_535, guest: "a-b_c.d=1".into(), port: 1 };
-        assert_eq!("65535:a-b_c.d=1:1".parse(), Ok(odd));
+        let odd = Forward { host: 32_767, guest: "a-b_c.d=1".into(), port: 65_535 };
+        assert_eq!("32767:a-b_c.d=1:65535".parse(), Ok(odd));
+        let too_high = "32768:web:80".parse::<Forward>();
+        assert_eq!(
+            too_high,
+            Err("port 32768: ports from 32768 on are for the guests' own connections".into())
+        );
         for bad in [
             "",
             "8080",
@@ -196,15 +227,19 @@ mod tests {
     fn forwards_are_part_of_the_network() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let busy = listener.local_addr().expect("bound").port();
-        let forwards =
-            |text: &[String]| text.iter().map(|text| text.parse().expect("sound")).collect::<Vec<_>>();
-        let word = |port: u16| format!("{port}:web:80");
+        // The host gives ports away that a person cannot name.
+        let forwards = |hosts: &[u16]| {
+            hosts
+                .iter()
+                .map(|host| Forward { host: *host, guest: "web".into(), port: 80 })
+                .collect::<Vec<_>>()
+        };
         // The port is free as soon as its listener is gone.
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .and_then(|port| port.local_addr())
             .expect("bound")
             .port();
-        let machine = Machine { forwards: forwards(&[word(free)]), ..Machine::default() };
+        let machine = Machine { forwards: forwards(&[free]), ..Machine::default() };
         check(&machine).expect("sound");
         let expected = format!("user,id=net0,hostfwd=tcp:127.0.0.1:{free}-:{free}");
         assert_eq!(backend(&machine), Some(expected));
@@ -213,8 +248,8 @@ mod tests {
             (Machine { net: Net::None, ..machine.clone() }, "--net user"),
             (Machine { net: Net::Tap("lo".into()), ..machine.clone() }, "--net user"),
             (Machine { dom0: "x".into(), ..machine.clone() }, "dom0's place"),
-            (Machine { forwards: forwards(&[word(free), word(free)]), ..machine.clone() }, "twice"),
-            (Machine { forwards: forwards(&[word(busy)]), ..machine.clone() }, "cannot be had"),
+            (Machine { forwards: forwards(&[free, free]), ..machine.clone() }, "twice"),
+            (Machine { forwards: forwards(&[busy]), ..machine.clone() }, "cannot be had"),
             (
                 Machine { net: Net::Tap("no-such-tap".into()), forwards: Vec::new(), ..machine.clone() },
                 "no such network",
@@ -225,5 +260,26 @@ mod tests {
         }
         assert!(check(&Machine { net: Net::Tap("lo".into()), ..Machine::default() }).is_ok());
         drop(listener);
+    }
+
+    #[test]
+    fn a_capture_is_a_file_that_can_be_written() {
+        let machine = Machine { capture: Some("/no/such/directory/x,y".into()), ..Machine::default() };
+        let error = check(&machine).expect_err("no directory");
+        assert!(error.is::<crate::Usage>() && error.to_string().starts_with("--capture /no/such"), "{error}");
+        let shown = capture(&machine);
+        assert_eq!(
+            shown,
+            [
+                "-chardev",
+                "file,id=capture,path=/no/such/directory/x,,y",
+                "-device",
+                "isa-debugcon,chardev=capture,iobase=0x3e8"
+            ]
+        );
+        assert!(capture(&Machine::default()).is_empty());
+        assert!(check(&Machine { capture: Some("/dev/null".into()), ..Machine::default() }).is_ok());
+        let other = Machine { capture: Some("/dev/null".into()), dom0: "x".into(), ..Machine::default() };
+        assert!(check(&other).is_err());
     }
 }

@@ -36,6 +36,9 @@ pub struct RunOptions {
     /// TCP port HOST of 127.0.0.1 leads to port PORT of the domain GUEST (repeatable).
     #[arg(long = "forward", value_name = "HOST:GUEST:PORT")]
     forwards: Vec<Forward>,
+    /// Packets that dom0 carries go to this file, in the format of pcap.
+    #[arg(long, value_name = "FILE")]
+    capture: Option<PathBuf>,
     /// What emulates the machine: QEMU, or Bochs, which boots a CD image and has one CPU, no disks and no network.
     #[arg(long = "on", value_enum, default_value_t)]
     emulator: Emulator,
@@ -90,6 +93,7 @@ impl RunOptions {
             disks: self.disks,
             net: if self.no_net { Net::None } else { self.net },
             forwards: self.forwards,
+            capture: self.capture,
             boot: self.boot,
             dom0: self.dom0.unwrap_or(standard.dom0),
             hypervisor_arguments: self.hypervisor_arguments,

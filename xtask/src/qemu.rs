@@ -76,6 +76,7 @@ pub fn command(machine: &Machine, run: &RunDirectory) -> Result<Command> {
     command.args(["-m", &machine.memory_mib.to_string()]);
     command.args(["-device", &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x04")]);
     devices(machine, &mut command);
+    command.args(network::capture(machine));
     if machine.has_lines() {
         let mut port = OsString::from("socket,id=lines,path=");
         port.push(doubled(&run.file(lines::SOCKET)));

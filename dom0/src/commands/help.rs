@@ -19,11 +19,7 @@ pub(super) const COMMANDS: &[(&str, &str, &str)] = &[
     ("xenstore-rm", "PATH...", "removes nodes and all below them"),
     ("xenstore-watch", "[-n COUNT] PATH...", "shows paths as they change, until ^C"),
     ("xenstore-control", "COMMAND ...", "asks the store's daemon: `xenstore-control help`"),
-    (
-        "net",
-        "[bridges|gateway|leases|flows|forwards]",
-        "shows the networks; `net ping ADDRESS|GUEST`, `net forward PORT:GUEST:PORT`",
-    ),
+    ("net", "[COMMAND ...]", "shows and changes the networks: `net help`"),
     ("accounts", "", "shows what dom0 keeps for each domain, of what budget, in bytes"),
     ("ls", "[PATH]", "lists /boot or the disks in /dev"),
     ("cat", "FILE...", "shows files"),

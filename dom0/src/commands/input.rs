@@ -105,7 +105,7 @@ impl Shell {
             let line = next_line(input).await;
             if line == Line::End {
                 println!();
-                self.ending.power_off(true)
+                self.power_off(true).await
             }
             self.run_line_of_input(line).await;
         }

@@ -39,6 +39,7 @@ use crate::toolstack::Toolstack;
 use crate::xenstore::Xenstore;
 
 pub use machine::Ending;
+pub use net::CaptureFile;
 
 /// The result of a command: success, or the text of the error.
 pub type Outcome = Result<(), String>;
@@ -59,6 +60,8 @@ pub struct Shell {
     pub disks: Arc<Disks>,
     /// The networks.
     pub network: Arc<Network>,
+    /// Where captured packets go.
+    pub capture: Arc<CaptureFile>,
     /// The terminal.
     pub terminal: Terminal,
     /// The toolstack, which makes and ends domains.
@@ -77,17 +80,23 @@ impl Shell {
         if let Some(script) = self.bundle.find(SCRIPT) {
             match self.run_script(script).await {
                 Ok(()) if keep => {}
-                Ok(()) => self.ending.power_off(true),
+                Ok(()) => self.power_off(true).await,
                 // Nobody sits at the prompt: the machine's end tells of the failure.
                 Err(()) if input.is_some() => self.ending.note_failure(),
                 Err(()) if keep => {}
-                Err(()) => self.ending.power_off(false),
+                Err(()) => self.power_off(false).await,
             }
         }
         if let Some(port) = input {
             self.run_input(port).await
         }
         self.interact().await;
+    }
+
+    /// Powers the machine off, when all that was captured is in its file.
+    async fn power_off(&self, success: bool) -> ! {
+        self.capture.finish(&self.network).await;
+        self.ending.power_off(success)
     }
 
     /// Runs lines one at a time up to the first that fails: that line and its error are then the last thing printed.
@@ -159,7 +168,7 @@ impl Shell {
                 "ls" => self.ls(&texts).await,
                 "cat" => self.cat(&texts).await,
                 "accounts" => self.accounts(&texts).await,
-                "net" => net::run(&self.network, &texts).await,
+                "net" => net::run(&self.network, &self.capture, &texts).await,
                 "echo" => simple::echo(&texts).await,
                 "date" => simple::date(&texts),
                 "clear" => simple::clear(&texts),
@@ -168,10 +177,11 @@ impl Shell {
                 "try" => self.try_line(line, arguments).await,
                 "poweroff" | "halt" => {
                     no_more(&texts)?;
-                    self.ending.power_off(true)
+                    self.power_off(true).await
                 }
                 "reboot" => {
                     no_more(&texts)?;
+                    self.capture.finish(&self.network).await;
                     self.ending.reboot()
                 }
                 "xenstore-ls" => self.xenstore_ls(&texts).await,

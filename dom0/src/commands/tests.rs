@@ -17,7 +17,8 @@ pub(super) fn toolstack_of(store: Xenstore, disks: Arc<Disks>, bundle: Bundle) -
 pub(super) fn shell_with(toolstack: Toolstack, store: Xenstore) -> Shell {
     let (disks, terminal, bundle) = (Arc::new(Disks::new()), Terminal::new(), Bundle::default());
     let network = Arc::new(Network::new());
-    Shell { bundle, store, disks, network, terminal, toolstack, started_ns: 0, ending: Ending::default() }
+    let (capture, ending) = (CaptureFile::new(None), Ending::default());
+    Shell { bundle, store, disks, network, capture, terminal, toolstack, started_ns: 0, ending }
 }
 
 /// The outcome of a line, and what it printed.

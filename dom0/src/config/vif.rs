@@ -8,6 +8,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::net::MacAddr;
+use crate::net::switch::{Rule, Vlans, firewall::MAX_RULES};
 
 /// The bridge of an interface whose entry names none, as Xen's `xl` has it.
 pub const DEFAULT_BRIDGE: &str = "xenbr0";
@@ -19,8 +20,12 @@ pub const DEFAULT_MTU: u16 = 1500;
 pub struct VifConfig {
     /// The interface's address; `None`: to be chosen.
     pub mac: Option<MacAddr>,
-    /// The switch that it is on.
+    /// The bridge that it is on, and the VLANs there if they stand behind the bridge's name.
     pub bridge: Option<String>,
+    /// The VLANs that it is in, if they stand in a word of their own.
+    pub vlan: Option<String>,
+    /// Which packets pass, the first first. Only dom0's own backend keeps to rules.
+    pub rules: Vec<Rule>,
     /// The interface of dom0 by which packets are routed, not switched.
     pub gatewaydev: Option<String>,
     /// The interface's name in dom0.
@@ -46,6 +51,8 @@ impl Default for VifConfig {
         Self {
             mac: None,
             bridge: None,
+            vlan: None,
+            rules: Vec::new(),
             gatewaydev: None,
             vifname: None,
             backend_domain: None,
@@ -60,7 +67,7 @@ impl Default for VifConfig {
 }
 
 impl VifConfig {
-    /// The switch that it is on.
+    /// The bridge that it is on, with what stands behind the bridge's name.
     pub fn bridge(&self) -> &str {
         self.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE)
     }
@@ -73,6 +80,7 @@ impl VifConfig {
 
 /// Words of an entry that are told each to mean nothing; of more, only that there are more.
 const NOTES_MAX: usize = 8;
+const UNKNOWN: &str = "no such word of a network interface";
 
 impl VifConfig {
     /// Reads one entry: `key=value` words and flags with commas between; an empty entry is an interface too. Also
@@ -81,6 +89,21 @@ impl VifConfig {
     /// # Errors
     /// What is wrong with a value, in words.
     pub fn parse(text: &str) -> Result<(VifConfig, Vec<String>), String> {
+        Self::read(text, |_| Ok(()))
+    }
+
+    /// The same for an interface that a running domain gets, where the reference toolstack takes no unknown word.
+    ///
+    /// # Errors
+    /// What is wrong with a value, or the unknown word.
+    pub fn parse_strictly(text: &str) -> Result<(VifConfig, Vec<String>), String> {
+        Self::read(text, |word| Err(format!("`{word}`: {UNKNOWN}")))
+    }
+
+    fn read(
+        text: &str,
+        on_unknown: impl Fn(&str) -> Result<(), String>,
+    ) -> Result<(VifConfig, Vec<String>), String> {
         let mut vif = VifConfig::default();
         let mut notes = Vec::new();
         for word in text.split(',').map(str::trim_ascii).filter(|word| !word.is_empty()) {
@@ -88,6 +111,9 @@ impl VifConfig {
                 Some((key, value)) => vif.named(key.trim_ascii_end(), value.trim_ascii_start())?,
                 None => vif.flag(word),
             };
+            if note == Some(UNKNOWN) {
+                on_unknown(word)?;
+            }
             match (note, notes.len()) {
                 (None, _) | (_, NOTES_MAX..) => {}
                 (Some(_), at) if at + 1 == NOTES_MAX => notes.push("and more words that mean nothing".into()),
@@ -101,7 +127,7 @@ impl VifConfig {
         match word {
             "trusted" => self.trusted = true,
             "untrusted" => self.trusted = false,
-            _ => return Some("no such word of a network interface"),
+            _ => return Some(UNKNOWN),
         }
         None
     }
@@ -115,6 +141,19 @@ impl VifConfig {
                 self.mac = Some(mac.ok_or_else(|| format!("mac `{value}`: no address of a station"))?);
             }
             "bridge" => self.bridge = text(),
+            "vlan" => {
+                let vlans = Vlans::parse_word(value);
+                vlans.map_err(|wrong| {
+                    format!("vlan `{value}`: `{wrong}`: expected such as `10` or `10p/20/30-40`")
+                })?;
+                self.vlan = text();
+            }
+            "rule" if self.rules.len() == MAX_RULES => {
+                return Err(format!("rule `{value}`: an interface has at most {MAX_RULES}"));
+            }
+            "rule" => {
+                self.rules.push(Rule::parse(value).map_err(|error| format!("rule `{value}`: {error}"))?);
+            }
             // `netdev` is the older name.
             "gatewaydev" | "netdev" => self.gatewaydev = text(),
             "vifname" => self.vifname = text(),
@@ -139,7 +178,7 @@ impl VifConfig {
             _ if key == "forwarddev" || key.starts_with("colo_") => {
                 return Ok(Some("no domain is copied to a second machine"));
             }
-            _ => return Ok(Some("no such word of a network interface")),
+            _ => return Ok(Some(UNKNOWN)),
         }
         Ok(None)
     }
@@ -255,6 +294,10 @@ mod tests {
             ("type=ioemu", "type `ioemu`: a PV guest's is `vif`"),
             ("backend=", "backend: no domain"),
             ("rate=10", "rate `10`: expected"),
+            ("vlan=4095", "vlan `4095`: `4095`: expected such as `10`"),
+            ("vlan=10p/x", "vlan `10p/x`: `x`: expected"),
+            ("rule=in", "rule `in`: a rule begins with"),
+            ("rule=in drop port 80", "rule `in drop port 80`: only tcp and udp have ports"),
         ] {
             let error = VifConfig::parse(&format!("bridge=br0,{word}")).unwrap_err();
             assert!(error.starts_with(want), "{word}: {error}");
@@ -264,16 +307,38 @@ mod tests {
     #[test]
     fn words_that_mean_nothing_end_no_domain() {
         let (vif, notes) =
-            VifConfig::parse("accel=x,vlan=7,bridge=br0,model=e1000,colo_compare_out=a,up").unwrap();
+            VifConfig::parse("accel=x,vlans=7,bridge=br0,model=e1000,colo_compare_out=a,up").unwrap();
         assert_eq!(vif.bridge.as_deref(), Some("br0"));
         let known = "no such word of a network interface, ignored";
         assert_eq!(
             notes[..2],
-            ["`accel=x`: there is no such thing any more, ignored".to_owned(), format!("`vlan=7`: {known}")]
+            ["`accel=x`: there is no such thing any more, ignored".to_owned(), format!("`vlans=7`: {known}")]
         );
         assert_eq!((notes.len(), notes[4].as_str()), (5, format!("`up`: {known}").as_str()));
         let (_, notes) = VifConfig::parse(&"a,".repeat(1000)).unwrap();
         assert_eq!((notes.len(), notes[7].as_str()), (8, "and more words that mean nothing"));
+    }
+
+    #[test]
+    fn a_running_domain_gets_no_interface_of_unknown_words() {
+        for (text, wrong) in [("nonsense", "nonsense"), ("bridge=b,up", "up"), ("vlans=7", "vlans=7")] {
+            let want = format!("`{wrong}`: no such word of a network interface");
+            assert_eq!(VifConfig::parse_strictly(text), Err(want), "{text}");
+        }
+        // What the reference toolstack knows, and nothing comes of, stays a warning.
+        let (vif, notes) = VifConfig::parse_strictly("accel=x,model=e1000,forwarddev=a,mtu=9000").unwrap();
+        assert_eq!((vif.mtu, notes.len()), (Some(9000), 3));
+    }
+
+    #[test]
+    fn vlans_and_rules() {
+        let vif = read("bridge=xenbr0.10:20,rule=in accept tcp port 80,rule = in drop");
+        assert_eq!((vif.bridge(), vif.vlan.as_deref()), ("xenbr0.10:20", None));
+        let rules: Vec<String> = vif.rules.iter().map(|rule| format!("{rule}")).collect();
+        assert_eq!(rules, ["in accept tcp port 80", "in drop"]);
+        assert_eq!(read("vlan=10p/20").vlan.as_deref(), Some("10p/20"));
+        let many = VifConfig::parse(&"rule=in drop,".repeat(65)).unwrap_err();
+        assert_eq!(many, "rule `in drop`: an interface has at most 64");
     }
 
     #[test]

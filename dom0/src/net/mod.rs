@@ -6,7 +6,7 @@
 //! - [`segment`]: checksums and segments that a sender left to others;
 //! - [`capture`]: the latest packets as a pcap file;
 //! - [`wire`]: what a network card is to those that lead packets;
-//! - [`mac`], [`prefix`]: Ethernet addresses, ranges of IP addresses.
+//! - [`prefix`]: ranges of IP addresses.
 //!
 //! What carries a frame from port to port allocates nothing for the frame, and nothing trusts one: each length comes from
 //! bytes that a guest or the wire wrote, and is checked when the frame is parsed, once. dom0 sees only a packet's **head**,
@@ -15,7 +15,6 @@
 
 pub mod capture;
 pub mod headers;
-pub mod mac;
 pub mod prefix;
 pub mod router;
 pub mod segment;
@@ -23,5 +22,5 @@ pub mod switch;
 pub mod wire;
 
 pub use headers::Head;
-pub use mac::MacAddr;
 pub use prefix::Prefix;
+pub use ring_abi::io::mac::{self, MacAddr};

@@ -16,11 +16,12 @@ use super::finisher::Finisher;
 use super::outside::Outside;
 use super::passage::Onward;
 use super::sender::{Frame, FrameKind, MAX_PARKED, Parked, Sender};
+use super::tagging::changes_form;
 use super::way::{Sent, Way};
 use crate::net::Head;
 use crate::net::headers::{Network, Transport};
 use crate::net::switch::port::{MAX_PORTS, PortKind};
-use crate::net::switch::{PortId, Reason, Switch, Verdict};
+use crate::net::switch::{PortId, Reason, Switch, Target, Verdict};
 
 /// Packets of one batch.
 pub(super) const BATCH: usize = 32;
@@ -54,6 +55,8 @@ pub(super) struct Fabric {
     batch: TxBatch,
     /// Packets of the batch that somebody did not get: who, and why.
     pub(super) lost: Vec<(PortId, Reason)>,
+    /// Receivers of a packet that get it in another form.
+    pub(super) in_form: Vec<Target>,
     pub(super) finisher: Finisher,
     /// The page by which control requests read and write pages of a frontend's.
     pub(super) control_page: CopyPages,
@@ -62,7 +65,8 @@ pub(super) struct Fabric {
 impl Fabric {
     pub(super) fn new(switch: Switch, finisher: Finisher, control_page: CopyPages) -> Self {
         let (batch, lost) = (TxBatch::with_capacity(BATCH), Vec::with_capacity(MAX_PORTS));
-        Self { switch, way: Way::new(), outside: None, batch, lost, finisher, control_page }
+        let in_form = Vec::with_capacity(MAX_PORTS);
+        Self { switch, way: Way::new(), outside: None, batch, lost, in_form, finisher, control_page }
     }
 
     /// Carries a batch of a vif's packets to where they go.
@@ -199,6 +203,10 @@ impl Fabric {
                 }
                 let (to, is_card) = (target.port, target.kind == PortKind::Wire);
                 let kind = FrameKind::of(&head, self.way.is_hashing());
+                if changes_form(&head, target.form) {
+                    self.send_in_form(&sender.queue(queue).packet(id), target, kind);
+                    return self.way.answer(queue, id);
+                }
                 let until_ns = now_ns.saturating_add(PARKED_NS);
                 self.send_one(sender, Parked { queue, id, to, is_card, kind, until_ns }, head.bytes(), next);
             }

@@ -11,7 +11,7 @@ use pvrt::executor::time;
 use super::connection::Connection;
 use super::{MAX_QUEUES, Network, OpenPort};
 use crate::net::MacAddr;
-use crate::net::switch::{Guard, PortConfig};
+use crate::net::switch::{Guard, PlaceError, PortConfig, Rules};
 use crate::xenbus::{Backend, Device};
 
 /// A network backend.
@@ -28,18 +28,23 @@ impl Instance {
     /// Makes the vif's port, as the toolstack's nodes say.
     fn open_port(&self, device: &Device) -> Result<OpenPort, String> {
         let bridge = device.read("bridge").unwrap_or_default();
-        let found = self.network.0.lock().switch.find_bridge(&bridge);
-        let id = found.ok_or_else(|| {
-            format!("bridge `{bridge}`: no such bridge (there are {})", self.network.bridges().join(", "))
+        let found = self.network.find_place(&bridge, device.read("vlan").as_deref());
+        let (id, vlans) = found.map_err(|error| match error {
+            PlaceError::NoBridge => {
+                format!("bridge `{bridge}`: {error} (there are {})", self.network.bridges().join(", "))
+            }
+            error => format!("bridge `{bridge}`: {error}"),
         })?;
         let mac = device.read("mac").unwrap_or_default();
         let mac = MacAddr::parse(&mac).ok_or_else(|| format!("mac `{mac}`: no address of a station"))?;
         let usual = format!("vif{}.{}", device.id.domain, device.id.device);
-        let mut config = PortConfig::vif(device.read("vifname").unwrap_or(usual), id, mac);
+        let usual = PortConfig::vif(device.read("vifname").unwrap_or(usual), id, mac);
+        let mut config = PortConfig { vlans, ..usual };
         if let Some(ip) = device.read("ip").filter(|ip| !ip.trim().is_empty()) {
             config.guard = Some(Guard::parse(&ip).map_err(|error| error.to_string())?);
         }
-        OpenPort::new(&self.network, config).map_err(|error| error.to_string())
+        let rules = device.read("rules").map(|text| Rules::read(&text)).transpose()?;
+        OpenPort::new(&self.network, config, rules).map_err(|error| error.to_string())
     }
 }
 

@@ -7,6 +7,8 @@
 //! - `connection`: a connected frontend, and the task that carries what the frontend sends;
 //! - `sender`: the task's rings;
 //! - `fabric`, `way`: the way of a batch to the rings of others; `run`: of packets that are alike;
+//! - `changes`: what an administrator changes;
+//! - `tagging`: packets that get a VLAN's tag, or lose it;
 //! - `finisher`: packets whose receiver does not take them as they are;
 //! - `outside`, `passage`: dom0's own place, and the way from and to network cards;
 //! - `card`, `lending`: a card, and the packets that it reads out of guests' pages;
@@ -15,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod card;
+mod changes;
 mod connection;
 mod control;
 mod copier;
@@ -27,6 +30,7 @@ mod passage;
 mod run;
 mod sender;
 mod setup;
+mod tagging;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -45,11 +49,12 @@ use pvrt::executor::time;
 use pvrt::grant::{CopyPages, GrantPage};
 use spin::Mutex;
 
+pub use self::changes::CaptureState;
 use self::fabric::Fabric;
 use self::finisher::Finisher;
 use self::instance::Instance;
 use crate::net::router::Guest;
-use crate::net::switch::{PortConfig, PortId, Switch, SwitchError};
+use crate::net::switch::{BridgeId, PlaceError, PortConfig, PortId, Rules, Switch, SwitchError, Vlans};
 use crate::xenbus::{self, Device, Id};
 use crate::xenstore::Xenstore;
 
@@ -92,6 +97,14 @@ impl Network {
     pub fn bridges(&self) -> Vec<String> {
         self.0.lock().switch.bridges().map(|(_, name)| name.to_owned()).collect()
     }
+
+    /// Where a network interface is, by the words `bridge=` and `vlan=`.
+    ///
+    /// # Errors
+    /// See [`PlaceError`].
+    pub fn find_place(&self, bridge: &str, vlan: Option<&str>) -> Result<(BridgeId, Vlans), PlaceError> {
+        self.0.lock().switch.place_in(bridge, vlan)
+    }
 }
 
 impl Default for Network {
@@ -107,16 +120,21 @@ struct OpenPort {
 }
 
 impl OpenPort {
-    fn new(network: &Arc<Network>, config: PortConfig) -> Result<Self, SwitchError> {
+    fn new(network: &Arc<Network>, config: PortConfig, rules: Option<Rules>) -> Result<Self, SwitchError> {
+        let switch = &mut network.0.lock().switch;
         // What the switch keeps is dom0's own, whose ports are limited.
-        let id = Account::own().charge(|| network.0.lock().switch.add_port(config))?;
+        let id = Account::own().charge(|| {
+            let id = switch.add_port(config)?;
+            switch.set_rules(id, rules).map(|()| id)
+        })?;
         Ok(Self { network: network.clone(), id })
     }
 
-    /// Tells the gateway whose interface is behind the port.
+    /// Tells the gateway whose interface is behind the port, with its address if the gateway is in the interface's VLAN.
     fn introduce(&self, name: String, fixed: Option<Ipv4Addr>) -> Result<(), String> {
         let fabric = &mut *self.network.0.lock();
-        let Some(network) = fabric.switch.config(self.id).map(|config| config.bridge) else { return Ok(()) };
+        let Some(config) = fabric.switch.config(self.id) else { return Ok(()) };
+        let (network, fixed) = (config.bridge, fixed.filter(|_| config.vlans.has_untagged()));
         let Some(outside) = &mut fabric.outside else { return Ok(()) };
         Account::own().charge(|| outside.gateway.set_guest(self.id, Guest { name, network, fixed }))
     }

@@ -6,6 +6,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use arrayvec::ArrayVec;
 use backends::net::{Checksum, Copier, CopyOp, Offload, Packet, Part, Place};
 use pvrt::executor::sync::Notify;
 use pvrt::grant::CopyPages;
@@ -200,14 +201,14 @@ impl Whole {
         self.bytes = bytes;
     }
 
-    /// Puts a frame of dom0's own into the pages, from where the hypervisor copies it to a receiver. `None`: the frame is longer
-    /// than a page.
-    pub(super) fn put(&self, frame: &[u8]) -> Option<Part> {
-        if frame.len() > PAGE_SIZE {
-            return None;
-        }
-        self.pages.pages().page(0).write(0, frame);
-        let place = Place::Own { frame: self.pages.frames()[0], offset: 0 };
-        Some(Part { place, len: frame.len() as u16 })
+    /// Puts a frame of dom0's own into the pages, from where the hypervisor copies the frame to a receiver. What is longer than
+    /// the pages is left out.
+    pub(super) fn put(&self, frame: &[u8]) -> ArrayVec<Part, WHOLE_PAGES> {
+        let pages = frame.chunks(PAGE_SIZE).zip(self.pages.frames()).enumerate();
+        let put = |(page, (bytes, frame)): (usize, (&[u8], &Mfn))| {
+            self.pages.pages().page(page).write(0, bytes);
+            Part { place: Place::Own { frame: *frame, offset: 0 }, len: bytes.len() as u16 }
+        };
+        pages.map(put).collect()
     }
 }

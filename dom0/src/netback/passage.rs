@@ -9,6 +9,7 @@ use super::card::{Handed, Unsent};
 use super::fabric::{BATCH, Fabric};
 use super::outside::STACK_BYTES;
 use super::sender::{Frame, FrameKind, Parked, Sender};
+use super::tagging::changes_form;
 use super::way::Sent;
 use crate::net::Head;
 use crate::net::router::Routed;
@@ -69,7 +70,8 @@ impl Fabric {
     ) {
         let kind = FrameKind::of(head, self.way.is_hashing());
         let mut cards = ArrayVec::<PortId, 8>::new();
-        for Target { port, kind: kind_of_port, .. } in targets.iter(&self.switch) {
+        for target in targets.iter(&self.switch) {
+            let Target { port, kind: kind_of_port, form } = target;
             // There may be as many receivers as ports, and each costs as many copies as the packet has parts.
             if self.way.is_long() {
                 match (&mut copier, &self.outside) {
@@ -79,6 +81,7 @@ impl Fabric {
                 }
             }
             match kind_of_port {
+                PortKind::Vif | PortKind::Wire if changes_form(head, form) => self.in_form.push(target),
                 PortKind::Vif => {
                     let bytes = if head.is_changed() { &[] } else { head.bytes() };
                     let frame = Frame { kind, from_queue, head: bytes };
@@ -104,6 +107,9 @@ impl Fabric {
         for card in cards {
             self.send_out(packet, card);
         }
+        let mut in_form = core::mem::take(&mut self.in_form);
+        in_form.drain(..).for_each(|target| self.send_in_form(packet, target, kind));
+        self.in_form = in_form;
         for (port, reason) in self.lost.drain(..) {
             self.switch.count_drop(port, reason);
         }
@@ -151,7 +157,7 @@ impl Fabric {
         }
     }
 
-    fn send_frame_out(&mut self, frame: &mut [u8], offload: &Offload, port: PortId) {
+    pub(super) fn send_frame_out(&mut self, frame: &mut [u8], offload: &Offload, port: PortId) {
         let Some(card) = self.outside.as_mut().and_then(|outside| outside.card(port)) else { return };
         if let Err(why) = card.send(frame, offload) {
             self.count_unsent(port, why);
@@ -200,7 +206,7 @@ impl Fabric {
     }
 
     /// Does the copies of packets that lie in dom0's own memory.
-    fn deliver(&mut self) {
+    pub(super) fn deliver(&mut self) {
         if let Some(outside) = &self.outside {
             self.way.deliver(&mut outside.whole.copier());
         }
@@ -236,21 +242,24 @@ impl Fabric {
                     if head.is_changed() {
                         received.write(0, head.bytes());
                     }
-                    self.send_now(&packet, target, &head);
+                    let kind = FrameKind::of(&head, self.way.is_hashing());
+                    if changes_form(&head, target.form) {
+                        self.send_in_form(&packet, target, kind);
+                    } else {
+                        self.send_now(&packet, target, &Frame { kind, from_queue: 0, head: head.bytes() });
+                    }
                 }
             },
             Verdict::Many(targets) => self.send_many(None, &packet, (port, 0), &targets, &mut head, now_ns),
         }
     }
 
-    /// Sends a packet of dom0's own memory, whose head is `head`, to one receiver, which gets it now or never.
-    fn send_now(&mut self, packet: &Packet<'_>, target: Target, head: &Head<'_>) {
+    /// Sends a packet of dom0's own memory to one receiver, which gets it now or never.
+    pub(super) fn send_now(&mut self, packet: &Packet<'_>, target: Target, frame: &Frame<'_>) {
         if target.kind == PortKind::Wire {
             return self.send_out(packet, target.port);
         }
-        let kind = FrameKind::of(head, self.way.is_hashing());
-        let frame = Frame { kind, from_queue: 0, head: head.bytes() };
-        let reason = match self.finisher.send(&mut self.way, packet, target.port, &frame) {
+        let reason = match self.finisher.send(&mut self.way, packet, target.port, frame) {
             Sent::Yes | Sent::Unwanted | Sent::Unfinished => return,
             Sent::NoRoom { .. } => Reason::NoRoom,
             Sent::Dropped(reason) => reason,
@@ -302,15 +311,17 @@ impl Fabric {
     fn send_own(&mut self, network: BridgeId, mut frame: Vec<u8>, now_ns: u64) {
         let Some(own) = self.outside.as_ref().and_then(|outside| outside.local_on(network)) else { return };
         let len = frame.len() as u32;
-        let Some(part) = self.outside.as_ref().and_then(|outside| outside.whole.put(&frame)) else { return };
-        let parts = [part];
+        let Some(parts) = self.outside.as_ref().map(|outside| outside.whole.put(&frame)) else { return };
         let offload = Offload::default();
         let packet = Packet { len, offload: &offload, parts: &parts };
         let head_len = frame.len().min(HEAD_BYTES);
         let Some(mut head) = Head::parse(&mut frame[..head_len], len) else { return };
         match self.switch.forward(now_ns, own, &head, false) {
             Verdict::Drop(_) => {}
-            Verdict::One(target) => self.send_now(&packet, target, &head),
+            Verdict::One(target) => {
+                let kind = FrameKind::of(&head, self.way.is_hashing());
+                self.send_now(&packet, target, &Frame { kind, from_queue: 0, head: head.bytes() });
+            }
             Verdict::Many(targets) => self.send_many(None, &packet, (own, 0), &targets, &mut head, now_ns),
         }
         // The next frame takes the same page.

@@ -14,8 +14,7 @@ use super::card::Card;
 use super::outside::Outside;
 use super::{FIRST_BRIDGE, Network};
 use crate::net::MacAddr;
-use crate::net::headers::protocol;
-use crate::net::router::{self, DOMAIN, Forward, Gateway, Random, Role, dhcp};
+use crate::net::router::{self, DOMAIN, Gateway, Random, Role, dhcp};
 use crate::net::switch::{BridgeId, PortConfig, PortId};
 use crate::net::wire::Wire;
 
@@ -111,29 +110,6 @@ impl Network {
             self.add_network(bridge, network, None);
         }
         Ok(port)
-    }
-
-    /// Lets the world reach a guest: `PORT:GUEST:GUESTPORT`, TCP.
-    ///
-    /// # Errors
-    /// What is wrong with the words.
-    pub fn forward(&self, text: &str) -> Result<(), String> {
-        let form = || format!("`{text}`: expected PORT:GUEST:PORT, such as 8080:web:80");
-        let (port, rest) = text.split_once(':').ok_or_else(form)?;
-        let (guest, to_port) = rest.rsplit_once(':').ok_or_else(form)?;
-        let port = port.parse().map_err(|_| form())?;
-        let to_port = to_port.parse().map_err(|_| form())?;
-        if guest.is_empty() {
-            return Err(form());
-        }
-        let forward = Forward { protocol: protocol::TCP, port, guest: guest.into(), to: None, to_port };
-        let fabric = &mut *self.0.lock();
-        let outside = fabric.outside.as_mut().ok_or("there is no way to the world")?;
-        outside
-            .gateway
-            .add_forward(time::now_ns(), forward)
-            .map(|_| ())
-            .map_err(|error| format!("`{text}`: {error}"))
     }
 }
 

@@ -9,9 +9,11 @@ use core::net::Ipv4Addr;
 use pvrt::executor::time;
 
 use super::Network;
+use super::changes::find_port;
+use crate::net::headers::protocol;
 use crate::net::router::flows::{Flow, Owner};
 use crate::net::router::{Reason as RouterReason, Role};
-use crate::net::switch::{PortId, Reason, Switch};
+use crate::net::switch::{PortId, Reason, Switch, VlanId, Vlans};
 
 /// Most lines of a list of connections.
 const MAX_SHOWN: usize = 200;
@@ -27,6 +29,67 @@ impl Network {
             lines.extend(switch.ports_of(bridge).filter_map(|port| port_line(switch, port)));
         }
         lines
+    }
+
+    /// The stations that are known on a bridge, or on all.
+    ///
+    /// # Errors
+    /// There is no such bridge.
+    pub fn show_stations(&self, bridge: Option<&str>) -> Result<Vec<String>, String> {
+        let fabric = &*self.0.lock();
+        let switch = &fabric.switch;
+        if let Some(name) = bridge
+            && switch.find_bridge(name).is_none()
+        {
+            return Err(format!("`{name}`: no such bridge"));
+        }
+        let mut lines = Vec::new();
+        for (id, name) in switch.bridges().filter(|(_, name)| bridge.is_none_or(|wanted| wanted == *name)) {
+            let mut stations: Vec<_> = switch.stations(id, time::now_ns()).collect();
+            stations.sort_unstable_by_key(|station| (station.vlan, station.mac));
+            lines.extend(stations.iter().map(|station| {
+                let vlan = match station.vlan.number() {
+                    0 => String::new(),
+                    number => format!(".{number}"),
+                };
+                let age = station.age_s.map_or("its own".into(), |seconds| format!("heard {seconds} s ago"));
+                format!("{name}{vlan}  {}  {}  {age}", station.mac, port_name(switch, station.port))
+            }));
+        }
+        Ok(lines)
+    }
+
+    /// The rules of a port, or of all ports that have any, by their places.
+    ///
+    /// # Errors
+    /// There is no such port.
+    pub fn show_rules(&self, port: Option<&str>) -> Result<Vec<String>, String> {
+        let fabric = &*self.0.lock();
+        let switch = &fabric.switch;
+        let ports: Vec<PortId> = match port {
+            Some(port) => alloc::vec![find_port(fabric, port)?],
+            None => switch.bridges().flat_map(|(bridge, _)| switch.ports_of(bridge)).collect(),
+        };
+        let mut lines = Vec::new();
+        for port in ports {
+            let Some(rules) = switch.rules(port) else { continue };
+            let flows = switch.flows(port, time::now_ns());
+            lines.push(format!("{}: {flows} flows go on", port_name(switch, port)));
+            let places = rules.rules().iter().zip(1..);
+            lines.extend(places.map(|(rule, place): (_, u32)| format!("  {place:>2}  {rule}")));
+        }
+        Ok(lines)
+    }
+
+    /// The VLANs of a port.
+    ///
+    /// # Errors
+    /// There is no such port.
+    pub fn show_vlans(&self, port: &str) -> Result<Vec<String>, String> {
+        let fabric = &*self.0.lock();
+        let id = find_port(fabric, port)?;
+        let config = fabric.switch.config(id).ok_or("the port is gone")?;
+        Ok(alloc::vec![format!("{}  {}", config.name, config.vlans)])
     }
 
     /// dom0's place on the networks: addresses, and what the router did.
@@ -95,7 +158,10 @@ impl Network {
         for (flow, owner, answered) in router.flows().list(time::now_ns()).take(MAX_SHOWN) {
             let whose = match owner {
                 Owner::Port(port) => port_name(&fabric.switch, port),
-                Owner::Forward(number) => format!("forward {number}"),
+                Owner::Forward(number) => {
+                    let port = router.forward(number).map_or(0, |forward| forward.port);
+                    format!("forward {port}")
+                }
             };
             let state = if answered { "" } else { ", not answered" };
             lines.push(format!("{}  {whose}{state}", flow_text(&flow)));
@@ -134,7 +200,7 @@ impl Network {
             let to = forward.to.map_or("not there".into(), |to| to.to_string());
             format!("{} -> {}:{} ({to})", forward.port, forward.guest, forward.to_port)
         };
-        outside.gateway.router().forwards().iter().map(line).collect()
+        outside.gateway.router().forwards().map(line).collect()
     }
 }
 
@@ -148,10 +214,16 @@ fn port_line(switch: &Switch, port: PortId) -> Option<String> {
         "  {:<16} in {} packets, {} bytes; out {} packets, {} bytes",
         config.name, counters.in_packets, counters.in_bytes, counters.out_packets, counters.out_bytes
     );
+    // Writing to a string does not fail.
+    if config.vlans != Vlans::Access(VlanId::UNTAGGED) && config.vlans != Vlans::All {
+        let _ = write!(line, "; VLANs {}", config.vlans);
+    }
+    if let Some(rules) = switch.rules(port) {
+        let _ = write!(line, "; {} rules", rules.rules().len());
+    }
     for reason in Reason::ALL {
         let drops = counters.drops(*reason);
         if drops > 0 {
-            // Writing to a string does not fail.
             let _ = write!(line, "; dropped, {reason}: {drops}");
         }
     }
@@ -160,8 +232,8 @@ fn port_line(switch: &Switch, port: PortId) -> Option<String> {
 
 fn flow_text(flow: &Flow) -> String {
     let protocol = match flow.protocol {
-        6 => "tcp",
-        17 => "udp",
+        protocol::TCP => "tcp",
+        protocol::UDP => "udp",
         _ => "icmp",
     };
     format!(

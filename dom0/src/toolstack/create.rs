@@ -31,6 +31,8 @@ pub enum CreateError {
     NoDisk(String),
     /// A bridge that the configuration names is not there: the bridge, and those that are.
     NoBridge(String, Vec<String>),
+    /// What stands behind a bridge's name means nothing, or stands elsewhere too: in words.
+    NoPlace(String),
     /// A disk is another domain's already, and one of the two would write: the disk, the domain.
     DiskInUse(String, String),
     /// dom0 lacks the memory to serve the domain.
@@ -71,6 +73,7 @@ impl fmt::Display for CreateError {
             Self::NoBridge(name, known) => {
                 write!(f, "bridge `{name}`: no such bridge (there are {})", known.join(", "))
             }
+            Self::NoPlace(text) => f.write_str(text),
             Self::DiskInUse(path, name) => {
                 write!(f, "{path}: {name} has this disk; only readers can share one")
             }

@@ -10,6 +10,7 @@ use pvrt::executor::sync::Notify;
 use pvrt::grant::Granted;
 use pvrt::mem::Pages;
 use ring_abi::errno::Errno;
+use ring_abi::io::mac::MacAddr;
 use ring_abi::io::xenbus::XenbusState;
 use ring_abi::ring::{FrontRing, RingProtocol};
 use ring_abi::types::DomId;
@@ -156,7 +157,7 @@ async fn properties(device: &Device) -> Result<Properties, NetError> {
     let store = device.store();
     let bad = |path: String| NetError::Store(StoreError::BadValue(path));
     let path = device.front("mac");
-    let mac = parse_mac(&store.read_str(&path).await?).ok_or_else(|| bad(path))?;
+    let mac = MacAddr::parse(store.read_str(&path).await?.trim()).ok_or_else(|| bad(path))?;
     // The toolstack writes the MTU to both directories, if the configuration has one.
     let mtu: u16 = store.read_or(&device.front("mtu"), MTU).await?;
     if mtu < MTU_MIN {
@@ -168,7 +169,7 @@ async fn properties(device: &Device) -> Result<Properties, NetError> {
     }
     let scatter_gather = flag("feature-sg").await?;
     Ok(Properties {
-        mac,
+        mac: mac.0,
         mtu: if scatter_gather { mtu } else { mtu.min(MTU) },
         scatter_gather,
         checksum_ipv4: !flag("feature-no-csum-offload").await?,
@@ -176,16 +177,4 @@ async fn properties(device: &Device) -> Result<Properties, NetError> {
         gso_tcpv4: scatter_gather && flag("feature-gso-tcpv4").await?,
         gso_tcpv6: scatter_gather && flag("feature-gso-tcpv6").await?,
     })
-}
-
-/// Six pairs of hexadecimal digits with colons between: the address of one station.
-pub(super) fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let mut mac = [0; 6];
-    let mut parts = text.trim().split(':');
-    for byte in &mut mac {
-        // The parser of numbers would take a sign.
-        let part = parts.next().filter(|part| part.len() == 2 && !part.starts_with('+'))?;
-        *byte = u8::from_str_radix(part, 16).ok()?;
-    }
-    (parts.next().is_none() && mac[0] & 1 == 0).then_some(mac)
 }

@@ -4,9 +4,10 @@ use alloc::string::String;
 use core::net::Ipv4Addr;
 use core::str::FromStr;
 
+use ring_abi::io::mac::MacAddr;
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::dhcpv4;
-use smoltcp::wire::{DhcpOption, EthernetAddress, IpCidr, Ipv4Cidr, Ipv6Address, Ipv6Cidr};
+use smoltcp::wire::{DhcpOption, EthernetAddress, IpCidr, Ipv4Cidr, Ipv6Cidr};
 
 /// DHCP's option with the client's name (RFC 2132, section 3.14).
 const HOST_NAME: u8 = 12;
@@ -44,17 +45,6 @@ impl Wanted {
     }
 }
 
-/// The link-local address that follows from an Ethernet address (RFC 4291, appendix A).
-pub fn link_local(mac: [u8; 6]) -> Ipv6Cidr {
-    let mut bytes = [0; 16];
-    bytes[..2].copy_from_slice(&[0xfe, 0x80]);
-    bytes[8..11].copy_from_slice(&mac[..3]);
-    bytes[8] ^= 2;
-    bytes[11..13].copy_from_slice(&[0xff, 0xfe]);
-    bytes[13..].copy_from_slice(&mac[3..]);
-    Ipv6Cidr::new(Ipv6Address::from(bytes), 64)
-}
-
 /// Keeps the interface's addresses.
 pub struct Addresses {
     dhcp: Option<SocketHandle>,
@@ -69,7 +59,7 @@ impl Addresses {
         mac: EthernetAddress,
         name: String,
     ) -> Self {
-        add(interface, link_local(mac.0).into());
+        add(interface, Ipv6Cidr::new(MacAddr(mac.0).link_local(), 64).into());
         match wanted {
             Wanted::Static(cidr, gateway) => {
                 add(interface, cidr.into());
@@ -128,7 +118,6 @@ fn set_gateway(interface: &mut Interface, gateway: Option<Ipv4Addr>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::string::ToString;
 
     #[test]
     fn words() {
@@ -145,10 +134,5 @@ mod tests {
         ] {
             assert_eq!(Wanted::read(ip, gateway), Err(said.into()));
         }
-    }
-
-    #[test]
-    fn the_link_local_address_names_the_station() {
-        assert_eq!(link_local([0, 0x16, 0x3e, 1, 2, 3]).to_string(), "fe80::216:3eff:fe01:203/64");
     }
 }

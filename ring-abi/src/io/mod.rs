@@ -2,6 +2,7 @@
 
 pub mod blkif;
 pub mod console;
+pub mod mac;
 pub mod netif;
 pub mod offload;
 pub mod protocols;

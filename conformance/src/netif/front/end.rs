@@ -349,13 +349,3 @@ impl Got {
         Ok(())
     }
 }
-
-/// Six pairs of hexadecimal digits with colons between.
-pub(super) fn parse_mac(text: &str) -> Option<Mac> {
-    let mut mac = [0; 6];
-    let mut parts = text.trim().split(':');
-    for byte in &mut mac {
-        *byte = u8::from_str_radix(parts.next()?, 16).ok()?;
-    }
-    parts.next().is_none().then_some(mac)
-}

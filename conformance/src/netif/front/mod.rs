@@ -11,12 +11,12 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use ring_abi::io::mac::MacAddr;
 use ring_abi::io::xenbus::XenbusState;
 
 use crate::device::Device;
 use crate::env::FoundVif;
 use crate::{Env, Problem, Verdict};
-use end::parse_mac;
 pub use end::{End, Got, Queue};
 pub use made::{Made, gso, hash, multicast};
 pub use ring::Ring;
@@ -289,5 +289,5 @@ impl<'a> Net<'a> {
 async fn mac_of(device: &mut Device<'_>) -> Verdict<frames::Mac> {
     let path = format!("{}/mac", device.front);
     let text = device.store()?.read(&path).await?.unwrap_or_default();
-    parse_mac(&text).ok_or_else(|| Problem::Error(format!("{path} is {text:?}")))
+    MacAddr::parse(text.trim()).map(|mac| mac.0).ok_or_else(|| Problem::Error(format!("{path} is {text:?}")))
 }

@@ -155,6 +155,11 @@ pub(super) struct NicJson {
     gatewaydev: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trusted: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vlan: Option<String>,
+    /// Ours alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rules: Vec<String>,
 }
 
 fn is_usual<T: Default + PartialEq>(value: &T) -> bool {
@@ -206,6 +211,8 @@ pub(super) fn vif(vif: &VifConfig) -> NicJson {
         rate_interval_usecs: vif.rate.map_or(0, |rate| rate.interval_us),
         gatewaydev: vif.gatewaydev.clone(),
         trusted: (!vif.trusted).then_some("False"),
+        vlan: vif.vlan.clone(),
+        rules: vif.rules.iter().map(|rule| format!("{rule}")).collect(),
     }
 }
 

@@ -17,7 +17,7 @@ impl Shell {
     pub(super) async fn xl_network_attach(&self, line: &Line<'_>) -> Outcome {
         let [name, words @ ..] = &line.operands[..] else { return Err(line.command.usage()) };
         let domain = self.toolstack.find(name)?;
-        let (vif, notes) = VifConfig::parse(&words.join(","))?;
+        let (vif, notes) = VifConfig::parse_strictly(&words.join(","))?;
         for note in notes {
             println!("warning: vif: {}", shown(&note));
         }

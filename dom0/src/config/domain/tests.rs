@@ -87,14 +87,14 @@ fn warnings_come_with_an_error_too() {
 
 #[test]
 fn words_of_a_network_that_mean_nothing_are_warned_of() {
-    let text = format!("{LEAST}vif=['bridge=br0,vlan=7',\n 'backend=netvm','accel=x']");
+    let text = format!("{LEAST}vif=['bridge=br0,vlans=7',\n 'backend=netvm','accel=x']");
     let (domain, warnings) = read(&text).unwrap();
     assert_eq!(domain.vifs.len(), 3);
     let texts: Vec<_> = warnings.iter().map(|warning| format!("{warning}")).collect();
     assert_eq!(
         texts,
         [
-            "t.cfg:3:6: vif: `vlan=7`: no such word of a network interface, ignored",
+            "t.cfg:3:6: vif: `vlans=7`: no such word of a network interface, ignored",
             "t.cfg:4:18: vif: `accel=x`: there is no such thing any more, ignored",
         ]
     );

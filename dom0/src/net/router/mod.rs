@@ -19,6 +19,7 @@ pub mod dhcp;
 pub mod dns;
 mod errors;
 pub mod flows;
+mod forwards;
 mod frames;
 mod gateway;
 mod host;
@@ -48,7 +49,8 @@ pub use types::{Arrival, Forward, Network, REASONS, Reason, Role, Routed};
 /// Between networks.
 pub struct Router {
     networks: Vec<(BridgeId, Network)>,
-    forwards: Vec<Forward>,
+    /// By number. The place of one that was taken away is for the next.
+    forwards: Vec<Option<Forward>>,
     flows: Flows,
     neighbours: Neighbours,
     /// Frames that the router itself sends: on which network, and the bytes.
@@ -88,38 +90,6 @@ impl Router {
     /// The network `id`.
     pub fn network(&self, id: BridgeId) -> Option<&Network> {
         self.networks.iter().find(|(other, _)| *other == id).map(|(_, network)| network)
-    }
-
-    /// Adds a forward and gives its number.
-    ///
-    /// # Errors
-    /// The port at the uplink is taken by another forward, or belongs to translated connections.
-    pub fn add_forward(&mut self, forward: Forward) -> Result<u16, &'static str> {
-        let same = |other: &Forward| (other.protocol, other.port) == (forward.protocol, forward.port);
-        if forward.port == 0 || forward.to_port == 0 {
-            return Err("port 0 is no port");
-        }
-        if flows::TRANSLATED_PORTS.contains(&forward.port) {
-            return Err("ports from 32768 on are for the guests' own connections");
-        }
-        if self.forwards.iter().any(same) {
-            return Err("the port is forwarded already");
-        }
-        let number = u16::try_from(self.forwards.len()).map_err(|_| "too many forwards")?;
-        self.forwards.push(forward);
-        Ok(number)
-    }
-
-    /// All forwards.
-    pub fn forwards(&self) -> &[Forward] {
-        &self.forwards
-    }
-
-    /// Where the guest of each forward is now: `address` gives the address of a guest by name or address.
-    pub fn resolve_forwards(&mut self, address: impl Fn(&str) -> Option<Ipv4Addr>) {
-        for forward in &mut self.forwards {
-            forward.to = address(&forward.guest);
-        }
     }
 
     /// Packets that went on.
@@ -307,14 +277,6 @@ impl Router {
         };
         rewrite(packet, Side::Destination, flow.inside)?;
         self.bring_to_guest(now_ns, packet, flow.inside.address)
-    }
-
-    /// The forward for connections to `port`: the forward's number, and the guest's end, if the guest is there.
-    fn forward_of(&self, protocol: u8, port: u16) -> Option<(u16, End)> {
-        let number =
-            self.forwards.iter().position(|forward| (forward.protocol, forward.port) == (protocol, port))?;
-        let forward = &self.forwards[number];
-        Some((number as u16, End { address: forward.to?, port: forward.to_port }))
     }
 
     /// Sends a packet that was translated already to the guest with `address`.

@@ -36,6 +36,9 @@ impl Switch {
     #[inline]
     #[must_use]
     pub fn again(&self, now_ns: u64, from: PortId, header: &Ethernet) -> Option<Again> {
+        if self.tap.is_some() {
+            return None; // each frame is captured
+        }
         let port = self.port(from)?;
         let recent = port.recent.as_ref()?;
         let Target { port: to, kind, form } = recent.target;

@@ -162,7 +162,7 @@ impl Switch {
         self.bridges.get(usize::from(id.0))?.as_ref()
     }
 
-    fn ids(&self) -> impl Iterator<Item = PortId> {
+    pub(super) fn ids(&self) -> impl Iterator<Item = PortId> {
         let ports = self.ports.iter().zip(0..);
         ports.filter_map(|(port, index)| {
             port.as_ref().map(|port| PortId { index, generation: port.generation })
@@ -205,7 +205,7 @@ impl Switch {
     }
 
     /// The fixed stations of a port of that kind.
-    fn fixed(config: &PortConfig) -> Result<Vec<Station>, SwitchError> {
+    pub(super) fn fixed(config: &PortConfig) -> Result<Vec<Station>, SwitchError> {
         let Some(mac) = config.mac else {
             let is_guarded = config.guard.is_some();
             return if is_guarded {
@@ -224,7 +224,7 @@ impl Switch {
     }
 
     /// Stations that the table must have room for on account of a port.
-    fn room_for(port: &Port) -> usize {
+    pub(super) fn room_for(port: &Port) -> usize {
         let fixed = Self::fixed(&port.config).map_or(0, |fixed| fixed.len());
         fixed + port.learned.budget()
     }
@@ -253,10 +253,7 @@ impl Switch {
         for (n, station) in fixed.iter().enumerate() {
             if self.table.fix(*station, index).is_err() {
                 fixed[..n].iter().for_each(|station| self.table.unfix(*station, index));
-                let owner =
-                    self.table.port_of(*station, 0).and_then(|port| self.target(port, Form::Untagged));
-                let owner = owner.and_then(|owner| self.config(owner.port)).map(|config| config.name.clone());
-                return Err(SwitchError::MacTaken(station.mac, owner.unwrap_or_default()));
+                return Err(SwitchError::MacTaken(station.mac, self.owner_of(*station)));
             }
         }
         let generation = self.generation;

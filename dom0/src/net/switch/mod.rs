@@ -10,6 +10,8 @@
 //! - `table`: which station is behind which port;
 //! - `bridges`: bridges and ports come and go;
 //! - `again`: frames that go where the last one went;
+//! - `changes`: ports move to other VLANs;
+//! - `tap`: frames are captured;
 //! - `hash`: the tables' hash, with a secret.
 //!
 //! A vif has one station, its own, unless it was told otherwise: nobody takes the vif's address over, frames to
@@ -17,6 +19,7 @@
 
 mod again;
 mod bridges;
+mod changes;
 pub mod firewall;
 pub mod guard;
 #[cfg(test)]
@@ -24,15 +27,18 @@ mod guard_tests;
 mod hash;
 pub mod port;
 mod table;
+mod tap;
 #[cfg(test)]
 mod tests;
 pub mod vlan;
 
 pub use again::{Again, Ethernet};
 pub use bridges::{BridgeId, MAX_BRIDGES, StationView, SwitchError};
+pub use changes::PlaceError;
 pub use firewall::{Action, Direction, Rule, Rules};
 pub use guard::Guard;
 pub use port::{BYTES_PER_PORT, Counters, PortConfig, PortId, PortKind, Reason, Target, Targets, Verdict};
+pub use tap::Tap;
 pub use vlan::{Form, VlanId, Vlans};
 
 use alloc::boxed::Box;
@@ -54,6 +60,8 @@ pub struct Switch {
     receivers: Receivers,
     /// The next port's generation.
     generation: u32,
+    /// The capture that goes on, if one does.
+    tap: Option<Box<Tap>>,
 }
 
 /// Most bytes behind the Ethernet header of a frame for a group: of the longest that wires take.
@@ -82,6 +90,7 @@ impl Switch {
             seed,
             receivers: Receivers::default(),
             generation: 0,
+            tap: None,
         }
     }
 
@@ -89,10 +98,14 @@ impl Switch {
     /// where the wire begins, and may be longer than a port takes.
     #[inline(always)]
     pub fn forward(&mut self, now_ns: u64, from: PortId, head: &Head<'_>, is_gso: bool) -> Verdict {
-        match self.decide(now_ns, from, head, is_gso) {
+        let verdict = match self.decide(now_ns, from, head, is_gso) {
             Ok(verdict) => verdict,
             Err((at, reason)) => self.dropped(at, reason),
+        };
+        if self.tap.is_some() {
+            self.capture(now_ns, from, head, &verdict);
         }
+        verdict
     }
 
     #[cold]

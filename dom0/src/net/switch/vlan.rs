@@ -127,6 +127,16 @@ impl Vlans {
         (!hops).then_some(form)
     }
 
+    /// Whether the port is in the untagged network.
+    #[must_use]
+    pub fn has_untagged(&self) -> bool {
+        match self {
+            Vlans::Access(vlan) | Vlans::Trunk(Some(vlan), _) => *vlan == VlanId::UNTAGGED,
+            Vlans::Trunk(None, _) => false,
+            Vlans::All => true,
+        }
+    }
+
     /// The VLANs, unless they are all.
     pub(super) fn list(&self) -> Option<Vec<VlanId>> {
         match self {
@@ -156,6 +166,53 @@ impl Vlans {
         }
         Ok(Vlans::Trunk(access, tagged.into_iter().collect()))
     }
+
+    /// Reads the word `vlan=` of a network interface, which Xen's `xl` has since 4.20 for bridges that know VLANs: `10`, or
+    /// several with `/` between, such as `10p/20/30-40`. `p` marks the VLAN of untagged frames; one number alone needs no mark.
+    ///
+    /// # Errors
+    /// The part that is no VLAN, or is the second one with a mark.
+    pub fn parse_word(text: &str) -> Result<Vlans, &str> {
+        let (mut untagged, mut tagged) = (None, Vec::new());
+        let is_alone = !text.contains(['/', '-']);
+        for part in text.split('/') {
+            let unmarked = part.trim_end_matches(['p', 'u']);
+            if let Some((first, last)) = unmarked.split_once('-') {
+                let (first, last) = (number(first).map_err(|_| part)?, number(last).map_err(|_| part)?);
+                if first > last || unmarked != part {
+                    return Err(part);
+                }
+                tagged.extend((first.0..=last.0).map(VlanId));
+            } else if is_alone || unmarked != part {
+                if untagged.replace(number(unmarked).map_err(|_| part)?).is_some() {
+                    return Err(part);
+                }
+            } else {
+                tagged.push(number(part)?);
+            }
+        }
+        match (untagged, tagged.is_empty()) {
+            (Some(vlan), true) => Ok(Vlans::Access(vlan)),
+            (untagged, _) => Ok(Vlans::Trunk(untagged, tagged.into_iter().collect())),
+        }
+    }
+}
+
+/// As [`Vlans::parse`] reads them; `untagged` and `all` are what needs no word.
+impl fmt::Display for Vlans {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Vlans::Access(VlanId::UNTAGGED) => f.write_str("untagged"),
+            Vlans::Access(vlan) => write!(f, ".{vlan}"),
+            Vlans::Trunk(untagged, tagged) => {
+                if let Some(vlan) = untagged {
+                    write!(f, ".{vlan}")?;
+                }
+                tagged.iter().try_for_each(|vlan| write!(f, ":{vlan}"))
+            }
+            Vlans::All => f.write_str("all"),
+        }
+    }
 }
 
 /// A VLAN's number, as a person writes one.
@@ -166,6 +223,8 @@ fn number(text: &str) -> Result<VlanId, &str> {
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::ToString;
+
     use super::*;
     use crate::net::headers::testing::{ethernet, station};
 
@@ -234,6 +293,40 @@ mod tests {
             [(".0", "0"), (".4095", "4095"), ("10", "10"), (".1:x", "x"), (":", ""), (".+1", "+1"), (".", "")]
         {
             assert_eq!(Vlans::parse(text), Err(wrong), "{text}");
+        }
+        for text in [".10", ".10:20:30", ":20:30"] {
+            assert_eq!(Vlans::parse(text).unwrap().to_string(), text);
+        }
+        let words = [Vlans::Access(VlanId::UNTAGGED), Vlans::All].map(|vlans| vlans.to_string());
+        assert_eq!(words, ["untagged", "all"]);
+    }
+
+    #[test]
+    fn words_of_an_interface() {
+        for (text, same) in [
+            ("10", ".10"),
+            ("10p", ".10"),
+            ("10pu", ".10"),
+            ("10p/20", ".10:20"),
+            ("20/30-32/10u", ".10:20:30:31:32"),
+            ("20-21", ":20:21"),
+            ("20/30", ":20:30"),
+        ] {
+            assert_eq!(Vlans::parse_word(text), Ok(Vlans::parse(same).unwrap()), "{text}");
+        }
+        for (text, wrong) in [
+            ("", ""),
+            ("x", "x"),
+            ("0", "0"),
+            ("4095", "4095"),
+            ("10p/20p", "20p"),
+            ("10-", "10-"),
+            ("20-10", "20-10"),
+            ("10-20p", "10-20p"),
+            ("10//20", ""),
+            ("10/p", "p"),
+        ] {
+            assert_eq!(Vlans::parse_word(text), Err(wrong), "{text}");
         }
     }
 }

@@ -4,6 +4,7 @@ mod accounts;
 mod control;
 mod finished;
 mod front;
+mod places;
 mod runs;
 mod uplink;
 mod wire;

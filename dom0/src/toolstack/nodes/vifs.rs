@@ -73,6 +73,8 @@ pub(in crate::toolstack) fn put_vif(
     put(tx, &back, "", &Perms::shared_with(server, id))?;
     let rate = vif.rate.map(|rate| format!("{},{}", rate.bytes, rate.interval_us));
     let mtu = Some(vif.mtu()).filter(|mtu| *mtu != DEFAULT_MTU).map(|mtu| mtu.to_string());
+    let rules: Vec<String> = vif.rules.iter().map(ToString::to_string).collect();
+    let rules = Some(rules.join("; ")).filter(|rules| !rules.is_empty());
     let script = script(vif.script.as_deref().unwrap_or(SCRIPT));
     for (node, value) in [
         ("frontend", Some(front.as_str())),
@@ -86,6 +88,8 @@ pub(in crate::toolstack) fn put_vif(
         ("rate", rate.as_deref()),
         ("mtu", mtu.as_deref()),
         ("bridge", Some(vif.bridge())),
+        ("vlan", vif.vlan.as_deref()),
+        ("rules", rules.as_deref()),
         ("handle", Some(&handle)),
         ("type", Some("vif")),
         ("hotplug-status", Some("")),

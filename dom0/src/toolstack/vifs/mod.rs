@@ -15,6 +15,7 @@ use super::devices::{DeviceConfig, DeviceError, Kind};
 use super::{Domain, Toolstack, nodes, uuid};
 use crate::config::{DomainConfig, VifConfig};
 use crate::net::MacAddr;
+use crate::net::switch::PlaceError;
 use crate::xenstore::{Transaction, XsError};
 
 /// An interface of a domain, as both ends describe it in the store.
@@ -74,12 +75,14 @@ impl DeviceConfig for VifConfig {
 impl Toolstack {
     /// The bridges of `vifs` are there. What a driver domain has is its own affair.
     pub(super) fn check_bridges(&self, vifs: &[VifConfig]) -> Result<(), CreateError> {
-        let bridges = self.0.network.bridges();
-        let is_there = |vif: &&VifConfig| bridges.iter().any(|bridge| bridge == vif.bridge());
-        match vifs.iter().find(|vif| vif.backend_domain.is_none() && !is_there(vif)) {
-            Some(vif) => Err(CreateError::NoBridge(vif.bridge().to_string(), bridges)),
-            None => Ok(()),
+        for vif in vifs.iter().filter(|vif| vif.backend_domain.is_none()) {
+            let bridge = vif.bridge();
+            self.0.network.find_place(bridge, vif.vlan.as_deref()).map_err(|error| match error {
+                PlaceError::NoBridge => CreateError::NoBridge(bridge.to_string(), self.0.network.bridges()),
+                error => CreateError::NoPlace(format!("bridge `{bridge}`: {error}")),
+            })?;
         }
+        Ok(())
     }
 
     /// A configuration in which each interface has an address. The domain keeps the configuration, and so the addresses,

@@ -98,7 +98,7 @@ fn both_ends_find_the_nodes_of_the_reference_toolstack() {
     block_on_test(async {
         let one = toolstack.find("one").unwrap();
         let text = "mac=00:16:3e:00:00:01,ip=10.0.0.9,rate=1MB/s@20ms,script=mine,vifname=web0,mtu=9000,\
-                    gatewaydev=eth0,untrusted";
+                    gatewaydev=eth0,untrusted,vlan=10p/20,rule=in accept tcp port 80,rule=in drop";
         toolstack.attach_vif(&one, vif(text)).await.unwrap();
         let (front, back) = ("/local/domain/1/device/vif/0", "/local/domain/0/backend/vif/1/0");
         for (end, node, value) in [
@@ -120,6 +120,8 @@ fn both_ends_find_the_nodes_of_the_reference_toolstack() {
             (back, "rate", "20000,20000"),
             (back, "mtu", "9000"),
             (back, "bridge", "xenbr0"),
+            (back, "vlan", "10p/20"),
+            (back, "rules", "in accept tcp port 80; in drop"),
             (back, "handle", "0"),
             (back, "type", "vif"),
         ] {
@@ -134,7 +136,7 @@ fn both_ends_find_the_nodes_of_the_reference_toolstack() {
         assert!(mac.starts_with("00:16:3e:") && MacAddr::parse(&mac).is_some(), "{mac}");
         assert_eq!(client.read_str("/local/domain/0/backend/vif/1/1/mac").as_ref(), Ok(&mac));
         assert_eq!(client.read_str("/local/domain/1/device/vif/1/mtu").as_deref(), Ok("1500"));
-        for node in ["ip", "rate", "mtu", "vifname", "gatewaydev"] {
+        for node in ["ip", "rate", "mtu", "vifname", "gatewaydev", "vlan", "rules"] {
             assert!(!client.exists(&format!("/local/domain/0/backend/vif/1/1/{node}")), "{node}");
         }
         // The list believes the toolstack's own record.
@@ -155,6 +157,12 @@ fn a_bridge_that_is_not_there_is_named_with_those_that_are() {
         let one = toolstack.find("one").unwrap();
         let error = toolstack.attach_vif(&one, vif("bridge=lan")).await.unwrap_err();
         assert_eq!(error.to_string(), "bridge `lan`: no such bridge (there are xenbr0)");
+        for (text, why) in [
+            ("bridge=xenbr0.5000", "bridge `xenbr0.5000`: VLAN `5000`: expected a number from 1 to 4094"),
+            ("bridge=xenbr0.10,vlan=10", "bridge `xenbr0.10`: `vlan=` says the same again"),
+        ] {
+            assert_eq!(toolstack.attach_vif(&one, vif(text)).await.unwrap_err().to_string(), why);
+        }
         assert!(!client.exists("/local/domain/0/backend/vif/1"));
         // What a driver domain has is its own affair.
         toolstack.attach_vif(&one, vif("bridge=lan,backend=two")).await.unwrap();

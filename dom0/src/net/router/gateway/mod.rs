@@ -5,6 +5,7 @@
 //! sends what [`Gateway::poll`] gives.
 
 mod datagram;
+mod names;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -15,6 +16,7 @@ use core::net::Ipv4Addr;
 use smoltcp::wire::{EthernetAddress, Ipv4Cidr};
 
 use self::datagram::Datagram;
+use self::names::Names;
 use super::host::{Host, Pong};
 use super::{
     Arrival, BridgeId, Forward, Network, PortId, Random, Reason, Role, Routed, Router, dhcp, dns, frames,
@@ -61,52 +63,6 @@ pub struct Gateway {
     /// Guests of forwards may have got other addresses.
     are_forwards_old: bool,
     next_tick_ns: u64,
-}
-
-/// What the name forwarder is told of the guests.
-struct Names<'a> {
-    guests: &'a BTreeMap<PortId, Guest>,
-    segments: &'a BTreeMap<BridgeId, Segment>,
-    router: &'a Router,
-    now_ns: u64,
-}
-
-impl Names<'_> {
-    fn of_port(&self, port: PortId, guest: &Guest) -> Option<Ipv4Addr> {
-        let server = self.segments.get(&guest.network).and_then(|segment| segment.dhcp.as_ref());
-        let leased = || server?.address_behind(self.now_ns, port);
-        // A guest may have set its address by itself.
-        let seen = || {
-            let of_port = |(_, _, _, other): &(BridgeId, Ipv4Addr, MacAddr, PortId)| *other == port;
-            self.router.neighbours().list(self.now_ns).find(of_port).map(|(_, address, ..)| address)
-        };
-        guest.fixed.or_else(leased).or_else(seen)
-    }
-}
-
-impl dns::Names for Names<'_> {
-    fn address(&self, name: &str) -> Option<Ipv4Addr> {
-        let of_name = |(_, guest): &(&PortId, &Guest)| guest.name.eq_ignore_ascii_case(name);
-        self.guests.iter().filter(of_name).find_map(|(port, guest)| self.of_port(*port, guest))
-    }
-
-    fn name(&self, address: Ipv4Addr) -> Option<String> {
-        // Each guest costs one comparison here, and few are asked for their address: any guest may ask this, and often.
-        let fixed =
-            self.guests.iter().filter(|(_, guest)| guest.fixed == Some(address)).map(|(port, _)| *port);
-        let leased =
-            self.segments.values().filter_map(|segment| segment.dhcp.as_ref()?.holder(self.now_ns, address));
-        let neighbours = self.router.neighbours();
-        let seen = self.segments.keys().filter_map(|id| neighbours.port(self.now_ns, *id, address));
-        let guests = fixed.chain(leased).chain(seen).filter_map(|port| Some((port, self.guests.get(&port)?)));
-        let mut has = guests.filter(|(port, guest)| self.of_port(*port, guest) == Some(address));
-        has.next().map(|(_, guest)| guest.name.to_ascii_lowercase())
-    }
-
-    fn is_inside(&self, address: Ipv4Addr) -> bool {
-        let of = |id| self.router.network(id).filter(|network| network.role == Role::Inside)?.address;
-        self.segments.keys().filter_map(|id| of(*id)).any(|own| own.contains_addr(&address))
-    }
 }
 
 impl Gateway {
@@ -211,10 +167,15 @@ impl Gateway {
         Ok(number)
     }
 
+    /// Takes a forward away, with the connections by the forward. False: there is none at the port.
+    #[must_use]
+    pub fn remove_forward(&mut self, protocol: u8, port: u16) -> bool {
+        self.router.remove_forward(protocol, port)
+    }
+
     /// Looks where the guests of all forwards are.
     fn find_forwards(&mut self, now_ns: u64) {
-        let guests: Vec<String> =
-            self.router.forwards().iter().map(|forward| forward.guest.clone()).collect();
+        let guests: Vec<String> = self.router.forwards().map(|forward| forward.guest.clone()).collect();
         let found: Vec<Option<Ipv4Addr>> =
             guests.iter().map(|guest| self.address_of(now_ns, guest)).collect();
         self.router.resolve_forwards(|guest| {
@@ -223,9 +184,15 @@ impl Gateway {
         });
     }
 
-    /// The address of a guest by name, or of what is an address already.
+    /// The address of a guest by name, with the guests' domain behind or without, or of what is an address already.
     pub fn address_of(&self, now_ns: u64, guest: &str) -> Option<Ipv4Addr> {
-        guest.parse().ok().or_else(|| dns::Names::address(&self.as_names(now_ns), guest))
+        guest.parse().ok().or_else(|| self.as_names(now_ns).find(guest))
+    }
+
+    /// The ports of a domain's interfaces.
+    pub fn ports_of(&self, domain: &str) -> Vec<PortId> {
+        let is_its = |(_, guest): &(&PortId, &Guest)| guest.name == domain;
+        self.guests.iter().filter(is_its).map(|(port, _)| *port).collect()
     }
 
     fn as_names(&self, now_ns: u64) -> Names<'_> {

@@ -281,13 +281,13 @@ fn a_forward_finds_its_guest_by_name() {
         to: None,
         to_port: 99,
     };
-    world.gateway.add_forward(0, forward("web", 8080)).expect("free");
+    world.gateway.add_forward(0, forward("Web.INTERNAL", 8080)).expect("free");
     world.gateway.add_forward(0, forward("10.88.0.77", 8081)).expect("free");
-    assert_eq!(world.gateway.router().forwards()[1].to, Some(inside(77)));
+    assert_eq!(world.gateway.router().forward(1).unwrap().to, Some(inside(77)));
     let guest = world.guest(20, "web");
     world.pass(3000);
     let leased = world.address(guest).expect("leased");
-    assert_eq!(world.gateway.router().forwards()[0].to, Some(leased));
+    assert_eq!(world.gateway.router().forward(0).unwrap().to, Some(leased));
     let knock = |world: &mut World, port| {
         let from = frames::UdpEnd { mac: station(99), address: outside(2), port: 7 };
         let to = frames::UdpEnd { mac: station(202), address: outside(15), port };
@@ -308,7 +308,11 @@ fn a_forward_finds_its_guest_by_name() {
         0
     );
     world.pass(1);
-    assert_eq!(world.gateway.router().forwards()[0].to, None, "the next with that address is another guest");
+    assert_eq!(
+        world.gateway.router().forward(0).unwrap().to,
+        None,
+        "the next with that address is another guest"
+    );
 }
 
 #[test]
@@ -366,8 +370,12 @@ fn a_guest_with_an_address_of_its_own_is_found_too() {
         .expect("an address of its own");
     world
         .gateway
-        .set_guest(second, Guest { name: "fixed".into(), network: GUESTS, fixed: Some(inside(200)) });
-    assert_eq!(world.gateway.address_of(0, "fixed"), Some(inside(200)));
+        .set_guest(second, Guest { name: "fixed".into(), network: GUESTS, fixed: Some(inside(200)) })
+        .unwrap();
+    for name in ["fixed", "FIXED", "fixed.internal", "Fixed.Internal."] {
+        assert_eq!(world.gateway.address_of(0, name), Some(inside(200)), "{name}");
+    }
+    assert_eq!(world.gateway.address_of(0, "fixed.example"), None);
     assert_eq!(world.gateway.address_of(0, "hand"), None);
     world.stations[by_hand].host.set_address(Some(Ipv4Cidr::new(inside(150), 24)), Some(inside(1)));
     assert_eq!(world.ping(by_hand, inside(1)), [IpAddr::V4(inside(1))]);

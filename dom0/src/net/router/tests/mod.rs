@@ -195,6 +195,11 @@ fn a_forward_brings_the_world_to_a_guest() {
     assert_eq!(send(&mut router, UPLINK, &ack).0, Routed::Drop(Reason::NoConnection));
     let udp = from_world(&testing::udp((v4(WORLD), 50_001), (v4(outside(15)), 8080), b""));
     assert_eq!(send(&mut router, UPLINK, &udp).0, Routed::Stack, "TCP alone");
+    // Without the forward the port is closed, and connections by the forward are over.
+    assert!(!router.remove_forward(protocol::UDP, 8080) && !router.remove_forward(protocol::TCP, 8081));
+    assert!(router.remove_forward(protocol::TCP, 8080) && router.flows().is_empty());
+    assert_eq!(send(&mut router, UPLINK, &syn).0, Routed::Stack);
+    assert_eq!(router.add_forward(Forward { port: 8081, ..forward }), Ok(0), "its place is free");
 }
 
 #[test]

@@ -19,7 +19,7 @@ mod tests;
 
 use self::flows::{Flows, Key};
 use self::fragments::Fragments;
-pub use self::rules::{Action, Direction, Rule, Rules};
+pub use self::rules::{Action, Direction, MAX_RULES, Rule, Rules};
 use super::Reason;
 use super::guard::is_whole;
 use super::hash::Seed;

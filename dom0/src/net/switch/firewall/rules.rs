@@ -1,5 +1,7 @@
 //! Rules, as a person writes them.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::IpAddr;
@@ -218,12 +220,37 @@ impl Rules {
         Rules { rules: Vec::new(), default_in, default_out }
     }
 
+    /// Reads rules with `;` between. What no rule fits passes.
+    ///
+    /// # Errors
+    /// What is wrong with a rule, in words.
+    pub fn read(text: &str) -> Result<Rules, String> {
+        let mut rules = Rules::new(Action::Accept, Action::Accept);
+        for text in text.split(';').map(str::trim_ascii).filter(|text| !text.is_empty()) {
+            let rule = Rule::parse(text).map_err(|error| format!("rule `{text}`: {error}"))?;
+            if !rules.push(rule) {
+                return Err(format!("rule `{text}`: an interface has at most {MAX_RULES}"));
+            }
+        }
+        Ok(rules)
+    }
+
     /// Adds a rule behind the others. False: there are [`MAX_RULES`].
     #[must_use]
     pub fn push(&mut self, rule: Rule) -> bool {
         let fits = self.rules.len() < MAX_RULES;
         if fits {
             self.rules.push(rule);
+        }
+        fits
+    }
+
+    /// Puts a rule before the one at that place, counted from 0. False: there are [`MAX_RULES`], or no such place.
+    #[must_use]
+    pub fn insert(&mut self, at: usize, rule: Rule) -> bool {
+        let fits = self.rules.len() < MAX_RULES && at <= self.rules.len();
+        if fits {
+            self.rules.insert(at, rule);
         }
         fits
     }

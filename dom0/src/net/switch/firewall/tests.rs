@@ -323,8 +323,23 @@ fn rules_are_read_and_written() {
     ] {
         assert_eq!(Rule::parse(text), Err(want), "{text}");
     }
+    assert_eq!(
+        Rules::read("in accept tcp port 80; in drop;"),
+        Ok(rules((Accept, Accept), &["in accept tcp port 80", "in drop"]))
+    );
+    assert_eq!(Rules::read(" ; "), Ok(Rules::new(Accept, Accept)));
+    assert!(Rules::read("in accept; in").unwrap_err().starts_with("rule `in`: a rule begins with"));
+    assert!(Rules::read(&"in drop;".repeat(65)).unwrap_err().ends_with("at most 64"));
     let mut rules = Rules::new(Accept, Accept);
     let rule = Rule::parse("in drop").unwrap();
+    assert!(
+        rules.insert(0, rule) && rules.insert(1, Rule::parse("out drop").unwrap()) && !rules.insert(3, rule)
+    );
+    assert_eq!(
+        rules.rules().iter().map(|rule| rule.to_string()).collect::<Vec<_>>(),
+        ["in drop", "out drop"]
+    );
+    let mut rules = Rules::new(Accept, Accept);
     assert_eq!((0..100).filter(|_| rules.push(rule)).count(), MAX_RULES);
     assert_eq!((rules.remove(MAX_RULES), rules.remove(0)), (None, Some(rule)));
 }

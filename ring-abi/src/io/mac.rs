@@ -1,4 +1,4 @@
-//! Ethernet addresses.
+//! Ethernet addresses, as the node `mac` of a network interface has one.
 
 use core::fmt;
 use core::net::Ipv6Addr;
@@ -66,5 +66,41 @@ impl fmt::Display for MacAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn texts() {
+        for (text, read) in [
+            ("00:16:3e:0a:0b:0c", "00:16:3e:0a:0b:0c"),
+            ("0:16:3E:A:b:ff", "00:16:3e:0a:0b:ff"),
+            ("fe:ff:ff:ff:ff:ff", "fe:ff:ff:ff:ff:ff"),
+        ] {
+            assert_eq!(MacAddr::parse(text).map(|mac| mac.to_string()).as_deref(), Some(read), "{text}");
+        }
+        for text in [
+            "",
+            "00:16:3e:01:02",
+            "00:16:3e:01:02:03:04",
+            "00:16:3e:01:02:",
+            "00:16:3e:01:02:100",
+            "00:16:3e:01:02:+3",
+            "00-16-3e-01-02-03",
+            "01:16:3e:01:02:03",
+            "ff:ff:ff:ff:ff:ff",
+            "00:00:00:00:00:00",
+        ] {
+            assert_eq!(MacAddr::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_link_local_address_names_the_station() {
+        assert_eq!(MacAddr([0, 0x16, 0x3e, 1, 2, 3]).link_local().to_string(), "fe80::216:3eff:fe01:203");
     }
 }
