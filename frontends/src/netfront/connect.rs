@@ -36,11 +36,7 @@ const MTU_MIN: u16 = 68;
 
 /// Connects: rings and features, `Connected`, and then waits until the backend is `Connected`, too.
 pub(super) async fn connect(device: &Device) -> Result<(Arc<Shared>, Properties), NetError> {
-    device
-        .wait_backend(|state| {
-            matches!(state, XenbusState::InitWait | XenbusState::Initialised | XenbusState::Connected)
-        })
-        .await?;
+    wait_for_offer(device).await?;
     let properties = properties(device).await?;
     let dom = device.backend_dom();
     let (transmit, transmit_gref) = ring(dom)?;
@@ -66,8 +62,49 @@ pub(super) async fn connect(device: &Device) -> Result<(Arc<Shared>, Properties)
     let negotiated = negotiate(device, &shared, &nodes).await;
     if negotiated.is_err() {
         shared.shut();
+        // A backend that is on its way out waits for this end's state. The first error is the one to tell.
+        let _ = change_state(device, |_| true, XenbusState::Closed).await;
     }
     negotiated.map(|()| (shared, properties))
+}
+
+/// Waits until the backend says what it offers.
+async fn wait_for_offer(device: &Device) -> Result<(), NetError> {
+    use XenbusState::{Closed, Connected, InitWait, Initialised, Initialising, Unknown};
+    let mut closed = false;
+    loop {
+        // After a connection that has ended, a backend offers again only to a frontend that says that it begins. The end of
+        // that connection may come while this one waits.
+        change_state(device, |state| state == Closed, Initialising).await?;
+        let offers = |state| matches!(state, InitWait | Initialised | Connected | Unknown);
+        let state = device.wait_backend(|state| offers(state) || state == Closed && !closed).await?;
+        match state {
+            Closed => closed = true,
+            Unknown => return Err(NetError::Disconnected),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Changes this end's state, if the state is one that `from` accepts.
+///
+/// The toolstack may remove the device meanwhile. Without the transaction the write would make the node again.
+async fn change_state(
+    device: &Device,
+    from: impl Fn(XenbusState) -> bool,
+    to: XenbusState,
+) -> Result<(), StoreError> {
+    let state = device.front("state");
+    loop {
+        let transaction = device.store().begin().await?;
+        if !from(XenbusState::parse(&transaction.read_str(&state).await?)) {
+            return Ok(());
+        }
+        transaction.write(&state, to.to_string()).await?;
+        if transaction.commit().await? {
+            return Ok(());
+        }
+    }
 }
 
 /// An empty ring that the backend may use, and its reference.
@@ -130,7 +167,7 @@ async fn follow(device: Device, shared: Arc<Shared>) {
     {
         // The backend waits for this end's state. An error means that xenstore is gone, and the interface ends all the
         // same.
-        let _ = device.set_state(XenbusState::Closed).await;
+        let _ = change_state(&device, |_| true, XenbusState::Closed).await;
     }
 }
 

@@ -153,6 +153,26 @@ impl TestStore {
         self.changed.notify_one();
     }
 
+    /// Removes a node and all below, from the test.
+    pub(crate) fn remove(&self, path: &str) {
+        {
+            let mut state = self.state.lock();
+            let path = absolute(path);
+            let below = alloc::format!("{path}/");
+            let gone: Vec<String> = state
+                .nodes
+                .keys()
+                .filter(|name| **name == path || name.starts_with(&below))
+                .cloned()
+                .collect();
+            for name in gone {
+                state.nodes.remove(&name);
+                state.changed(&name);
+            }
+        }
+        self.changed.notify_one();
+    }
+
     pub(crate) fn get(&self, path: &str) -> Option<String> {
         let value = self.state.lock().nodes.get(&absolute(path)).cloned()?;
         String::from_utf8(value).ok()
