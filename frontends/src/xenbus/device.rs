@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use ring_abi::errno::Errno;
 use ring_abi::io::xenbus::XenbusState;
 use ring_abi::types::DomId;
 
@@ -83,7 +84,8 @@ impl Device {
     pub async fn backend_state(&self) -> Result<XenbusState> {
         match self.store.read_str(&self.back("state")).await {
             Ok(text) => Ok(XenbusState::parse(&text)),
-            Err(error) if error.is_missing() => Ok(XenbusState::Unknown),
+            // Of a directory that is gone, a domain that may not look at the directory above learns only that.
+            Err(StoreError::Refused(Errno::ENOENT | Errno::EACCES)) => Ok(XenbusState::Unknown),
             Err(error) => Err(error),
         }
     }
