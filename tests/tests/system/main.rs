@@ -24,6 +24,7 @@ mod linux_newer;
 mod linux_storm;
 mod misuse;
 mod network;
+mod network_life;
 mod polls;
 mod shell;
 mod spine;
@@ -70,6 +71,7 @@ fn main() {
         misuse::cases(),
         debugger::cases(),
         network::cases(),
+        network_life::cases(),
         polls::cases(),
         hostile::cases(),
         linux::cases(),
