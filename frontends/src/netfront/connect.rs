@@ -56,6 +56,7 @@ pub(super) async fn connect(device: &Device) -> Result<(Arc<Shared>, Properties)
     let shared = Arc::new(Shared {
         port,
         rings: Mutex::new(Some(rings)),
+        at_end: Mutex::default(),
         ended: Notify::new(),
         followed: Notify::new(),
     });

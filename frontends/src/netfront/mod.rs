@@ -15,6 +15,7 @@ mod tests;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Add;
 
 use pvrt::event::Port;
 use pvrt::executor::select;
@@ -164,6 +165,22 @@ pub struct Statistics {
     pub notifications: u64,
 }
 
+impl Add for Statistics {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            sent: self.sent + other.sent,
+            sent_bytes: self.sent_bytes + other.sent_bytes,
+            send_errors: self.send_errors + other.send_errors,
+            received: self.received + other.received,
+            received_bytes: self.received_bytes + other.received_bytes,
+            receive_errors: self.receive_errors + other.receive_errors,
+            notifications: self.notifications + other.notifications,
+        }
+    }
+}
+
 /// What lies in the rings now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RingState {
@@ -189,6 +206,8 @@ struct Shared {
     port: Port,
     /// `None` once the interface has ended.
     rings: Mutex<Option<Rings>>,
+    /// What had gone through when the interface ended. A leaf lock.
+    at_end: Mutex<Statistics>,
     /// The interface ended; wakes [`Interface::ready`] and the task that follows the backend.
     ended: Notify,
     followed: Notify,
@@ -199,6 +218,9 @@ impl Shared {
     /// backend lets go of them.
     fn shut(&self) -> bool {
         let rings = self.rings.lock().take();
+        if let Some(rings) = &rings {
+            *self.at_end.lock() = rings.statistics;
+        }
         self.ended.notify_one();
         self.followed.notify_one();
         rings.is_some()
@@ -232,9 +254,10 @@ impl Interface {
         self.properties
     }
 
-    /// What went through since the connection; all zero once the interface has ended.
+    /// What went through since the connection, until now or until the interface ended.
     pub fn statistics(&self) -> Statistics {
-        self.shared.rings.lock().as_ref().map(|rings| rings.statistics).unwrap_or_default()
+        let now = self.shared.rings.lock().as_ref().map(|rings| rings.statistics);
+        now.unwrap_or_else(|| *self.shared.at_end.lock())
     }
 
     /// What lies in the rings; all zero once the interface has ended.

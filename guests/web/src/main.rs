@@ -20,7 +20,7 @@ mod guest {
     use core::net::Ipv4Addr;
 
     use frontends::control::shutdown_request;
-    use frontends::netfront::{self, NetError};
+    use frontends::netfront::{self, NetError, Statistics};
     use frontends::xenbus::{self, Nodes, StoreError, Watch, Xenstore};
     use pvrt::event::Port;
     use pvrt::executor::{select, spawn, yield_now};
@@ -115,6 +115,8 @@ mod guest {
         addresses: Addresses,
         server: Server,
         client: Option<Client>,
+        /// What went through the interfaces that are gone.
+        before: Statistics,
     }
 
     impl Guest {
@@ -124,12 +126,22 @@ mod guest {
             let server = Server::new(&mut sockets, port, CONNECTIONS);
             let client = peer.map(|peer| Client::new(&mut sockets, peer, now()));
             let started = (time::now_ns(), time::tsc());
-            Self { wanted, port, name, started, sockets, addresses, server, client }
+            Self {
+                wanted,
+                port,
+                name,
+                started,
+                sockets,
+                addresses,
+                server,
+                client,
+                before: Statistics::default(),
+            }
         }
 
         /// Serves on an interface until the interface ends.
         async fn serve(&mut self, net: &netfront::Interface) -> NetError {
-            let Self { wanted, port, name, started, sockets, addresses, server, client } = self;
+            let Self { wanted, port, name, started, sockets, addresses, server, client, before } = self;
             let mac = EthernetAddress(net.properties().mac);
             let mut device = Device::new(net);
             let mut config = Config::new(HardwareAddress::Ethernet(mac));
@@ -149,8 +161,9 @@ mod guest {
                 if let Some(cidr) = addresses.refresh(&mut interface, sockets) {
                     println!("web: http://{}:{port}/", cidr.address());
                 }
-                let figures =
-                    |counters: &Counters, open| figures(net, &interface, counters, open, name, *started);
+                let figures = |counters: &Counters, open| {
+                    figures(net, *before, &interface, counters, open, name, *started)
+                };
                 server.serve(sockets, now(), &figures);
                 let report =
                     client.as_mut().and_then(|client| client.serve(sockets, interface.context(), now()));
@@ -161,6 +174,7 @@ mod guest {
                 interface.poll(now(), &mut device, sockets);
                 let flushed = net.flush();
                 if let Some(error) = device.failed.take().or(flushed.err()) {
+                    *before = *before + net.statistics();
                     return error;
                 }
                 let due = client.as_ref().map(Client::next_deadline);
@@ -179,13 +193,14 @@ mod guest {
 
     fn figures(
         net: &netfront::Interface,
+        before: Statistics,
         interface: &Interface,
         counters: &Counters,
         open: usize,
         name: &str,
         started: (u64, u64),
     ) -> Figures {
-        let statistics = net.statistics();
+        let statistics = before + net.statistics();
         let rings = net.ring_state();
         Figures {
             name: name.into(),

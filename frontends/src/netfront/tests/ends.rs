@@ -18,9 +18,12 @@ fn ends_in_order_and_when_the_backend_ends() {
     });
     block_on_test(async {
         let (interface, backend) = pair(None).await;
+        interface.send(&bytes(60, 1), PLAIN).expect("room");
         backend.state(5);
         interface.ready().await;
         assert_eq!(interface.flush(), Err(NetError::Disconnected));
+        // What went through stays known.
+        assert_eq!((interface.statistics().sent, interface.statistics().sent_bytes), (1, 60));
         time::sleep(1000).await;
         assert_eq!(backend.store.get(&format!("{FRONT}/state")).as_deref(), Some("6"));
     });
