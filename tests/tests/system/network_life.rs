@@ -53,8 +53,8 @@ const LONGEST_MS: u64 = 1000;
 /// How many lines dom0's shell remembers.
 const HISTORY: u32 = 100;
 
-/// How long a guest may take until it has an answer.
-const ANSWER: Duration = Duration::from_secs(60);
+/// How long a guest may take until it has an answer, and dom0 for a line.
+const ANSWER: Duration = Duration::from_secs(120);
 
 fn create(name: &str) -> String {
     let (_, address, peer) = GUESTS.into_iter().find(|guest| guest.0 == name).expect("one of the guests");
@@ -80,7 +80,7 @@ struct World {
 
 impl World {
     fn run(&mut self, line: &str) -> Result<String> {
-        let said = command(&mut self.machine, line, 60).with_context(|| line.to_string())?;
+        let said = command(&mut self.machine, line, ANSWER.as_secs()).with_context(|| line.to_string())?;
         self.shown += &said;
         Ok(said)
     }
