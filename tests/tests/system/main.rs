@@ -20,6 +20,7 @@ mod linux_grub;
 mod linux_guest;
 mod linux_hostile;
 mod linux_life;
+mod linux_network;
 mod linux_newer;
 mod linux_storm;
 mod misuse;
@@ -80,6 +81,7 @@ fn main() {
         linux_grub::cases(),
         linux_hostile::cases(),
         linux_life::cases(),
+        linux_network::cases(),
         linux_newer::cases(),
         linux_storm::cases(),
         xen::cases(),
