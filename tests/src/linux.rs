@@ -41,6 +41,26 @@ pub fn machine(name: &str) -> Result<Machine> {
 /// # Errors
 /// The files cannot be made.
 pub fn machine_with(name: &str, scratch: &Scratch, programs: &[(&str, &[u8])]) -> Result<Machine> {
+    machine_with_archives(name, scratch, &[archive(programs)])
+}
+
+/// [`machine_with`], with `iperf3` and `ethtool` in the ramdisk too.
+///
+/// # Errors
+/// The files cannot be made, or Debian's packages cannot be fetched.
+pub fn network_machine(name: &str, scratch: &Scratch, programs: &[(&str, &[u8])]) -> Result<Machine> {
+    machine_with_archives(name, scratch, &[xtask::guest::network_tools()?, archive(programs)])
+}
+
+fn archive(programs: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut archive = Archive::default();
+    for (name, bytes) in programs {
+        archive.add(cpio::PROGRAM, name, bytes);
+    }
+    archive.finish()
+}
+
+fn machine_with_archives(name: &str, scratch: &Scratch, archives: &[Vec<u8>]) -> Result<Machine> {
     let machine = machine(name)?;
     let mut modules = xtask::guest::modules();
     let ramdisk =
@@ -48,11 +68,7 @@ pub fn machine_with(name: &str, scratch: &Scratch, programs: &[(&str, &[u8])]) -
     let mut bytes =
         std::fs::read(&ramdisk.path).with_context(|| format!("cannot read {}", ramdisk.path.display()))?;
     // The kernel unpacks one archive behind the other.
-    let mut more = Archive::default();
-    for (name, bytes) in programs {
-        more.add(cpio::PROGRAM, name, bytes);
-    }
-    bytes.extend_from_slice(&more.finish());
+    bytes.extend(archives.iter().flatten());
     ramdisk.path = scratch.file("ramdisk", &bytes)?;
     Ok(machine.with(|machine| machine.modules = modules))
 }

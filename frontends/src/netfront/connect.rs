@@ -53,7 +53,7 @@ pub(super) async fn connect(
     device: &Device,
     most: usize,
 ) -> Result<(Arc<Shared>, Properties, Arrangement), NetError> {
-    device.offered().await?;
+    wait_for_offer(device).await?;
     let properties = properties(device).await?;
     let offered: usize = device.store().read_or(&device.back("multi-queue-max-queues"), 1).await?;
     let has_control: u32 = device.store().read_or(&device.back("feature-ctrl-ring"), 0).await?;
@@ -63,6 +63,7 @@ pub(super) async fn connect(
     let shared = Arc::new(Shared {
         ports,
         rings: Mutex::new(Some(rings)),
+        at_end: Mutex::default(),
         ended: Notify::new(),
         followed: Notify::new(),
     });
@@ -77,6 +78,8 @@ pub(super) async fn connect(
     }
     if negotiated.is_err() {
         shared.shut();
+        // A backend that is on its way out waits for this end's state. The first error is the one to tell.
+        let _ = device.change_state(|_| true, XenbusState::Closed).await;
     }
     negotiated.map(|()| (shared, properties, arrangement))
 }
@@ -114,6 +117,24 @@ fn make(dom: DomId, count: usize, has_control: bool) -> Result<Ready, NetError> 
         nodes.push((name.into(), value));
     }
     Ok(Ready { queues, ports, buffers: lists, control, nodes })
+}
+
+/// Waits until the backend says what it offers.
+async fn wait_for_offer(device: &Device) -> Result<(), NetError> {
+    use XenbusState::{Closed, Connected, InitWait, Initialised, Initialising, Unknown};
+    let mut closed = false;
+    loop {
+        // After a connection that has ended, a backend offers again only to a frontend that says that it begins. The end of
+        // that connection may come while this one waits.
+        device.change_state(|state| state == Closed, Initialising).await?;
+        let offers = |state| matches!(state, InitWait | Initialised | Connected | Unknown);
+        let state = device.wait_backend(|state| offers(state) || state == Closed && !closed).await?;
+        match state {
+            Closed => closed = true,
+            Unknown => return Err(NetError::Disconnected),
+            _ => return Ok(()),
+        }
+    }
 }
 
 /// An empty ring that the backend may use, and its reference.

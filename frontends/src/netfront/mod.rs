@@ -18,6 +18,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::future::{Future, poll_fn};
+use core::ops::Add;
 use core::pin::pin;
 use core::task::Poll;
 
@@ -127,6 +128,22 @@ pub struct Statistics {
     pub notifications: u64,
 }
 
+impl Add for Statistics {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            sent: self.sent + other.sent,
+            sent_bytes: self.sent_bytes + other.sent_bytes,
+            send_errors: self.send_errors + other.send_errors,
+            received: self.received + other.received,
+            received_bytes: self.received_bytes + other.received_bytes,
+            receive_errors: self.receive_errors + other.receive_errors,
+            notifications: self.notifications + other.notifications,
+        }
+    }
+}
+
 /// What lies in the rings now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RingState {
@@ -163,6 +180,8 @@ struct Shared {
     ports: Vec<Port>,
     /// `None` once the interface has ended.
     rings: Mutex<Option<Rings>>,
+    /// What had gone through when the interface ended. A leaf lock.
+    at_end: Mutex<Statistics>,
     /// The interface ended; wakes [`Interface::ready`] and the task that follows the backend.
     ended: Notify,
     followed: Notify,
@@ -173,6 +192,9 @@ impl Shared {
     /// backend lets go of them.
     fn shut(&self) -> bool {
         let rings = self.rings.lock().take();
+        if let Some(rings) = &rings {
+            *self.at_end.lock() = rings.statistics;
+        }
         self.ended.notify_one();
         self.followed.notify_one();
         rings.is_some()
@@ -220,9 +242,10 @@ impl Interface {
         self.properties
     }
 
-    /// What went through since the connection; all zero once the interface has ended.
+    /// What went through since the connection, until now or until the interface ended.
     pub fn statistics(&self) -> Statistics {
-        self.shared.rings.lock().as_ref().map(|rings| rings.statistics).unwrap_or_default()
+        let now = self.shared.rings.lock().as_ref().map(|rings| rings.statistics);
+        now.unwrap_or_else(|| *self.shared.at_end.lock())
     }
 
     /// What lies in the rings; all zero once the interface has ended.

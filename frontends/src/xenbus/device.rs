@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use pvrt::executor::{Either, select, spawn};
+use ring_abi::errno::Errno;
 use ring_abi::io::xenbus::XenbusState;
 use ring_abi::types::DomId;
 
@@ -84,7 +85,8 @@ impl Device {
     pub async fn backend_state(&self) -> Result<XenbusState> {
         match self.store.read_str(&self.back("state")).await {
             Ok(text) => Ok(XenbusState::parse(&text)),
-            Err(error) if error.is_missing() => Ok(XenbusState::Unknown),
+            // Of a directory that is gone, a domain that may not look at the directory above learns only that.
+            Err(StoreError::Refused(Errno::ENOENT | Errno::EACCES)) => Ok(XenbusState::Unknown),
             Err(error) => Err(error),
         }
     }
@@ -123,6 +125,26 @@ impl Device {
         Ok(state == XenbusState::Connected)
     }
 
+    /// Changes this end's state, if the state is one that `from` accepts.
+    ///
+    /// The toolstack may remove the device meanwhile. Without the transaction the write would make the node again.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the device is gone, or xenstore is.
+    pub async fn change_state(&self, from: impl Fn(XenbusState) -> bool, to: XenbusState) -> Result<()> {
+        let state = self.front("state");
+        loop {
+            let transaction = self.store.begin().await?;
+            if !from(XenbusState::parse(&transaction.read_str(&state).await?)) {
+                return Ok(());
+            }
+            transaction.write(&state, to.to_string()).await?;
+            if transaction.commit().await? {
+                return Ok(());
+            }
+        }
+    }
+
     /// Follows a connected backend in a task of its own: when the backend ends, `shut` ends this end, too, and says whether
     /// this end had not ended before. `ended` completes when this end closes first.
     ///
@@ -142,7 +164,7 @@ impl Device {
             {
                 // The backend waits for this end's state. An error means that xenstore is gone, and this end ends all the
                 // same.
-                let _ = device.set_state(XenbusState::Closed).await;
+                let _ = device.change_state(|_| true, XenbusState::Closed).await;
             }
         });
         Ok(())

@@ -42,6 +42,13 @@ fn absolute(path: &str) -> String {
     if path.starts_with('/') { path.to_string() } else { alloc::format!("/local/domain/1/{path}") }
 }
 
+/// What a read of a node says that is not there: Xen's store tells that only where the domain may look.
+fn missing(nodes: &BTreeMap<String, Vec<u8>>, path: &str) -> &'static str {
+    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+    let is_below = |name: &String| name.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'));
+    if path.starts_with("/local/domain/1/") || nodes.keys().any(is_below) { "ENOENT" } else { "EACCES" }
+}
+
 impl Store {
     fn changed(&mut self, path: &str) {
         self.generation += 1;
@@ -68,7 +75,7 @@ impl Store {
         };
         let below = alloc::format!("{path}/");
         match kind {
-            XS_READ => nodes.get(&path).cloned().ok_or("ENOENT"),
+            XS_READ => nodes.get(&path).cloned().ok_or_else(|| missing(nodes, &path)),
             XS_WRITE | XS_MKDIR => {
                 let value =
                     if kind == XS_WRITE { message.payload[first.len() + 1..].to_vec() } else { Vec::new() };
@@ -149,6 +156,26 @@ impl TestStore {
             let path = absolute(path);
             state.nodes.insert(path.clone(), value.as_bytes().to_vec());
             state.changed(&path);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Removes a node and all below, from the test.
+    pub(crate) fn remove(&self, path: &str) {
+        {
+            let mut state = self.state.lock();
+            let path = absolute(path);
+            let below = alloc::format!("{path}/");
+            let gone: Vec<String> = state
+                .nodes
+                .keys()
+                .filter(|name| **name == path || name.starts_with(&below))
+                .cloned()
+                .collect();
+            for name in gone {
+                state.nodes.remove(&name);
+                state.changed(&name);
+            }
         }
         self.changed.notify_one();
     }

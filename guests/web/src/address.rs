@@ -45,35 +45,35 @@ impl Wanted {
     }
 }
 
-/// Keeps the interface's addresses.
+/// Keeps the addresses of the network interface that the guest has now.
 pub struct Addresses {
+    wanted: Wanted,
     dhcp: Option<SocketHandle>,
 }
 
 impl Addresses {
-    /// Begins: static addresses at once, others when a server has answered. `name` is what the guest calls itself there.
-    pub fn begin(
-        interface: &mut Interface,
-        sockets: &mut SocketSet<'static>,
-        wanted: Wanted,
-        mac: EthernetAddress,
-        name: String,
-    ) -> Self {
+    /// For one interface after the other. `name` is what the guest calls itself to a DHCP server.
+    pub fn new(sockets: &mut SocketSet<'static>, wanted: Wanted, name: String) -> Self {
+        let dhcp = (wanted == Wanted::Dhcp).then(|| {
+            let mut socket = dhcpv4::Socket::new();
+            // The guest lives as long as its options do.
+            let name: &'static [u8] = String::leak(name).as_bytes();
+            let options = alloc::vec![DhcpOption { kind: HOST_NAME, data: name }];
+            socket.set_outgoing_options(options.leak());
+            sockets.add(socket)
+        });
+        Self { wanted, dhcp }
+    }
+
+    /// Begins with a new interface: static addresses at once, others when a server has answered.
+    pub fn begin(&self, interface: &mut Interface, sockets: &mut SocketSet<'_>, mac: EthernetAddress) {
         add(interface, Ipv6Cidr::new(MacAddr(mac.0).link_local(), 64).into());
-        match wanted {
-            Wanted::Static(cidr, gateway) => {
-                add(interface, cidr.into());
-                set_gateway(interface, gateway);
-                Self { dhcp: None }
-            }
-            Wanted::Dhcp => {
-                let mut socket = dhcpv4::Socket::new();
-                // The guest lives as long as its options do.
-                let name: &'static [u8] = String::leak(name).as_bytes();
-                let options = alloc::vec![DhcpOption { kind: HOST_NAME, data: name }];
-                socket.set_outgoing_options(options.leak());
-                Self { dhcp: Some(sockets.add(socket)) }
-            }
+        if let Wanted::Static(cidr, gateway) = self.wanted {
+            add(interface, cidr.into());
+            set_gateway(interface, gateway);
+        }
+        if let Some(handle) = self.dhcp {
+            sockets.get_mut::<dhcpv4::Socket<'_>>(handle).reset();
         }
     }
 

@@ -2,7 +2,10 @@
 #![cfg_attr(freestanding, no_main)]
 //! The guest `web`: a web server on its first network interface.
 //!
-//! Words on its command line: `ip=ADDRESS/BITS` and `gateway=ADDRESS` (else DHCP), `port=NUMBER` (else 80).
+//! The toolstack may take the interface away and give another: the guest goes on with that.
+//!
+//! Words on its command line: `ip=ADDRESS/BITS` and `gateway=ADDRESS` (else DHCP), `port=NUMBER` (else 80), `peer=ADDRESS`
+//! (another such guest, which this guest asks for bytes all the time).
 
 #[cfg(freestanding)]
 extern crate alloc;
@@ -14,10 +17,11 @@ pvrt::kernel!(async guest::start);
 mod guest {
     use alloc::string::{String, ToString};
     use alloc::vec::Vec;
+    use core::net::Ipv4Addr;
 
     use frontends::control::shutdown_request;
-    use frontends::netfront;
-    use frontends::xenbus::{self, Nodes, Xenstore};
+    use frontends::netfront::{self, NetError, Statistics};
+    use frontends::xenbus::{self, Nodes, StoreError, Watch, Xenstore};
     use pvrt::event::Port;
     use pvrt::executor::{select, spawn, yield_now};
     use pvrt::hypercall::{sched, vcpu};
@@ -28,6 +32,7 @@ mod guest {
     use smoltcp::time::Instant;
     use smoltcp::wire::{EthernetAddress, HardwareAddress};
     use web_guest::address::{Addresses, Wanted};
+    use web_guest::client::Client;
     use web_guest::content::Figures;
     use web_guest::device::Device;
     use web_guest::server::{CONNECTIONS, Counters, Server};
@@ -48,16 +53,39 @@ mod guest {
             None => 80,
             Some(word) => word.parse().ok().filter(|port| *port != 0).ok_or("port=: expected 1 to 65535")?,
         };
+        let peer = match boot.option("peer") {
+            None => None,
+            Some(word) => Some(word.parse().map_err(|_| "peer=: expected an address such as 10.88.0.2")?),
+        };
         let info = boot.store.ok_or("no xenstore, so no network")?;
         let store = Xenstore::connect(info.page, Port::adopt(info.port)).map_err(|error| text(&error))?;
         spawn(stop_when_asked(store.clone()));
         let name = store.read_str("name").await.unwrap_or_else(|_| "web".into());
-        let vifs = xenbus::Device::list(&store, "vif").await.map_err(|error| text(&error))?;
-        let path = vifs.first().ok_or("no network interface: the configuration has no vif=")?;
-        let interface = netfront::Interface::connect(&store, path)
-            .await
-            .map_err(|error| alloc::format!("{path}: {error}"))?;
-        serve(&interface, wanted, port, name).await
+        let mut guest = Guest::new(wanted, port, peer, name);
+        let vifs = store.watch("device/vif").await.map_err(|error| text(&error))?;
+        loop {
+            let interface = next_interface(&store, &vifs).await.map_err(|error| text(&error))?;
+            let error = guest.serve(&interface).await;
+            println!("web: the network is gone: {error}");
+        }
+    }
+
+    /// Waits for a network interface and connects to it. The toolstack may give and take interfaces as long as the guest lives.
+    async fn next_interface(store: &Xenstore, vifs: &Watch) -> Result<netfront::Interface, StoreError> {
+        loop {
+            // Before the list is read: what changes from here on is another event.
+            vifs.changed().await.ok_or(StoreError::Broken)?;
+            for path in xenbus::Device::list(store, "vif").await? {
+                match netfront::Interface::connect(store, &path).await {
+                    Ok(interface) => return Ok(interface),
+                    // The toolstack took the interface away meanwhile.
+                    Err(NetError::Disconnected) => {}
+                    Err(NetError::Store(error)) if error.is_missing() => {}
+                    Err(NetError::Store(StoreError::Broken)) => return Err(StoreError::Broken),
+                    Err(error) => println!("web: {path}: {error}"),
+                }
+            }
+        }
     }
 
     /// Ends the guest when the toolstack asks for that.
@@ -76,56 +104,103 @@ mod guest {
         Instant::from_micros((time::now_ns() / 1000) as i64)
     }
 
-    async fn serve(net: &netfront::Interface, wanted: Wanted, port: u16, name: String) -> Result<(), String> {
-        let started = (time::now_ns(), time::tsc());
-        let mac = EthernetAddress(net.properties().mac);
-        let mut device = Device::new(net);
-        let mut config = Config::new(HardwareAddress::Ethernet(mac));
-        config.random_seed = time::tsc();
-        let mut interface = Interface::new(config, &mut device, now());
-        let mut sockets = SocketSet::new(Vec::new());
-        let addresses = Addresses::begin(&mut interface, &mut sockets, wanted, mac, name.clone());
-        let mut server = Server::new(&mut sockets, port, CONNECTIONS);
-        println!("web: {mac}, port {port}");
-        if let Wanted::Static(cidr, _) = wanted {
-            println!("web: http://{}:{port}/", cidr.address());
+    /// What stays when one network interface goes and another comes.
+    struct Guest {
+        wanted: Wanted,
+        port: u16,
+        name: String,
+        /// Nanoseconds and ticks at the start.
+        started: (u64, u64),
+        sockets: SocketSet<'static>,
+        addresses: Addresses,
+        server: Server,
+        client: Option<Client>,
+        /// What went through the interfaces that are gone.
+        before: Statistics,
+    }
+
+    impl Guest {
+        fn new(wanted: Wanted, port: u16, peer: Option<Ipv4Addr>, name: String) -> Self {
+            let mut sockets = SocketSet::new(Vec::new());
+            let addresses = Addresses::new(&mut sockets, wanted, name.clone());
+            let server = Server::new(&mut sockets, port, CONNECTIONS);
+            let client = peer.map(|peer| Client::new(&mut sockets, peer, now()));
+            let started = (time::now_ns(), time::tsc());
+            Self {
+                wanted,
+                port,
+                name,
+                started,
+                sockets,
+                addresses,
+                server,
+                client,
+                before: Statistics::default(),
+            }
         }
-        loop {
-            interface.poll(now(), &mut device, &mut sockets);
-            if let Some(cidr) = addresses.refresh(&mut interface, &mut sockets) {
+
+        /// Serves on an interface until the interface ends.
+        async fn serve(&mut self, net: &netfront::Interface) -> NetError {
+            let Self { wanted, port, name, started, sockets, addresses, server, client, before } = self;
+            let mac = EthernetAddress(net.properties().mac);
+            let mut device = Device::new(net);
+            let mut config = Config::new(HardwareAddress::Ethernet(mac));
+            config.random_seed = time::tsc();
+            let mut interface = Interface::new(config, &mut device, now());
+            addresses.begin(&mut interface, sockets, mac);
+            server.restart(sockets);
+            if let Some(client) = client {
+                client.restart(sockets, now());
+            }
+            println!("web: {mac}, port {port}");
+            if let Wanted::Static(cidr, _) = wanted {
                 println!("web: http://{}:{port}/", cidr.address());
             }
-            let figures =
-                |counters: &Counters, open| figures(net, &interface, counters, open, &name, started);
-            server.serve(&mut sockets, now(), &figures);
-            // What the server wrote goes out at once.
-            interface.poll(now(), &mut device, &mut sockets);
-            if let Some(error) = device.failed.take() {
-                return Err(alloc::format!("network: {error}"));
-            }
-            net.flush().map_err(|error| alloc::format!("network: {error}"))?;
-            let next =
-                [interface.poll_at(now(), &sockets), server.next_deadline()].into_iter().flatten().min();
-            match next {
-                Some(at) if at <= now() => yield_now().await,
-                Some(at) => {
-                    let until = at.total_micros() as u64 * 1000;
-                    select(net.ready(), time::sleep_until(until)).await;
+            loop {
+                interface.poll(now(), &mut device, sockets);
+                if let Some(cidr) = addresses.refresh(&mut interface, sockets) {
+                    println!("web: http://{}:{port}/", cidr.address());
                 }
-                None => net.ready().await,
+                let figures = |counters: &Counters, open| {
+                    figures(net, *before, &interface, counters, open, name, *started)
+                };
+                server.serve(sockets, now(), &figures);
+                let report =
+                    client.as_mut().and_then(|client| client.serve(sockets, interface.context(), now()));
+                if let Some(report) = report {
+                    println!("web: peer: {report}");
+                }
+                // What the server and the client wrote goes out at once.
+                interface.poll(now(), &mut device, sockets);
+                let flushed = net.flush();
+                if let Some(error) = device.failed.take().or(flushed.err()) {
+                    *before = *before + net.statistics();
+                    return error;
+                }
+                let due = client.as_ref().map(Client::next_deadline);
+                let next = [interface.poll_at(now(), sockets), server.next_deadline(), due];
+                match next.into_iter().flatten().min() {
+                    Some(at) if at <= now() => yield_now().await,
+                    Some(at) => {
+                        let until = at.total_micros() as u64 * 1000;
+                        select(net.ready(), time::sleep_until(until)).await;
+                    }
+                    None => net.ready().await,
+                }
             }
         }
     }
 
     fn figures(
         net: &netfront::Interface,
+        before: Statistics,
         interface: &Interface,
         counters: &Counters,
         open: usize,
         name: &str,
         started: (u64, u64),
     ) -> Figures {
-        let statistics = net.statistics();
+        let statistics = before + net.statistics();
         let rings = net.ring_state();
         Figures {
             name: name.into(),

@@ -20,10 +20,12 @@ mod linux_grub;
 mod linux_guest;
 mod linux_hostile;
 mod linux_life;
+mod linux_network;
 mod linux_newer;
 mod linux_storm;
 mod misuse;
 mod network;
+mod network_life;
 mod network_rules;
 mod polls;
 mod shell;
@@ -71,6 +73,7 @@ fn main() {
         misuse::cases(),
         debugger::cases(),
         network::cases(),
+        network_life::cases(),
         network_rules::cases(),
         polls::cases(),
         hostile::cases(),
@@ -80,6 +83,7 @@ fn main() {
         linux_grub::cases(),
         linux_hostile::cases(),
         linux_life::cases(),
+        linux_network::cases(),
         linux_newer::cases(),
         linux_storm::cases(),
         xen::cases(),

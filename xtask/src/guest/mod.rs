@@ -19,6 +19,7 @@ pub(crate) mod kernel;
 mod program;
 mod ramdisk;
 pub(crate) mod root;
+mod tools;
 
 pub(crate) use self::program::build as build_program;
 pub use self::program::ramdisk_with;
@@ -120,6 +121,15 @@ pub fn debian_ramdisk() -> Result<()> {
 pub fn other_debian_ramdisk(name: &str) -> Result<()> {
     let kernel = kernel_named(name)?;
     with_ramdisk(&kernel, &unpacked(&kernel)?)
+}
+
+/// `iperf3` and `ethtool` with their libraries: an archive that can follow that of a ramdisk.
+///
+/// # Errors
+/// A package cannot be fetched, or is not as expected.
+pub fn network_tools() -> Result<Vec<u8>> {
+    let _turn = turn()?;
+    tools::archive(&directory().join("tools"))
 }
 
 fn kernel_named(name: &str) -> Result<Kernel> {

@@ -2,6 +2,7 @@
 
 mod breaches;
 mod control;
+mod ends;
 
 use super::*;
 use crate::xenbus::testing::TestStore;
@@ -381,30 +382,6 @@ fn a_packet_whose_rest_comes_later_is_whole_in_the_end() {
         let verified = Offload { checksum: Checksum::Verified, ..PLAIN };
         assert_eq!(interface.receive(&mut received), Ok(Some(verified)));
         assert!(received == packet);
-    });
-}
-
-#[test]
-fn ends_in_order_and_when_the_backend_ends() {
-    block_on_test(async {
-        let (interface, backend) = pair(None).await;
-        let store = backend.store.clone();
-        spawn(async move {
-            while backend.store.get(&format!("{FRONT}/state")).as_deref() != Some("5") {
-                time::sleep(1000).await;
-            }
-            backend.state(6);
-        });
-        interface.close().await.expect("closed");
-        assert_eq!(store.get(&format!("{FRONT}/state")).as_deref(), Some("6"));
-    });
-    block_on_test(async {
-        let (interface, backend) = pair(None).await;
-        backend.state(5);
-        interface.ready().await;
-        assert_eq!(interface.flush(), Err(NetError::Disconnected));
-        time::sleep(1000).await;
-        assert_eq!(backend.store.get(&format!("{FRONT}/state")).as_deref(), Some("6"));
     });
 }
 

@@ -77,6 +77,17 @@ impl Server {
         Self { port, connections, counters: Counters::default() }
     }
 
+    /// Ends all connections, none of which the client is told: the network that the clients are on is gone.
+    pub fn restart(&mut self, sockets: &mut SocketSet<'_>) {
+        for Connection { socket, state } in &mut self.connections {
+            *state = None;
+            let socket = sockets.get_mut::<tcp::Socket<'_>>(*socket);
+            socket.abort();
+            // The port is not 0, and the socket is not open.
+            let _ = socket.listen(self.port);
+        }
+    }
+
     /// What the server has done so far.
     pub fn counters(&self) -> Counters {
         self.counters

@@ -7,6 +7,8 @@ use alloc::string::{String, ToString};
 use core::cell::RefCell;
 use core::net::Ipv4Addr;
 
+use crate::client::{Client, Report};
+
 use smoltcp::iface::{Config, Interface};
 use smoltcp::phy::{self, DeviceCapabilities, Medium};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
@@ -380,4 +382,48 @@ fn the_end_of_an_answer_is_sent_again() {
     }
     assert_eq!(world.guest.device.lost_fins.len(), 50);
     assert!(received.iter().all(|len| *len > 6000), "{received:?}");
+}
+
+impl World {
+    /// Lets time pass for a client of this crate, until the client reports.
+    fn report(&mut self, client: &mut Client, server_is_there: bool) -> Report {
+        loop {
+            if server_is_there {
+                self.step();
+            } else {
+                self.now += Duration::from_millis(1);
+                self.client.poll(self.now);
+            }
+            let Host { interface, sockets, .. } = &mut self.client;
+            if let Some(report) = client.serve(sockets, interface.context(), self.now) {
+                return report;
+            }
+        }
+    }
+}
+
+#[test]
+fn the_client_checks_answers_and_begins_anew_when_the_server_is_gone() {
+    let mut world = World::new(2, 0);
+    let mut client = Client::new(&mut world.client.sockets, Ipv4Addr::new(10, 0, 0, 1), world.now);
+    let report = world.report(&mut client, true);
+    assert!(report.answers > 10 && report.longest < Duration::from_millis(100), "{report}");
+    assert_eq!((report.lost, report.wrong), (0, 0));
+    // The server's network is another: connections are gone, and the server says so when asked.
+    world.server.restart(&mut world.guest.sockets);
+    assert_eq!(world.server.open(), 0);
+    let report = world.report(&mut client, true);
+    assert!(report.answers > 10, "{report}");
+    assert_eq!((report.lost, report.wrong), (1, 0));
+    // Nobody answers for three seconds, and then somebody does.
+    let silent: Vec<Report> = (0..3).map(|_| world.report(&mut client, false)).collect();
+    assert!(silent[2].answers == 0 && silent[2].longest > Duration::from_secs(2), "{}", silent[2]);
+    assert!(silent.iter().any(|report| report.lost > 0));
+    world.report(&mut client, true);
+    let report = world.report(&mut client, true);
+    assert!(report.answers > 10 && report.wrong == 0, "{report}");
+    // This end's network is another.
+    client.restart(&mut world.client.sockets, world.now);
+    let report = world.report(&mut client, true);
+    assert!(report.answers > 10 && report.wrong == 0, "{report}");
 }
