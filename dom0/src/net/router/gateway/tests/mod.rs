@@ -1,5 +1,7 @@
 //! The gateway between guests with stacks of their own and a world with a DHCP server and a name server.
 
+mod owners;
+
 use super::*;
 use crate::net::headers::testing::station;
 use crate::net::headers::{Head, checksum};
@@ -366,7 +368,8 @@ fn a_guest_with_an_address_of_its_own_is_found_too() {
         .expect("an address of its own");
     world
         .gateway
-        .set_guest(second, Guest { name: "fixed".into(), network: GUESTS, fixed: Some(inside(200)) });
+        .set_guest(second, Guest { name: "fixed".into(), network: GUESTS, fixed: Some(inside(200)) })
+        .expect("an address of its own");
     assert_eq!(world.gateway.address_of(0, "fixed"), Some(inside(200)));
     assert_eq!(world.gateway.address_of(0, "hand"), None);
     world.stations[by_hand].host.set_address(Some(Ipv4Cidr::new(inside(150), 24)), Some(inside(1)));
