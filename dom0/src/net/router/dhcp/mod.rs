@@ -282,8 +282,9 @@ impl Server {
             self.counters.refused += 1;
             return Some(self.message(Kind::Nak, message, None, None));
         };
-        // A station that comes back late, to what nobody else has had since, has it still.
-        let had = self.of(&station, given).is_some_and(|entry| entry.state == State::Leased);
+        // A station that comes back late, to what nobody else has had since, still has the address.
+        let leased = self.of(&station, given).is_some_and(|entry| entry.state == State::Leased);
+        let had = leased || self.fixed.get(&station.port) == Some(&address);
         self.take(now_ns, address, station, State::Leased);
         self.counters.answered += 1;
         let answer = self.message(Kind::Ack, message, Some(address), renews.then_some(address));

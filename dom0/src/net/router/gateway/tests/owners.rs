@@ -74,6 +74,14 @@ fn connections_of_an_address_end_when_somebody_else_gets_the_address() {
     world.stations[guest].host.ask_for_address();
     world.pass(3000);
     assert_eq!((world.address(guest), world.gateway.router().flows().len()), (Some(inside(10)), 1));
+    // So does one that asks for what its configuration gives it.
+    let fixed = silent(&mut world, 22, "fixed", Some(inside(200)));
+    world.stations[fixed].host.set_address(Some(Ipv4Cidr::new(inside(200), 24)), Some(inside(1)));
+    assert_eq!(world.ping(fixed, outside(2)), [IpAddr::V4(outside(2))]);
+    world.stations[fixed].host.ask_for_address();
+    world.pass(3000);
+    let flows = world.gateway.router().flows().list(world.now_ns);
+    assert_eq!(flows.filter(|(flow, ..)| flow.inside.address == inside(200)).count(), 1);
 }
 
 #[test]
