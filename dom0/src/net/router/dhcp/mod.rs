@@ -282,8 +282,8 @@ impl Server {
             self.counters.refused += 1;
             return Some(self.message(Kind::Nak, message, None, None));
         };
-        // A station that comes back late, to what nobody else has had since, still has the address.
-        let leased = self.of(&station, given).is_some_and(|entry| entry.state == State::Leased);
+        // While a lease was over, others might speak from the address.
+        let leased = self.of(&station, given).is_some_and(|entry| entry.holds(now_ns));
         let had = leased || self.fixed.get(&station.port) == Some(&address);
         self.take(now_ns, address, station, State::Leased);
         self.counters.answered += 1;
@@ -329,7 +329,7 @@ impl Server {
         let mut state = state;
         if let Some(entry) = self.taken.get(&address)
             && station.owns(entry)
-            && entry.state == State::Leased
+            && entry.holds(now_ns)
         {
             // A station that has the address and asks for an offer keeps what it has.
             until_ns = until_ns.max(entry.until_ns);

@@ -85,6 +85,24 @@ fn connections_of_an_address_end_when_somebody_else_gets_the_address() {
 }
 
 #[test]
+fn a_lease_that_was_over_is_begun_anew() {
+    let mut world = World::new();
+    let guest = world.guest(21, "web");
+    silent(&mut world, 20, "thief", None);
+    world.pass(3000);
+    let leased = world.address(guest).expect("leased");
+    // Two hours: nobody has the address, so that anybody may speak from there.
+    world.now_ns += 7_200_000 * MILLISECOND;
+    claim(&mut world, 20, leased);
+    let mac = EthernetAddress(station(21).0);
+    assert_eq!(world.gateway.router().neighbours().station(world.now_ns, GUESTS, leased), Some(station(20)));
+    world.pass(3000);
+    let server = world.gateway.dhcp(GUESTS).expect("there");
+    assert_eq!(server.address_of(world.now_ns, PortId::testing(21), mac), Some(leased), "asked for again");
+    assert_eq!(world.gateway.router().neighbours().station(world.now_ns, GUESTS, leased), Some(station(21)));
+}
+
+#[test]
 fn forwarded_connections_end_with_their_guest() {
     let mut world = World::new();
     forward_to(&mut world, "web");
