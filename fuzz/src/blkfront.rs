@@ -2,66 +2,34 @@
 
 use std::sync::Arc;
 
-use dom0::xenstore::{Client, Nodes, Perms, Quotas, serve_rings};
+use dom0::xenstore::Client;
 use frontends::blkfront::Disk;
 use frontends::xenbus::Xenstore;
 use pvrt::event::Port;
 use pvrt::executor::time::{sleep, timeout};
-use pvrt::executor::{block_on_test, join_all, spawn};
+use pvrt::executor::{block_on_test, join_all};
 use pvrt::grant::{GrantMap, map_grants};
 use pvrt::mem::Pages;
 use ring_abi::io::blkif::{BlkifRequest, BlkifResponse, BlkifRing};
 use ring_abi::ring::{REQ_PROD, RSP_PROD, RingProtocol, SLOTS};
-use ring_abi::types::{DomId, GrantRef, Port as PortNumber};
+use ring_abi::types::GrantRef;
 
+use crate::devices::{self, GUEST, Paths, World};
 use crate::input::Input;
 
-const GUEST: u16 = 5;
-const BACK: &str = "/local/domain/0/backend/vbd/5/51712";
-const FRONT: &str = "/local/domain/5/device/vbd/51712";
-
-/// A xenstore, dom0's way to it and the guest's: made once, since a guest connects once.
-struct World {
-    dom0: Client,
-    guest: Xenstore,
-}
-
-thread_local!(static WORLD: &'static World = Box::leak(Box::new(connect())));
-
-fn connect() -> World {
-    let store = dom0::xenstore::Xenstore::new(Quotas::XEN);
-    spawn(serve_rings(store.clone()));
-    spawn(store.clone().settle());
-    let page = Pages::zeroed(1).expect("a page");
-    let port = Port::alloc_unbound(DomId::DOM0).expect("a port");
-    let dom0 = store.client();
-    dom0.introduce(GUEST, page.mfn(0).raw(), port.number().raw()).expect("introduced");
-    let guest = Xenstore::connect(page.leak(), port).expect("a ring");
-    World { dom0, guest }
-}
+const PATHS: Paths =
+    Paths { back: "/local/domain/0/backend/vbd/5/51712", front: "/local/domain/5/device/vbd/51712" };
 
 fn make_device(dom0: &Client, input: &Input) {
-    let _ = dom0.rm(FRONT);
-    let _ = dom0.rm(BACK);
-    dom0.mkdir(FRONT).expect("made");
-    dom0.set_perms(FRONT, Perms::shared_with(GUEST, 0)).expect("owned");
-    dom0.mkdir(BACK).expect("made");
-    dom0.set_perms(BACK, Perms::shared_with(0, GUEST)).expect("readable");
-    let text = |usual: &str| if input.u8() & 7 == 0 { input.text(8) } else { usual.into() };
-    for (name, usual) in [
+    let back = [
         ("sectors", "2048"),
         ("sector-size", "512"),
         ("info", "0"),
         ("feature-flush-cache", "1"),
         ("feature-discard", "1"),
         ("feature-max-indirect-segments", "32"),
-    ] {
-        dom0.write(&format!("{BACK}/{name}"), text(usual)).expect("written");
-    }
-    dom0.write(&format!("{BACK}/state"), "2").expect("written");
-    for (name, value) in [("backend", BACK), ("backend-id", "0"), ("state", "1")] {
-        dom0.write(&format!("{FRONT}/{name}"), value).expect("written");
-    }
+    ];
+    PATHS.make(dom0, input, &back, &[]);
 }
 
 /// The backend's side of the ring, without any engine that would keep it honest.
@@ -103,7 +71,7 @@ impl Liar {
             _ => {
                 let request: BlkifRequest = page.read_value(slot(u32::from(input.u8())));
                 let gref = GrantRef::new(request.seg[0].gref);
-                if let Ok(map) = map_grants(DomId::new(GUEST), &[gref], true) {
+                if let Ok(map) = map_grants(GUEST, &[gref], true) {
                     map.bytes().fill(0, 512, 0xee);
                     self.kept.push(map);
                 }
@@ -114,29 +82,19 @@ impl Liar {
 }
 
 async fn backend(dom0: &Client, input: &Input) {
-    let front = |name: &str| dom0.read_as::<u32>(&format!("{FRONT}/{name}"));
-    for _ in 0..100 {
-        if front("state") == Ok(3) {
-            break;
-        }
-        sleep(1000).await;
-    }
-    let (Ok(gref), Ok(port)) = (front("ring-ref"), front("event-channel")) else { return };
-    let guest = DomId::new(GUEST);
-    let Ok(page) = map_grants(guest, &[GrantRef::new(gref)], true) else { return };
-    let Ok(port) = Port::bind_interdomain(guest, PortNumber::new(port)) else { return };
+    let Some(([page], port)) = PATHS.attach(dom0, 3, ["ring-ref"]).await else { return };
     let state = if input.u8() & 15 == 0 { input.text(2) } else { "4".into() };
-    dom0.write(&format!("{BACK}/state"), state).expect("written");
+    PATHS.set_state(dom0, &state);
     let mut liar = Liar { page, port, kept: Vec::new(), answered: 0 };
     while !input.is_empty() {
         liar.act(input);
         sleep(u64::from(input.u8() & 3) * 100).await;
     }
-    dom0.write(&format!("{BACK}/state"), "6").expect("written");
+    PATHS.set_state(dom0, "6");
 }
 
 async fn frontend(guest: &Xenstore) {
-    let Ok(Ok(disk)) = timeout(1_000_000, Disk::connect(guest, FRONT)).await else { return };
+    let Ok(Ok(disk)) = timeout(1_000_000, Disk::connect(guest, PATHS.front)).await else { return };
     let buffer = Arc::new(Pages::zeroed(24).expect("pages"));
     let transfers = (0..6u64).map(|index| {
         let (disk, buffer) = (&disk, &buffer);
@@ -158,17 +116,15 @@ async fn frontend(guest: &Xenstore) {
 /// Nodes and answers of any kind: every request ends or can be given up, and once both ends are gone no grant is left.
 pub(crate) fn run(data: &[u8]) {
     let input = Input::new(data);
-    let world = WORLD.with(|world| *world);
-    let ports = pvrt::grant::usage().used;
+    let world = World::get();
+    let grants = pvrt::grant::usage().used;
     block_on_test(async {
         make_device(&world.dom0, &input);
         let both: [std::pin::Pin<Box<dyn Future<Output = ()>>>; 2] =
             [Box::pin(frontend(&world.guest)), Box::pin(backend(&world.dom0, &input))];
         join_all(both).await;
-        // The queue's task ends; then all that was kept is taken back with the next grant.
+        // The queue's task ends.
         sleep(10_000).await;
     });
-    let page = Pages::zeroed(1).expect("a page");
-    drop(pvrt::grant::Granted::whole(page, DomId::DOM0, true).expect("an entry"));
-    assert_eq!(pvrt::grant::usage().used, ports, "grants were left behind");
+    devices::check_grants(grants);
 }

@@ -11,11 +11,15 @@ mod blkback;
 mod blkfront;
 mod config;
 mod console;
+mod devices;
+mod gateway;
 mod guests;
 mod input;
 mod kernel;
 mod net;
 mod netback;
+mod netfront;
+mod packets;
 mod page;
 mod rings;
 mod store_client;
@@ -45,12 +49,16 @@ pub const TARGETS: &[Target] = &[
     Target { name: "vbd", run: vbd::run, longest: 512 },
     Target { name: "netback", run: netback::run, longest: 8192 },
     Target { name: "netback-control", run: netback::control, longest: 2048 },
+    Target { name: "netfront", run: netfront::run, longest: 2048 },
     Target { name: "config", run: config::run, longest: 2048 },
     Target { name: "guests", run: guests::one_cpu, longest: 4096 },
     Target { name: "guests-smp", run: guests::five_cpus, longest: 4096 },
     Target { name: "kernel", run: kernel::run, longest: 8192 },
     Target { name: "net-headers", run: net::headers, longest: 512 },
     Target { name: "net-switch", run: net::switch, longest: 4096 },
+    Target { name: "net-segment", run: packets::segment, longest: 2048 },
+    Target { name: "net-capture", run: packets::capture, longest: 1024 },
+    Target { name: "net-gateway", run: gateway::run, longest: 4096 },
 ];
 
 /// The target of that name.

@@ -112,10 +112,14 @@ targets! {
     vbd = "vbd";
     netback = "netback";
     netback_control = "netback-control";
+    netfront = "netfront";
     config = "config";
     guests = "guests";
     guests_smp = "guests-smp";
     kernel = "kernel";
     net_headers = "net-headers";
     net_switch = "net-switch";
+    net_segment = "net-segment";
+    net_capture = "net-capture";
+    net_gateway = "net-gateway";
 }

@@ -36,11 +36,15 @@ pub(super) fn nothing() -> i64 {
 pub(super) fn run(env: &mut Env, body: fn(&Env) -> Verdict) -> Running<'_> {
     Box::pin(async move {
         let mut verdict = Ok(());
+        let quiet = quiet();
+        // What came until now is looked at afterwards.
+        clear_upcall();
         probe::install();
         let trap = attempt(|| verdict = body(env));
         let info = pvrt::shared_info();
         info.store_u8(UPCALL_MASK_OFFSET, 1);
         pvrt::install_handlers();
+        quiet.into_iter().for_each(|port| ManuallyDrop::new(Opened(port)).set_mask(false));
         // The case may have replaced the runtime's timer. The event of this one makes the runtime set its own
         // again.
         fire_at(1);
@@ -52,6 +56,31 @@ pub(super) fn run(env: &mut Env, body: fn(&Env) -> Verdict) -> Running<'_> {
             None => verdict,
         }
     })
+}
+
+/// Masks the runtime's ports, and returns them. An event of theirs may come at any moment: a case would take it for its own, or
+/// find that the upcall handler has masked events.
+fn quiet() -> Vec<u32> {
+    /// As many closed ports in a row say that no open one follows.
+    const CLOSED: u32 = 64;
+    let (mut masked, mut closed) = (Vec::new(), 0);
+    for number in 1..EVTCHN_2L_NR_CHANNELS as u32 {
+        let port = ManuallyDrop::new(Opened(number));
+        match port.status() {
+            Ok(status) if status.status == EVTCHNSTAT_CLOSED => closed += 1,
+            Ok(_) if !port.is_masked() => {
+                closed = 0;
+                port.set_mask(true);
+                masked.push(number);
+            }
+            Ok(_) => closed = 0,
+            Err(_) => break,
+        }
+        if closed == CLOSED {
+            break;
+        }
+    }
+    masked
 }
 
 /// Checks that a call did not fail, and returns its value.
@@ -280,7 +309,7 @@ pub(super) fn vcpu_op(command: u32, vcpu: u32, at: u64) -> i64 {
     call(__HYPERVISOR_VCPU_OP, [command.into(), vcpu.into(), at, 0, 0])
 }
 
-/// Stops the runtime's timer, and returns its port without a pending event. A case must not close that port.
+/// Stops the runtime's timer, and returns its port, unmasked and without a pending event. A case must not close that port.
 pub(super) fn timer_port() -> Verdict<ManuallyDrop<Opened>> {
     vcpu_op(VCPUOP_STOP_PERIODIC_TIMER, 0, 0);
     given("stopping the timer", vcpu_op(VCPUOP_STOP_SINGLESHOT_TIMER, 0, 0))?;
@@ -288,6 +317,7 @@ pub(super) fn timer_port() -> Verdict<ManuallyDrop<Opened>> {
         let port = ManuallyDrop::new(Opened(number));
         let status = port.status()?;
         if (status.status, status.u[0], status.vcpu) == (EVTCHNSTAT_VIRQ, VIRQ_TIMER, 0) {
+            port.set_mask(false);
             port.clear();
             return Ok(port);
         }

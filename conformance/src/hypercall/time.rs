@@ -132,12 +132,23 @@ mod body {
         Ok(())
     }
 
-    /// Version, seconds and nanoseconds of the wall clock.
+    /// Version, seconds and nanoseconds of the wall clock, of one moment: the hypervisor may write them at any time.
     fn wall() -> (u32, u64, u32) {
         let info = pvrt::shared_info();
         let word = |offset| info.load_u32(offset);
-        let seconds = u64::from(word(WC_SEC_HI_OFFSET)) << 32 | u64::from(word(WC_SEC_OFFSET));
-        (word(WC_VERSION_OFFSET), seconds, word(WC_NSEC_OFFSET))
+        let read = || {
+            let seconds = u64::from(word(WC_SEC_HI_OFFSET)) << 32 | u64::from(word(WC_SEC_OFFSET));
+            (word(WC_VERSION_OFFSET), seconds, word(WC_NSEC_OFFSET))
+        };
+        let mut last = read();
+        for _ in 0..1000 {
+            let next = read();
+            if next == last && next.0 & 1 == 0 {
+                break;
+            }
+            last = next;
+        }
+        last
     }
 
     pub(super) fn wall_clock(_: &Env) -> Verdict {

@@ -125,29 +125,18 @@ mod body {
         Ok(())
     }
 
-    /// How often a case looks whose answer an event of the moment may change.
-    const ATTEMPTS: usize = 10;
-
     pub(super) fn syscall_masks(_: &Env) -> Verdict {
         let _timer = timer_port()?;
         for (flags, wanted) in [(CALLBACKF_MASK_EVENTS, 1), (0, 0)] {
             let user = user(flags)?;
-            let mut mask = 1 - wanted;
-            // Where events are not masked an event of that moment, such as the console's, calls the kernel's upcall handler,
-            // which returns with events masked. So one look may find a mask that the system call did not set.
-            for _ in 0..ATTEMPTS {
-                clear_upcall();
-                let frame = IretContext { rflags: 2 | IF, ..user.frame(&asm::user_syscall(), 0) };
-                let trap = iret(&frame);
-                mask = upcall_mask();
-                set_upcall_mask(1);
-                let trap = trapped("syscall", trap, probe::SYSCALL)?;
-                ensure_eq!(trap.mask, 0, "the mask in the frame");
-                ensure!(trap.rflags & IF != 0, "the interrupt flag of {:#x}", trap.rflags);
-                if mask == wanted {
-                    break;
-                }
-            }
+            clear_upcall();
+            let frame = IretContext { rflags: 2 | IF, ..user.frame(&asm::user_syscall(), 0) };
+            let trap = iret(&frame);
+            let mask = upcall_mask();
+            set_upcall_mask(1);
+            let trap = trapped("syscall", trap, probe::SYSCALL)?;
+            ensure_eq!(trap.mask, 0, "the mask in the frame");
+            ensure!(trap.rflags & IF != 0, "the interrupt flag of {:#x}", trap.rflags);
             ensure_eq!(mask, wanted, "the mask in the callback, flags {flags}");
         }
         Ok(())

@@ -414,8 +414,12 @@ mod body {
         done("register", got)?;
         sleep(2_000_000)?;
         let bytes = scratch.pages.page(0);
-        let copy: VcpuTimeInfo = bytes.read_value(32);
-        let kept: VcpuTimeInfo = pvrt::shared_info().read_value(TIME_OFFSET);
+        let record = || -> VcpuTimeInfo { pvrt::shared_info().read_value(TIME_OFFSET) };
+        let (mut kept, mut copy): (_, VcpuTimeInfo) = (record(), bytes.read_value(32));
+        // The hypervisor may write both anew at any time.
+        while record() != kept {
+            (kept, copy) = (record(), bytes.read_value(32));
+        }
         done("none", set(&none))?;
         ensure!(copy.version & 1 == 0 && copy.tsc_to_system_mul != 0, "{copy:?}");
         ensure_eq!(

@@ -248,6 +248,9 @@ impl Drop for Received {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+
+#[cfg(test)]
 mod tests {
     use alloc::vec;
 

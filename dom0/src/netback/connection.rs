@@ -29,11 +29,17 @@ pub(super) struct Ended {
     reason: Option<Disconnect>,
     packets: u64,
     bytes: u64,
+    /// Packets that the frontend sent and that were none.
+    errors: u64,
 }
 
 impl xenbus::Ended for Ended {
     fn reason(&self) -> Option<String> {
         self.reason.as_ref().map(ToString::to_string)
+    }
+
+    fn refused(&self) -> u64 {
+        self.errors
     }
 
     fn summary(&self) -> String {
@@ -133,8 +139,8 @@ impl Service {
             self.task.notified().await;
         }
         self.port.network.0.lock().way.disconnect(self.port.id);
-        let (packets, bytes) = self.sender.sent();
-        Ended { reason, packets, bytes }
+        let (packets, bytes, errors) = self.sender.sent();
+        Ended { reason, packets, bytes, errors }
     }
 
     async fn serve(&mut self) -> Option<Disconnect> {

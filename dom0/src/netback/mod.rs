@@ -93,6 +93,15 @@ impl Network {
         Self(Mutex::new(Fabric::new(switch, finisher, control_page)))
     }
 
+    /// A domain is called otherwise from now on.
+    pub fn rename(&self, from: &str, to: &str) {
+        if let Some(outside) = &mut self.0.lock().outside {
+            Account::own().charge(|| outside.gateway.rename(from, to));
+            // Forwards are looked at anew.
+            outside.task.notify_one();
+        }
+    }
+
     /// The names of all bridges.
     pub fn bridges(&self) -> Vec<String> {
         self.0.lock().switch.bridges().map(|(_, name)| name.to_owned()).collect()
@@ -136,6 +145,7 @@ impl OpenPort {
         let Some(config) = fabric.switch.config(self.id) else { return Ok(()) };
         let (network, fixed) = (config.bridge, fixed.filter(|_| config.vlans.has_untagged()));
         let Some(outside) = &mut fabric.outside else { return Ok(()) };
+        outside.task.notify_one();
         Account::own().charge(|| outside.gateway.set_guest(self.id, Guest { name, network, fixed }))
     }
 }
@@ -146,6 +156,7 @@ impl Drop for OpenPort {
         fabric.way.disconnect(self.id);
         if let Some(outside) = &mut fabric.outside {
             outside.gateway.forget(self.id);
+            outside.task.notify_one();
         }
         fabric.switch.remove_port(self.id);
     }

@@ -202,10 +202,10 @@ impl Sender {
         goes_on
     }
 
-    /// Packets that the frontend has sent, and their bytes.
-    pub(super) fn sent(&self) -> (u64, u64) {
+    /// Packets that the frontend has sent, their bytes, and what was sent and is no packet.
+    pub(super) fn sent(&self) -> (u64, u64, u64) {
         let stats = self.queues.iter().map(|queue| queue.ring.stats());
-        stats.fold((0, 0), |(packets, bytes), stats| (packets + stats.packets, bytes + stats.bytes))
+        stats.fold((0, 0, 0), |sum, stats| (sum.0 + stats.packets, sum.1 + stats.bytes, sum.2 + stats.errors))
     }
 
     /// Asks the frontend to notify of the next packet. `true`: packets wait already.

@@ -149,8 +149,16 @@ impl Toolstack {
             Some(domain) => domain.name = name.into(),
             None => return Err(format!("{}: no such domain", domain.name)),
         }
-        self.0.consoles.rename(domain.id, name);
+        self.follow_name(domain, name);
         nodes::rename(&self.0.store, domain.id, &uuid::text(&domain.uuid), name).map_err(store(domain))
+    }
+}
+
+impl Toolstack {
+    /// Tells everybody who knows the domain by its name of another name.
+    pub(super) fn follow_name(&self, domain: &Domain, name: &str) {
+        self.0.consoles.rename(domain.id, name);
+        self.0.network.rename(&domain.name, name);
     }
 }
 

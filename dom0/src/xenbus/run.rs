@@ -61,6 +61,11 @@ pub trait Ended: Send {
     /// Why, if the frontend ruined the connection.
     fn reason(&self) -> Option<String>;
 
+    /// Requests that were bad, and did not end the connection.
+    fn refused(&self) -> u64 {
+        0
+    }
+
     /// What the connection did, for the log.
     fn summary(&self) -> String;
 }
@@ -141,6 +146,14 @@ async fn wait<C: Connection>(device: &Device, open: &mut Option<C>) -> Option<C:
 fn report(device: &mut Device, ended: &impl Ended) {
     if let Some(reason) = ended.reason() {
         device.complain(&format!("disconnect: {reason}"));
+    } else if ended.refused() > 0 && device.observe().frontend.is_some_and(closes) {
+        // A domain that ends amid its work takes the pages of its requests along, which is no fault.
+        device.complain(&format!("bad requests: {}", ended.refused()));
     }
     log::debug!("{}: disconnected: {}", device.named(), ended.summary());
+}
+
+/// Whether a frontend in this state ends its connection in order.
+fn closes(state: XenbusState) -> bool {
+    matches!(state, XenbusState::Closing | XenbusState::Closed)
 }

@@ -55,6 +55,7 @@ fn main() -> ExitCode {
     if trials.is_empty() {
         trials.push(Trial::test("there are defects", || Err("no patch was found".into())));
     }
+    trials.push(Trial::test("verdicts are read", read_verdicts));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -77,13 +78,39 @@ fn read(name: &str, path: PathBuf) -> Result<Defect, String> {
 }
 
 /// Did this one test run, and fail? The model checker cannot always unwind: then the process aborts.
-fn failed(catcher: &Catcher, output: &str) -> bool {
+fn failed(name: &str, output: &str) -> bool {
     let ran = output.lines().any(|line| line == "running 1 test");
     let reported = output.lines().any(|line| {
-        let name = line.strip_prefix("test ").and_then(|line| line.strip_suffix("FAILED"));
-        name.is_some_and(|name| name.trim_end().trim_end_matches("...").trim_end() == catcher.name)
+        let line = line.strip_prefix("test ").and_then(|line| line.strip_suffix("FAILED"));
+        let told = line.map(|line| line.trim_end().trim_end_matches("...").trim_end());
+        // libtest says so of a test that is to panic.
+        told.is_some_and(|told| told.strip_suffix(" - should panic").unwrap_or(told) == name)
     });
     ran && (reported || output.contains("signal: 6, SIGABRT"))
+}
+
+/// What test programs print, and whether test `a::b` failed by that.
+fn read_verdicts() -> Result<(), Failed> {
+    for (output, expected) in [
+        ("running 1 test\ntest a::b ... FAILED\n", true),
+        ("running 1 test\ntest a::b - should panic ... FAILED\n", true),
+        // libtest-mimic's way, with names in a column.
+        ("running 1 test\ntest a::b   ... FAILED\n", true),
+        (
+            "running 1 test\nprocess didn't exit successfully (signal: 6, SIGABRT: process abort signal)\n",
+            true,
+        ),
+        ("running 1 test\ntest a::b ... ok\n", false),
+        ("running 1 test\ntest a::b - should panic ... ok\n", false),
+        ("running 1 test\ntest a::b::c ... FAILED\n", false),
+        ("running 0 tests\n", false),
+        ("error: could not compile\nprocess didn't exit successfully (signal: 6, SIGABRT)\n", false),
+    ] {
+        if failed("a::b", output) != expected {
+            return Err(format!("read otherwise than as {expected}: {output}").into());
+        }
+    }
+    Ok(())
 }
 
 /// Each test that the patch names must fail with it: not merely be missing, nor fail to compile.
@@ -92,7 +119,7 @@ fn is_caught(defect: &Defect) -> Result<(), Failed> {
     scratch.apply(&defect.path)?;
     let result = defect.catchers.iter().try_for_each(|catcher| {
         let output = scratch.run(catcher)?;
-        if failed(catcher, &output) {
+        if failed(&catcher.name, &output) {
             return Ok(());
         }
         let lines: Vec<String> = output.lines().map(|line| line.chars().take(200).collect()).collect();

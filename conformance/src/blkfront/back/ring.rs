@@ -37,6 +37,11 @@ impl Back {
         while self.waiting() == 0 {
             let wanted = self.attached().req_cons.wrapping_add(1);
             self.ring().store_u32(REQ_EVENT, wanted);
+            core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+            // A request that came before the frontend could see `req_event` has no event.
+            if self.waiting() > 0 {
+                break;
+            }
             let attached = self.attached();
             let left = end.saturating_sub(time::now_ns());
             if time::timeout(left, attached.port.wait()).await.is_err() {

@@ -381,6 +381,9 @@ mod body {
         refused("expand_array", expand(fifo.scratch.mfn(1)), &[EOPNOTSUPP])?;
         fifo.scratch.pages.bytes().fill(0, 8192, 0);
         let port = Opened::ipi()?;
+        // The port has the number of the runtime's first port, whose mask bit is set.
+        port.set_mask(false);
+        clear_upcall();
         done("send", port.send())?;
         ensure!(port.is_pending() && port.is_selected(), "no bits of two levels");
         ensure_eq!((fifo.word(port.0), fifo.ready_bits()), (0, 0), "word and ready bits");

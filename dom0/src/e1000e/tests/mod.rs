@@ -6,18 +6,16 @@ use alloc::collections::{BTreeMap, VecDeque};
 
 use backends::net::{Gso, GsoKind, Offload};
 use proptest::prelude::*;
-use ring_abi::types::Maddr;
 
 use self::card::FakeCard;
 use super::*;
 use crate::hw::fake::{Arena, FakeDma, FakeInterrupt, ready};
+use crate::net::wire::testing::{PARTIAL, PLAIN, plain, span, transmitted, whole};
 use crate::net::wire::{ChecksumAt, Span};
 
 type Card = E1000e<FakeDma, FakeInterrupt>;
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
-const PLAIN: Offload = Offload { checksum: Checksum::Complete, gso: None, hash: None };
-const PARTIAL: Offload = Offload { checksum: Checksum::Partial, gso: None, hash: None };
 
 fn bring_up(arena: &Arena, mac: [u8; 6], vectors: u16) -> (FakeCard, Result<Card, E1000eError>) {
     let card = FakeCard::new(arena, mac);
@@ -30,28 +28,6 @@ fn card() -> (Arena, FakeCard, Card) {
     let arena = Arena::default();
     let (card, net) = bring_up(&arena, MAC, VECTORS);
     (arena, card, net.unwrap())
-}
-
-fn span(arena: &Arena, offset: usize, len: usize, seed: u8) -> Span {
-    let maddr = arena.row(1) + offset as u64;
-    arena.write(maddr, &(0..len).map(|at| seed.wrapping_add(at as u8)).collect::<Vec<u8>>());
-    Span { maddr: Maddr::new(maddr), len: len as u32 }
-}
-
-fn plain(spans: &[Span]) -> Outgoing<'_> {
-    Outgoing { offload: &PLAIN, checksum_at: None, header_len: 0, spans, flow: 0 }
-}
-
-fn transmitted(net: &Card) -> Vec<(u32, bool)> {
-    let mut out = Vec::new();
-    net.transmitted(&mut out);
-    out.iter().map(|sent| (sent.token, sent.sent)).collect()
-}
-
-fn whole(packet: &Received) -> Vec<u8> {
-    let mut bytes = alloc::vec![0; packet.len as usize];
-    packet.read(0, &mut bytes);
-    bytes
 }
 
 #[test]

@@ -117,9 +117,17 @@ impl Router {
         self.neighbours.learn(now_ns, network, port, address, mac);
     }
 
-    /// The port is gone.
-    pub fn forget(&mut self, port: PortId) {
+    /// A server or a configuration gives the address to the guest behind `port`. What others have said of the address before
+    /// counts no more, and their connections end.
+    pub fn assign(&mut self, network: BridgeId, port: PortId, address: Ipv4Addr) {
+        self.neighbours.assign(network, port, address);
+        self.flows.forget_addresses(&[address]);
+    }
+
+    /// The port is gone, and nobody has its `addresses` any more: connections that forwards have brought there end, too.
+    pub fn forget(&mut self, port: PortId, addresses: &[Ipv4Addr]) {
         self.flows.forget(Owner::Port(port));
+        self.flows.forget_addresses(addresses);
         self.neighbours.forget(port);
     }
 

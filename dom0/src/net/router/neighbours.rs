@@ -67,6 +67,16 @@ impl Neighbours {
         self.known.insert(key, Known { mac, port, until_ns: now_ns + KNOWN_NS });
     }
 
+    /// The address is now the guest's behind `port`: another's word of it counts no more.
+    pub fn assign(&mut self, network: BridgeId, port: PortId, address: Ipv4Addr) {
+        self.known.retain(|key, known| *key != (network, address) || known.port == port);
+    }
+
+    /// The addresses that the stations behind one port are known by.
+    pub fn behind(&self, port: PortId) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.known.iter().filter(move |(_, known)| known.port == port).map(|((_, address), _)| *address)
+    }
+
     /// Looks for the station with `address`.
     pub fn find(&mut self, now_ns: u64, network: BridgeId, address: Ipv4Addr) -> Found {
         let key = (network, address);

@@ -205,6 +205,27 @@ fn error(client: &Client, domain: u16) -> String {
 }
 
 #[test]
+fn requests_that_are_no_packets_are_told_of_when_the_connection_ends() {
+    let (client, _) = start();
+    block_on_test(async {
+        for (sends_bad, told) in [(true, "bad requests: 1"), (false, "")] {
+            let domain = if sends_bad { 1 } else { 2 };
+            let mut one = Frontend::start(&client, domain).await;
+            let whole = frame(&one, MacAddr::BROADCAST, 60);
+            one.queues[0].send(&whole, 1);
+            if sends_bad {
+                one.queues[0].send(&whole[..13], 2);
+            }
+            moment().await;
+            one.queues[0].answers();
+            client.write(&format!("{}/state", front(domain)), "6").unwrap();
+            back_state(&client, domain, "6").await;
+            assert_eq!(error(&client, domain), told);
+        }
+    });
+}
+
+#[test]
 fn another_stations_address_is_nobodys_to_send_from() {
     let (client, network) = start();
     block_on_test(async {

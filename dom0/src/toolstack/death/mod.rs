@@ -242,7 +242,7 @@ impl Toolstack {
             domain.uuid = uuid;
             domain.replaced = true;
         }
-        self.0.consoles.rename(domain.id, &name);
+        self.follow_name(domain, &name);
         let (from, to) = (uuid::text(&domain.uuid), uuid::text(&uuid));
         if let Err(error) = nodes::move_away(&self.0.store, domain.id, &from, &to, &name) {
             log::error!("{name}: its nodes: {}", error.name());

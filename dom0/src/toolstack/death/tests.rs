@@ -22,21 +22,26 @@ fn short_runs_in_a_row_wait_ever_longer() {
     assert_eq!(next_start(u64::MAX - 1, u64::MAX, 9).0, u64::MAX);
 }
 
+/// Domain `one`, whose configuration `change` changes first, has shut down for `reason`. A task ends the domain from now on.
+fn ending(toolstack: &Toolstack, reason: u32, change: impl FnOnce(&mut DomainConfig)) -> Domain {
+    let mut one = toolstack.find("one").unwrap();
+    one.started_ns = time::now_ns();
+    change(Arc::make_mut(&mut one.config));
+    toolstack.0.domains.lock().insert(one.id, one.clone());
+    assert!(toolstack.claim(one.id));
+    let (all, domain) = (toolstack.clone(), one.clone());
+    spawn(async move { all.finish(domain, End::ShutDown(reason)).await });
+    one
+}
+
 /// Domain `one` reboots while another domain maps a page of it until `let_go`. Returns when `one` is over, in
 /// nanoseconds.
 fn over_while_held(let_go: impl Future<Output = ()> + Send + 'static, destroy: bool) -> u64 {
     let (toolstack, _) = start();
     block_on_test(async move {
-        let mut one = toolstack.find("one").unwrap();
-        one.started_ns = time::now_ns();
-        let mut config = (*one.config).clone();
-        config.on_reboot = Action::Restart;
-        one.config = Arc::new(config);
-        toolstack.0.domains.lock().insert(one.id, one.clone());
-        pvrt::host::hold_dead_domain(Some(one.id.raw()));
-        assert!(toolstack.claim(one.id));
-        let (all, domain, begun) = (toolstack.clone(), one.clone(), time::now_ns());
-        spawn(async move { all.finish(domain, End::ShutDown(SHUTDOWN_REBOOT)).await });
+        pvrt::host::hold_dead_domain(Some(toolstack.find("one").unwrap().id.raw()));
+        let begun = time::now_ns();
+        let one = ending(&toolstack, SHUTDOWN_REBOOT, |config| config.on_reboot = Action::Restart);
         let_go.await;
         assert!(toolstack.domain(one.id).is_some() && !one.fate.lock().over, "it is still there");
         if destroy {
@@ -64,16 +69,10 @@ fn none_starts_again_while_others_map_its_former_life() {
 fn over_after(reason: u32, destroyed_after: Option<u64>) -> u64 {
     let (toolstack, _) = start();
     block_on_test(async move {
-        let mut one = toolstack.find("one").unwrap();
-        one.started_ns = time::now_ns();
-        let mut config = (*one.config).clone();
-        (config.on_reboot, config.on_crash) = (Action::Restart, Action::Restart);
-        one.config = Arc::new(config);
-        one.fate.lock().short_runs = 3;
-        toolstack.0.domains.lock().insert(one.id, one.clone());
-        assert!(toolstack.claim(one.id));
-        let (all, domain) = (toolstack.clone(), one.clone());
-        spawn(async move { all.finish(domain, End::ShutDown(reason)).await });
+        toolstack.find("one").unwrap().fate.lock().short_runs = 3;
+        let one = ending(&toolstack, reason, |config| {
+            (config.on_reboot, config.on_crash) = (Action::Restart, Action::Restart);
+        });
         let begun = time::now_ns();
         match destroyed_after {
             Some(ns) => {
@@ -98,16 +97,11 @@ fn a_reboot_waits_as_a_crash_does() {
 fn over_while_memory_is_short(give_up: bool) -> u64 {
     let (toolstack, _) = start_with(&[("k", b"no kernel")]);
     block_on_test(async move {
-        let mut one = toolstack.find("one").unwrap();
-        one.started_ns = time::now_ns();
-        let mut config = (*one.config).clone();
-        (config.on_reboot, config.disks) = (Action::Restart, Vec::new());
-        one.config = Arc::new(config);
-        toolstack.0.domains.lock().insert(one.id, one.clone());
         pvrt::host::set_memory(1 << 20);
-        assert!(toolstack.claim(one.id));
-        let (all, domain, begun) = (toolstack.clone(), one.clone(), time::now_ns());
-        spawn(async move { all.finish(domain, End::ShutDown(SHUTDOWN_REBOOT)).await });
+        let begun = time::now_ns();
+        let one = ending(&toolstack, SHUTDOWN_REBOOT, |config| {
+            (config.on_reboot, config.disks) = (Action::Restart, Vec::new());
+        });
         time::sleep(60 * SECOND).await;
         assert!(!one.fate.lock().over, "it waits");
         assert!(!toolstack.is_free_name("one"), "its name is its own");
@@ -138,19 +132,13 @@ fn what_changes_before_a_restart_stays() {
     let machine = Machine::install();
     let (toolstack, client) = start_with(&[("k", b"no kernel")]);
     block_on_test(async move {
-        let mut one = toolstack.find("one").unwrap();
-        one.started_ns = time::now_ns();
-        let mut config = (*one.config).clone();
-        (config.on_crash, config.maxmem_mib) = (Action::Restart, 64);
-        config.disks.clear();
-        one.config = Arc::new(config);
         for (node, kib) in [("target", "8192"), ("static-max", "65536")] {
             client.write(&format!("/local/domain/1/memory/{node}"), kib).unwrap();
         }
-        toolstack.0.domains.lock().insert(one.id, one.clone());
-        assert!(toolstack.claim(one.id));
-        let (all, domain) = (toolstack.clone(), one.clone());
-        spawn(async move { all.finish(domain, End::ShutDown(SHUTDOWN_CRASH)).await });
+        let one = ending(&toolstack, SHUTDOWN_CRASH, |config| {
+            (config.on_crash, config.maxmem_mib) = (Action::Restart, 64);
+            config.disks.clear();
+        });
         // `finish` waits for the second to be over, and then for its turn to get memory.
         time::sleep(SECOND / 2).await;
         toolstack.set_memory(&one, 16_384).unwrap();
@@ -178,15 +166,8 @@ fn what_changes_before_a_restart_stays() {
 fn a_name_given_while_a_domain_is_torn_down_is_its_next_lifes() {
     let (toolstack, _) = start();
     block_on_test(async move {
-        let mut one = toolstack.find("one").unwrap();
-        let mut config = (*one.config).clone();
-        config.on_reboot = Action::Restart;
-        one.config = Arc::new(config);
-        toolstack.0.domains.lock().insert(one.id, one.clone());
-        pvrt::host::hold_dead_domain(Some(one.id.raw()));
-        assert!(toolstack.claim(one.id));
-        let (all, domain) = (toolstack.clone(), one.clone());
-        spawn(async move { all.finish(domain, End::ShutDown(SHUTDOWN_REBOOT)).await });
+        pvrt::host::hold_dead_domain(Some(toolstack.find("one").unwrap().id.raw()));
+        let one = ending(&toolstack, SHUTDOWN_REBOOT, |config| config.on_reboot = Action::Restart);
         time::sleep(60 * SECOND).await;
         pvrt::host::take_console_output();
         toolstack.rename(&one, "other").unwrap();
@@ -202,14 +183,7 @@ fn a_name_given_while_a_domain_is_torn_down_is_its_next_lifes() {
 fn a_domain_that_is_being_preserved_can_be_destroyed() {
     let (toolstack, _) = start();
     block_on_test(async move {
-        let mut one = toolstack.find("one").unwrap();
-        let mut config = (*one.config).clone();
-        config.on_crash = Action::Preserve;
-        one.config = Arc::new(config);
-        toolstack.0.domains.lock().insert(one.id, one.clone());
-        assert!(toolstack.claim(one.id));
-        let (all, domain) = (toolstack.clone(), one.clone());
-        spawn(async move { all.finish(domain, End::ShutDown(SHUTDOWN_CRASH)).await });
+        let one = ending(&toolstack, SHUTDOWN_CRASH, |config| config.on_crash = Action::Preserve);
         pvrt::yield_now().await;
         // Two callers destroy the domain at once: one does the work, and both wait for its end.
         let (all, domain) = (toolstack.clone(), one.clone());

@@ -35,6 +35,34 @@ fn start_served() -> (Toolstack, Client) {
     (toolstack, client)
 }
 
+#[test]
+fn a_forward_follows_the_name_of_a_domain() {
+    let (toolstack, client) = start();
+    let network = toolstack.0.network.clone();
+    network.set_up(alloc::vec::Vec::new());
+    spawn(crate::netback::run(toolstack.0.store.clone(), network.clone()));
+    spawn(toolstack.0.store.clone().settle());
+    block_on_test(async {
+        let one = toolstack.find("one").unwrap();
+        network.forward("8080:one:80").unwrap();
+        network.forward("8081:new:80").unwrap();
+        client.write("/local/domain/1/name", "one").unwrap();
+        toolstack.attach_vif(&one, vif("mac=00:16:3e:00:00:01,ip=10.88.0.70")).await.unwrap();
+        time::sleep(1_000_000).await;
+        assert_eq!(
+            network.show_forwards(),
+            ["8080 -> one:80 (10.88.0.70)", "8081 -> new:80 (not there)"].map(ToString::to_string)
+        );
+        toolstack.rename(&one, "new").unwrap();
+        // A moment: not until the gateway looks at everything again.
+        time::sleep(1_000_000).await;
+        assert_eq!(
+            network.show_forwards(),
+            ["8080 -> one:80 (not there)", "8081 -> new:80 (10.88.0.70)"].map(ToString::to_string)
+        );
+    });
+}
+
 fn vif(text: &str) -> VifConfig {
     VifConfig::parse(text).unwrap().0
 }

@@ -1,16 +1,15 @@
 //! A virtio network card for tests: it does what the test says, in any order, and lies when the test says so.
 
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use spin::Mutex;
 
+use super::group::{COMMON, CONFIG, Groups, NOTIFY};
 use super::{Arena, Descriptor, chain};
 use crate::hw::fake::FakeInterrupt;
-use crate::hw::{Region, Registers};
-use crate::virtio::transport::{Regions, Transport};
+use crate::virtio::transport::Transport;
 
 const F_EVENT_IDX: u64 = 1 << 29;
 const F_INDIRECT: u64 = 1 << 28;
@@ -125,14 +124,7 @@ impl FakeCard {
     }
 
     pub(in crate::virtio) fn transport(&self) -> Transport {
-        let region = |base| Region { base, len: 64 };
-        let regions =
-            Regions { common: region(0), notify: region(1), notify_multiplier: 2, device: region(2) };
-        let group = |region: &Region| {
-            let registers: Box<dyn Registers> = Box::new(Group { card: self.clone(), which: region.base });
-            Ok::<_, ()>(registers)
-        };
-        Transport::new(&regions, group).unwrap()
+        super::group::transport(self)
     }
 
     /// The interrupt of a vector, if the card has such a vector.
@@ -313,88 +305,63 @@ impl State {
     }
 }
 
-/// A register group of the card.
-struct Group {
-    card: FakeCard,
-    which: u64,
-}
+impl Groups for FakeCard {
+    const NOTIFY_MULTIPLIER: u32 = 2;
 
-impl Group {
-    fn read(&self, offset: usize, len: usize) -> u64 {
-        let mut state = self.card.state.lock();
+    fn read(&self, which: u64, offset: usize, len: usize) -> u64 {
+        let mut state = self.state.lock();
         let selected = usize::from(u16::from_le_bytes([state.common[22], state.common[23]]));
         let number = |bytes: &[u8]| {
             let mut raw = [0; 8];
             raw[..len].copy_from_slice(&bytes[offset..offset + len]);
             u64::from_le_bytes(raw)
         };
-        match (self.which, offset) {
-            (0, 4) => u64::from((state.limits.offered >> (32 * u32::from(state.common[0]))) as u32),
-            (0, 16) => state.config_vector.into(),
-            (0, 18) => state.queues.len() as u64,
-            (0, 21) => {
+        match (which, offset) {
+            (COMMON, 4) => u64::from((state.limits.offered >> (32 * u32::from(state.common[0]))) as u32),
+            (COMMON, 16) => state.config_vector.into(),
+            (COMMON, 18) => state.queues.len() as u64,
+            (COMMON, 21) => {
                 state.common[21] = state.common[21].wrapping_add(state.limits.restless.into());
                 state.common[21].into()
             }
-            (0, 24..) => state.queues.get(selected).map_or(0, |queue| queue.number(offset, len)),
-            (0, _) => number(&state.common),
-            (2, _) => number(&state.config),
+            (COMMON, 24..) => state.queues.get(selected).map_or(COMMON, |queue| queue.number(offset, len)),
+            (COMMON, _) => number(&state.common),
+            (CONFIG, _) => number(&state.config),
             _ => panic!("doorbells are not read"),
         }
     }
 
-    fn write(&self, offset: usize, len: usize, value: u64) {
-        let mut state = self.card.state.lock();
+    fn write(&self, which: u64, offset: usize, len: usize, value: u64) {
+        let mut state = self.state.lock();
         let selected = usize::from(u16::from_le_bytes([state.common[22], state.common[23]]));
         let known = if value < u64::from(state.limits.vectors) { value } else { 0xffff };
         let mut value = value;
-        match (self.which, offset) {
-            (1, _) => {
+        match (which, offset) {
+            (NOTIFY, _) => {
                 assert_eq!((offset, len), (2 * value as usize, 2));
                 let queue = &mut state.queues[value as usize];
                 assert!(queue.enabled(), "a notification of a queue that is not enabled");
                 queue.notified = true;
                 return;
             }
-            (0, 20) if value == 0 => return state.reset(),
-            (0, 12) => {
+            (COMMON, 20) if value == 0 => return state.reset(),
+            (COMMON, 12) => {
                 let half = 32 * u32::from(state.common[8]);
                 state.features = state.features & !(0xffff_ffff << half) | value << half;
                 return;
             }
-            (0, 16) => {
+            (COMMON, 16) => {
                 state.config_vector = known as u16;
                 return;
             }
-            (0, 26) => value = known,
+            (COMMON, 26) => value = known,
             _ => {}
         }
         let bytes = &value.to_le_bytes()[..len];
-        match (self.which, offset) {
-            (0, ..24) => state.common[offset..offset + len].copy_from_slice(bytes),
-            (0, _) => state.queues[selected].registers[offset - 24..][..len].copy_from_slice(bytes),
-            _ => panic!("a write to group {} at {offset}", self.which),
+        match (which, offset) {
+            (COMMON, ..24) => state.common[offset..offset + len].copy_from_slice(bytes),
+            (COMMON, _) => state.queues[selected].registers[offset - 24..][..len].copy_from_slice(bytes),
+            _ => panic!("a write to group {which} at {offset}"),
         }
-    }
-}
-
-impl Registers for Group {
-    fn read8(&self, offset: usize) -> u8 {
-        self.read(offset, 1) as u8
-    }
-    fn read16(&self, offset: usize) -> u16 {
-        self.read(offset, 2) as u16
-    }
-    fn read32(&self, offset: usize) -> u32 {
-        self.read(offset, 4) as u32
-    }
-    fn write8(&self, offset: usize, value: u8) {
-        self.write(offset, 1, value.into());
-    }
-    fn write16(&self, offset: usize, value: u16) {
-        self.write(offset, 2, value.into());
-    }
-    fn write32(&self, offset: usize, value: u32) {
-        self.write(offset, 4, value.into());
     }
 }

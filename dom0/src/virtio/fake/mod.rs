@@ -2,18 +2,18 @@
 
 mod card;
 mod chain;
+mod group;
 
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use spin::Mutex;
 
-use super::transport::{Regions, Transport};
+use super::transport::Transport;
 use crate::hw::fake::Arena;
-use crate::hw::{Region, Registers};
 pub(super) use card::{CardLimits, FakeCard, Held};
 use chain::{Descriptor, chain};
+use group::{COMMON, CONFIG, Groups, NOTIFY};
 
 /// What the device offers, and in which ways the device is odd.
 #[derive(Clone, Copy)]
@@ -92,12 +92,6 @@ pub(super) struct FakeDevice {
     state: Arc<Mutex<State>>,
 }
 
-/// One register group of the device.
-struct Group {
-    device: FakeDevice,
-    which: u8,
-}
-
 impl FakeDevice {
     pub(super) fn new(arena: &Arena, limits: Limits) -> Self {
         let disk = (0..2048 * 512).map(|i: usize| (i / 512 + i) as u8).collect();
@@ -128,15 +122,7 @@ impl FakeDevice {
     }
 
     pub(super) fn transport(&self) -> Transport {
-        let region = |base| Region { base, len: 64 };
-        let regions =
-            Regions { common: region(0), notify: region(1), notify_multiplier: 4, device: region(2) };
-        let group = |region: &Region| {
-            let registers: Box<dyn Registers> =
-                Box::new(Group { device: self.clone(), which: region.base as u8 });
-            Ok::<_, ()>(registers)
-        };
-        Transport::new(&regions, group).unwrap()
+        group::transport(self)
     }
 
     pub(super) fn disk(&self, offset: usize, len: usize) -> Vec<u8> {
@@ -254,16 +240,18 @@ impl FakeDevice {
     }
 }
 
-impl Group {
-    fn read(&self, offset: usize, len: usize) -> u64 {
-        let state = self.device.state.lock();
-        let bytes = match self.which {
-            0 if offset == 4 => {
+impl Groups for FakeDevice {
+    const NOTIFY_MULTIPLIER: u32 = 4;
+
+    fn read(&self, which: u64, offset: usize, len: usize) -> u64 {
+        let state = self.state.lock();
+        let bytes = match which {
+            COMMON if offset == 4 => {
                 let half = state.common[0];
                 return u64::from((state.offered() >> (32 * u32::from(half))) as u32);
             }
-            0 => &state.common,
-            2 => &state.config,
+            COMMON => &state.common,
+            CONFIG => &state.config,
             _ => panic!("doorbells are not read"),
         };
         let mut raw = [0; 8];
@@ -271,14 +259,14 @@ impl Group {
         u64::from_le_bytes(raw)
     }
 
-    fn write(&self, offset: usize, len: usize, value: u64) {
-        let mut state = self.device.state.lock();
-        match (self.which, offset) {
-            (1, 0) => {
+    fn write(&self, which: u64, offset: usize, len: usize, value: u64) {
+        let mut state = self.state.lock();
+        match (which, offset) {
+            (NOTIFY, 0) => {
                 assert_eq!((len, value), (2, 0));
                 state.notified = true;
             }
-            (0, 20) if value == 0 => {
+            (COMMON, 20) if value == 0 => {
                 state.resets += 1;
                 if state.limits.resets {
                     state.common[20] = 0;
@@ -286,43 +274,22 @@ impl Group {
                     state.common[20] = 0x40;
                 }
             }
-            (0, 20) => {
+            (COMMON, 20) => {
                 let refused = state.limits.insists & !state.driver_features != 0;
                 let mask = if refused { !8 } else { !0 };
                 state.common[20] = value as u8 & mask;
             }
-            (0, 12) => {
+            (COMMON, 12) => {
                 let half = 32 * u32::from(state.common[8]);
                 state.driver_features = state.driver_features & !(0xffff_ffff << half) | value << half;
                 assert_eq!(state.driver_features & !state.offered(), 0, "features that were not offered");
             }
-            (0, 26) => {
+            (COMMON, 26) => {
                 let vector = if value < u64::from(state.limits.vectors) { value as u16 } else { 0xffff };
                 state.common[26..28].copy_from_slice(&vector.to_le_bytes());
             }
-            (0, _) => state.common[offset..offset + len].copy_from_slice(&value.to_le_bytes()[..len]),
-            _ => panic!("a write to group {} at {offset}", self.which),
+            (COMMON, _) => state.common[offset..offset + len].copy_from_slice(&value.to_le_bytes()[..len]),
+            _ => panic!("a write to group {which} at {offset}"),
         }
-    }
-}
-
-impl Registers for Group {
-    fn read8(&self, offset: usize) -> u8 {
-        self.read(offset, 1) as u8
-    }
-    fn read16(&self, offset: usize) -> u16 {
-        self.read(offset, 2) as u16
-    }
-    fn read32(&self, offset: usize) -> u32 {
-        self.read(offset, 4) as u32
-    }
-    fn write8(&self, offset: usize, value: u8) {
-        self.write(offset, 1, value.into());
-    }
-    fn write16(&self, offset: usize, value: u16) {
-        self.write(offset, 2, value.into());
-    }
-    fn write32(&self, offset: usize, value: u32) {
-        self.write(offset, 4, value.into());
     }
 }

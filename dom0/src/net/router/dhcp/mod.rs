@@ -124,6 +124,8 @@ pub struct Answer {
     pub mac: EthernetAddress,
     /// The station's address; `None`: the station has none, so the answer goes to all.
     pub address: Option<Ipv4Addr>,
+    /// The address that the station has from now on, and had not before.
+    pub newly: Option<Ipv4Addr>,
 }
 
 /// The server of one network.
@@ -175,6 +177,11 @@ impl Server {
                 until_ns: entry.until_ns,
             })
             .collect()
+    }
+
+    /// The addresses that stations behind `port` have, or had last.
+    pub fn addresses(&self, port: PortId) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.taken.iter().filter(move |(_, entry)| entry.port == port).map(|(address, _)| *address)
     }
 
     /// The first address that a station behind `port` has.
@@ -275,9 +282,13 @@ impl Server {
             self.counters.refused += 1;
             return Some(self.message(Kind::Nak, message, None, None));
         };
+        // While a lease was over, others might speak from the address.
+        let leased = self.of(&station, given).is_some_and(|entry| entry.holds(now_ns));
+        let had = leased || self.fixed.get(&station.port) == Some(&address);
         self.take(now_ns, address, station, State::Leased);
         self.counters.answered += 1;
-        Some(self.message(Kind::Ack, message, Some(address), renews.then_some(address)))
+        let answer = self.message(Kind::Ack, message, Some(address), renews.then_some(address));
+        Some(Answer { newly: (!had).then_some(address), ..answer })
     }
 
     /// The address that the station may have: the fixed one, the one that it has, the one that it wants, or a free one.
@@ -318,7 +329,7 @@ impl Server {
         let mut state = state;
         if let Some(entry) = self.taken.get(&address)
             && station.owns(entry)
-            && entry.state == State::Leased
+            && entry.holds(now_ns)
         {
             // A station that has the address and asks for an offer keeps what it has.
             until_ns = until_ns.max(entry.until_ns);
@@ -378,7 +389,7 @@ impl Server {
         debug_assert!(emitted.is_ok());
         // A station without an address may still take a packet to it, unless the station says otherwise.
         let to = if refused || request.broadcast { None } else { reach.or(address) };
-        Answer { message, mac: request.mac, address: to }
+        Answer { message, mac: request.mac, address: to, newly: None }
     }
 }
 

@@ -26,6 +26,8 @@ const TTL_S: u32 = 10;
 
 /// Bytes of a message's header.
 const HEADER: usize = 12;
+/// In a message's third byte: the message is not whole.
+const TRUNCATED: u8 = 2;
 const A: u16 = 1;
 const PTR: u16 = 12;
 const ANY: u16 = 255;
@@ -269,6 +271,13 @@ impl Forwarder {
         self.counters.answered += 1;
         let mut answer = message.to_vec();
         answer[..2].copy_from_slice(&waiting.asked_id.to_be_bytes());
+        if answer.len() > MAX_MESSAGE {
+            // The guests' network has no packets as long as this. The answer then says that it is not whole (RFC 2181,
+            // section 9).
+            answer.truncate(HEADER + waiting.question.len());
+            answer[2] |= TRUNCATED;
+            answer[6..HEADER].fill(0);
+        }
         Some((waiting.asker, answer))
     }
 }

@@ -57,6 +57,21 @@ fn own(name: &str, kind: u16) -> Option<(u16, Vec<u8>)> {
 }
 
 #[test]
+fn an_answer_that_is_too_long_says_so() {
+    let mut forwarder = forwarder();
+    let asked = query(7, "example.org", A);
+    let Action::Ask(server, sent) = forwarder.query(0, asker(1), &asked, &Guests) else { panic!("asked") };
+    let mut answer = sent;
+    answer[2] |= 0x80;
+    answer[6..8].copy_from_slice(&[0, 90]);
+    answer.resize(MAX_MESSAGE + 1, 7);
+    let (_, told) = forwarder.answer(0, server, &answer).expect("its answer");
+    assert_eq!((told.len(), told[2] & TRUNCATED), (asked.len(), TRUNCATED));
+    assert_eq!((&told[..2], &told[6..HEADER]), (&asked[..2], &[0; 6][..]), "no records");
+    assert_eq!(told[HEADER..], asked[HEADER..]);
+}
+
+#[test]
 fn guests_know_each_other_by_name() {
     let record = |data: &[u8]| {
         let mut bytes = alloc::vec![0xc0, 12, 0, if data.len() == 4 { 1 } else { 12 }, 0, 1, 0, 0, 0, 10, 0];

@@ -18,6 +18,7 @@ use core::net::Ipv4Addr;
 use hashbrown::HashTable;
 
 pub use self::types::{Direction, End, Flow, NoFlow, Owner};
+use self::types::{begins, far_end};
 
 use super::{PortId, Random};
 use crate::net::headers::{TcpFlags, protocol};
@@ -227,6 +228,15 @@ impl Flows {
         }
     }
 
+    /// Ends all connections of the guests' ends at these addresses: whoever has one of them next is not whom they are for.
+    pub fn forget_addresses(&mut self, addresses: &[Ipv4Addr]) {
+        for at in 0..MAX_FLOWS as u32 {
+            if self.entry(at).is_some_and(|entry| addresses.contains(&entry.flow.inside.address)) {
+                self.remove(at);
+            }
+        }
+    }
+
     /// Ends what has lasted too long.
     pub fn sweep(&mut self, now_ns: u64) {
         for at in 0..MAX_FLOWS as u32 {
@@ -416,21 +426,6 @@ impl Entry {
             Direction::Out => self.flow.inside_key(),
             Direction::In => self.flow.outside_key(),
         }
-    }
-}
-
-/// The other end as keys have it. An ICMP query has one identifier, which is the near end's.
-fn far_end(protocol: u8, end: End) -> End {
-    if protocol == protocol::ICMP { End { port: 0, ..end } } else { end }
-}
-
-/// Whether a packet may begin a connection.
-fn begins(protocol: u8, flags: Option<TcpFlags>) -> Result<(), NoFlow> {
-    match (protocol, flags) {
-        (protocol::TCP, Some(flags)) if flags.syn() && !flags.ack() && !flags.rst() => Ok(()),
-        (protocol::TCP, _) => Err(NoFlow::NotABeginning),
-        (protocol::UDP | protocol::ICMP, _) => Ok(()),
-        _ => Err(NoFlow::Protocol),
     }
 }
 

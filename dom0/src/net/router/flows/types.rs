@@ -3,6 +3,7 @@
 use core::net::Ipv4Addr;
 
 use super::{Key, PortId};
+use crate::net::headers::{TcpFlags, protocol};
 
 /// One end of a flow: address, and port or identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,4 +64,19 @@ pub enum Direction {
     Out,
     /// From the other end.
     In,
+}
+
+/// The other end as keys have it. An ICMP query has one identifier, which is the near end's.
+pub(super) fn far_end(protocol: u8, end: End) -> End {
+    if protocol == protocol::ICMP { End { port: 0, ..end } } else { end }
+}
+
+/// Whether a packet may begin a connection.
+pub(super) fn begins(protocol: u8, flags: Option<TcpFlags>) -> Result<(), NoFlow> {
+    match (protocol, flags) {
+        (protocol::TCP, Some(flags)) if flags.syn() && !flags.ack() && !flags.rst() => Ok(()),
+        (protocol::TCP, _) => Err(NoFlow::NotABeginning),
+        (protocol::UDP | protocol::ICMP, _) => Ok(()),
+        _ => Err(NoFlow::Protocol),
+    }
 }

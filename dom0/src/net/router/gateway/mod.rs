@@ -119,7 +119,7 @@ impl Gateway {
         self.names.set_servers(servers);
     }
 
-    /// A guest's interface is there, or is called otherwise now.
+    /// A guest's interface is there, or has another configuration.
     ///
     /// # Errors
     /// The address that the configuration gives is the gateway's own.
@@ -139,22 +139,47 @@ impl Gateway {
         {
             server.fix(port, fixed);
         }
+        let had = self.guests.get(&port).and_then(|guest| guest.fixed);
+        if let Some(fixed) = guest.fixed.filter(|fixed| had != Some(*fixed)) {
+            self.router.assign(guest.network, port, fixed);
+        }
         self.guests.insert(port, guest);
+        // A forward may be for the guest of this name, and one for the name before is for nobody now.
+        self.are_forwards_old = true;
         Ok(())
+    }
+
+    /// A domain is called otherwise from now on: names and forwards lead to whoever is called so.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        self.guests.values_mut().filter(|guest| guest.name == from).for_each(|guest| guest.name = to.into());
+        self.are_forwards_old = true;
     }
 
     /// The port is gone, and all that was kept for it.
     pub fn forget(&mut self, port: PortId) {
+        let addresses = self.addresses_of(port);
         self.guests.remove(&port);
         // The guest that gets the address next is not whom a forward is for.
         self.are_forwards_old = true;
-        self.router.forget(port);
+        self.router.forget(port, &addresses);
         self.names.forget(port);
         for segment in self.segments.values_mut() {
             if let Some(server) = &mut segment.dhcp {
                 server.forget(port);
             }
         }
+    }
+
+    /// The addresses of the guest behind `port`, by its configuration, leases and its own words, but for those that another
+    /// interface has.
+    fn addresses_of(&self, port: PortId) -> Vec<Ipv4Addr> {
+        let Some(guest) = self.guests.get(&port) else { return Vec::new() };
+        let server = self.segments.get(&guest.network).and_then(|segment| segment.dhcp.as_ref());
+        let seen = self.router.neighbours().behind(port);
+        let is_anothers =
+            |address: &Ipv4Addr| server.is_some_and(|server| server.other_owner(0, port, *address).is_some());
+        let leased = server.into_iter().flat_map(|server| server.addresses(port));
+        guest.fixed.into_iter().chain(leased).chain(seen).filter(|address| !is_anothers(address)).collect()
     }
 
     /// Forwards connections to a guest.
@@ -218,8 +243,13 @@ impl Gateway {
     fn is_anothers(&self, now_ns: u64, id: BridgeId, port: PortId, address: Ipv4Addr) -> bool {
         let server = self.segments.get(&id).and_then(|segment| segment.dhcp.as_ref());
         let owner = server.and_then(|server| server.other_owner(now_ns, port, address));
+        owner.is_some_and(|owner| !self.are_one(owner, port))
+    }
+
+    /// Whether two interfaces are one domain's.
+    fn are_one(&self, one: PortId, other: PortId) -> bool {
         let name = |port| self.guests.get(&port).map(|guest| &guest.name);
-        owner.is_some_and(|owner| name(owner).is_none() || name(owner) != name(port))
+        name(one).is_some() && name(one) == name(other)
     }
 
     /// Takes a whole frame for the control domain's own stack. `is_partial`: the transport's checksum holds the sum of the
@@ -279,6 +309,9 @@ impl Gateway {
             return;
         };
         let Some(answer) = server.answer(now_ns, port, EthernetAddress(from.0), message) else { return };
+        if let Some(address) = answer.newly {
+            self.router.assign(id, port, address);
+        }
         let server = frames::UdpEnd { mac: own.0, address: own.1.address(), port: dhcp::SERVER_PORT };
         let (to, address) = match answer.address {
             Some(address) => (from, address),
@@ -392,20 +425,6 @@ impl Gateway {
             next_ns = next_ns.min(segment.host.next_ns(now_ns).unwrap_or(u64::MAX));
         }
         (sent, next_ns)
-    }
-
-    /// Hands the name servers' answers back to the guests.
-    fn hand_back_answers(&mut self, now_ns: u64, sent: &mut Vec<(BridgeId, Vec<u8>)>) {
-        while let Some((server, message)) = self.uplink().and_then(|uplink| uplink.host.server_said()) {
-            let Some((asker, answer)) = self.names.answer(now_ns, server, &message) else { continue };
-            let Some(id) = self.guests.get(&asker.port).map(|guest| guest.network) else { continue };
-            let Some(network) = self.router.network(id) else { continue };
-            let (mac, Some(own)) = (network.mac, network.address) else { continue };
-            let Some(to) = self.router.neighbours().station(now_ns, id, asker.address) else { continue };
-            let server = frames::UdpEnd { mac, address: own.address(), port: dns::PORT };
-            let client = frames::UdpEnd { mac: to, address: asker.address, port: asker.udp_port };
-            sent.push((id, frames::udp(server, client, &answer)));
-        }
     }
 }
 

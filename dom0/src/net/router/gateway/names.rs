@@ -2,9 +2,10 @@
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
-use super::{BridgeId, DOMAIN, Guest, MacAddr, PortId, Role, Router, Segment, dns};
+use super::{BridgeId, DOMAIN, Gateway, Guest, MacAddr, PortId, Role, Router, Segment, dns, frames};
 
 /// What the name forwarder is told of the guests.
 pub(super) struct Names<'a> {
@@ -62,5 +63,27 @@ impl dns::Names for Names<'_> {
     fn is_inside(&self, address: Ipv4Addr) -> bool {
         let of = |id| self.router.network(id).filter(|network| network.role == Role::Inside)?.address;
         self.segments.keys().filter_map(|id| of(*id)).any(|own| own.contains_addr(&address))
+    }
+}
+
+impl Gateway {
+    /// Hands the name servers' answers back to the guests.
+    pub(super) fn hand_back_answers(&mut self, now_ns: u64, sent: &mut Vec<(BridgeId, Vec<u8>)>) {
+        while let Some((server, message)) = self.uplink().and_then(|uplink| uplink.host.server_said()) {
+            let Some((asker, answer)) = self.names.answer(now_ns, server, &message) else { continue };
+            let Some(id) = self.guests.get(&asker.port).map(|guest| guest.network) else { continue };
+            let Some(network) = self.router.network(id) else { continue };
+            let (mac, Some(own)) = (network.mac, network.address) else { continue };
+            let neighbours = self.router.neighbours();
+            let Some(to) = neighbours.station(now_ns, id, asker.address) else { continue };
+            // Somebody else may have got the address since.
+            if !neighbours.port(now_ns, id, asker.address).is_some_and(|port| self.are_one(port, asker.port))
+            {
+                continue;
+            }
+            let server = frames::UdpEnd { mac, address: own.address(), port: dns::PORT };
+            let client = frames::UdpEnd { mac: to, address: asker.address, port: asker.udp_port };
+            sent.push((id, frames::udp(server, client, &answer)));
+        }
     }
 }

@@ -11,14 +11,13 @@ use ring_abi::types::Maddr;
 use super::features::{F_GUEST_CSUM, F_MQ};
 use super::*;
 use crate::hw::fake::{Arena, FakeDma, FakeInterrupt, ready};
+use crate::net::wire::testing::{PARTIAL, plain, span, transmitted, whole};
 use crate::net::wire::{ChecksumAt, MAX_RECEIVED_PARTS, Span};
 use crate::virtio::fake::{CardLimits, FakeCard, Held};
 use crate::virtio::transport::F_EVENT_IDX;
 
 type Card = VirtioNet<FakeDma, FakeInterrupt>;
 
-const PLAIN: Offload = Offload { checksum: Checksum::Complete, gso: None, hash: None };
-const PARTIAL: Offload = Offload { checksum: Checksum::Partial, gso: None, hash: None };
 /// A header that says nothing of the packet.
 const SILENT: [u8; 10] = [0; 10];
 
@@ -33,30 +32,6 @@ fn card(limits: CardLimits) -> (Arena, FakeCard, Card) {
     let arena = Arena::default();
     let (card, net) = bring_up(&arena, limits);
     (arena, card, net.unwrap())
-}
-
-/// A span with known bytes: `len` of them from `offset` on.
-fn span(arena: &Arena, offset: usize, len: usize, seed: u8) -> Span {
-    let maddr = arena.row(1) + offset as u64;
-    arena.write(maddr, &(0..len).map(|at| seed.wrapping_add(at as u8)).collect::<Vec<u8>>());
-    Span { maddr: Maddr::new(maddr), len: len as u32 }
-}
-
-fn plain(spans: &[Span]) -> Outgoing<'_> {
-    Outgoing { offload: &PLAIN, checksum_at: None, header_len: 0, spans, flow: 0 }
-}
-
-fn transmitted(net: &Card) -> Vec<(u32, bool)> {
-    let mut out = Vec::new();
-    net.transmitted(&mut out);
-    out.iter().map(|sent| (sent.token, sent.sent)).collect()
-}
-
-fn whole(packet: &Received) -> Vec<u8> {
-    let mut bytes = alloc::vec![0; packet.len as usize + 1];
-    let there = packet.read(0, &mut bytes);
-    bytes.truncate(there);
-    bytes
 }
 
 #[test]

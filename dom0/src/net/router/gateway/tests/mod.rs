@@ -1,5 +1,7 @@
 //! The gateway between guests with stacks of their own and a world with a DHCP server and a name server.
 
+mod owners;
+
 use super::*;
 use crate::net::headers::testing::station;
 use crate::net::headers::{Head, checksum};
@@ -371,7 +373,7 @@ fn a_guest_with_an_address_of_its_own_is_found_too() {
     world
         .gateway
         .set_guest(second, Guest { name: "fixed".into(), network: GUESTS, fixed: Some(inside(200)) })
-        .unwrap();
+        .expect("an address of its own");
     for name in ["fixed", "FIXED", "fixed.internal", "Fixed.Internal."] {
         assert_eq!(world.gateway.address_of(0, name), Some(inside(200)), "{name}");
     }

@@ -1,0 +1,104 @@
+//! What the frontends' targets stand on: a xenstore with a guest, and a device's nodes in it.
+
+use dom0::xenstore::{Client, Nodes, Perms, Quotas, serve_rings};
+use frontends::xenbus::Xenstore;
+use pvrt::event::Port;
+use pvrt::executor::spawn;
+use pvrt::executor::time::sleep;
+use pvrt::grant::{GrantMap, map_grants};
+use pvrt::mem::Pages;
+use ring_abi::types::{DomId, GrantRef, Port as PortNumber};
+
+use crate::input::Input;
+
+/// The guest's number.
+pub(crate) const GUEST: DomId = DomId::new(5);
+
+/// A xenstore, dom0's way to it and the guest's: made once, since a guest connects once.
+pub(crate) struct World {
+    pub(crate) dom0: Client,
+    pub(crate) guest: Xenstore,
+}
+
+thread_local!(static WORLD: &'static World = Box::leak(Box::new(connect())));
+
+impl World {
+    pub(crate) fn get() -> &'static World {
+        WORLD.with(|world| *world)
+    }
+}
+
+fn connect() -> World {
+    let store = dom0::xenstore::Xenstore::new(Quotas::XEN);
+    spawn(serve_rings(store.clone()));
+    spawn(store.clone().settle());
+    let page = Pages::zeroed(1).expect("a page");
+    let port = Port::alloc_unbound(DomId::DOM0).expect("a port");
+    let dom0 = store.client();
+    dom0.introduce(GUEST.raw(), page.mfn(0).raw(), port.number().raw()).expect("introduced");
+    let guest = Xenstore::connect(page.leak(), port).expect("a ring");
+    World { dom0, guest }
+}
+
+/// Where a device's nodes are: the frontend's, and the backend's.
+#[derive(Clone, Copy)]
+pub(crate) struct Paths {
+    pub(crate) front: &'static str,
+    pub(crate) back: &'static str,
+}
+
+impl Paths {
+    /// Makes the nodes anew. Now and then the backend writes nonsense in place of a usual value.
+    pub(crate) fn make(&self, dom0: &Client, input: &Input, back: &[(&str, &str)], front: &[(&str, &str)]) {
+        let guest = GUEST.raw();
+        let _ = dom0.rm(self.front);
+        let _ = dom0.rm(self.back);
+        dom0.mkdir(self.front).expect("made");
+        dom0.set_perms(self.front, Perms::shared_with(guest, 0)).expect("owned");
+        dom0.mkdir(self.back).expect("made");
+        dom0.set_perms(self.back, Perms::shared_with(0, guest)).expect("readable");
+        let text = |usual: &str| if input.u8() & 7 == 0 { input.text(8) } else { usual.into() };
+        for (name, usual) in back {
+            dom0.write(&format!("{}/{name}", self.back), text(usual)).expect("written");
+        }
+        for (name, usual) in front {
+            dom0.write(&format!("{}/{name}", self.front), text(usual)).expect("written");
+        }
+        dom0.write(&format!("{}/state", self.back), "2").expect("written");
+        for (name, value) in [("backend", self.back), ("backend-id", "0"), ("state", "1")] {
+            dom0.write(&format!("{}/{name}", self.front), value).expect("written");
+        }
+    }
+
+    /// Waits until the frontend is in this state, and takes what it grants: a page for each name, and the port.
+    pub(crate) async fn attach<const N: usize>(
+        &self,
+        dom0: &Client,
+        state: u32,
+        rings: [&str; N],
+    ) -> Option<([GrantMap; N], Port)> {
+        let front = |name: &str| dom0.read_as::<u32>(&format!("{}/{name}", self.front)).ok();
+        for _ in 0..100 {
+            if front("state") == Some(state) {
+                break;
+            }
+            sleep(1000).await;
+        }
+        let map = |name: &str| map_grants(GUEST, &[GrantRef::new(front(name)?)], true).ok();
+        let pages: Vec<GrantMap> = rings.into_iter().map_while(map).collect();
+        let port = Port::bind_interdomain(GUEST, PortNumber::new(front("event-channel")?)).ok()?;
+        Some((pages.try_into().ok()?, port))
+    }
+
+    pub(crate) fn set_state(&self, dom0: &Client, state: &str) {
+        dom0.write(&format!("{}/state", self.back), state).expect("written");
+    }
+}
+
+/// Both ends are gone: every grant must have come back.
+pub(crate) fn check_grants(before: usize) {
+    // What was kept is taken back with the next grant.
+    let page = Pages::zeroed(1).expect("a page");
+    drop(pvrt::grant::Granted::whole(page, DomId::DOM0, true).expect("an entry"));
+    assert_eq!(pvrt::grant::usage().used, before, "grants were left behind");
+}

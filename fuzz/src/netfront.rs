@@ -1,0 +1,259 @@
+//! The network frontend against a hostile backend.
+
+use dom0::xenstore::Client;
+use frontends::netfront::{
+    Checksum, ETHERNET_HEADER, Gso, GsoKind, Interface, MAX_PACKET, NetError, Offload, RingState,
+};
+use frontends::xenbus::Xenstore;
+use pvrt::event::Port;
+use pvrt::executor::time::{sleep, timeout};
+use pvrt::executor::{block_on_test, join_all};
+use pvrt::grant::{GrantMap, map_grants};
+use ring_abi::io::netif::{
+    NETIF_RSP_NULL, NETIF_RSP_OKAY, NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, NETTXF_EXTRA_INFO, NetifExtraGso,
+    NetifExtraInfo, NetifRxRequest, NetifRxResponse, NetifRxRing, NetifTxRequest, NetifTxResponse,
+    NetifTxRing,
+};
+use ring_abi::ring::{REQ_PROD, RSP_PROD, RingProtocol, SLOTS};
+use ring_abi::types::GrantRef;
+
+use crate::devices::{self, GUEST, Paths, World};
+use crate::input::Input;
+
+const PATHS: Paths = Paths { back: "/local/domain/0/backend/vif/5/0", front: "/local/domain/5/device/vif/0" };
+const SLOTS_PER_RING: u32 = 256;
+
+fn make_device(dom0: &Client, input: &Input) {
+    let back = [
+        ("feature-rx-copy", "1"),
+        ("feature-sg", "1"),
+        ("feature-gso-tcpv4", "1"),
+        ("feature-gso-tcpv6", "1"),
+        ("feature-ipv6-csum-offload", "1"),
+    ];
+    PATHS.make(dom0, input, &back, &[("mac", "00:16:3e:01:02:03"), ("mtu", "9000")]);
+}
+
+fn slot<R: RingProtocol>(index: u32) -> usize {
+    SLOTS + (index % SLOTS_PER_RING) as usize * R::SLOT_BYTES
+}
+
+/// The backend's side of the rings, without any engine that would keep it honest.
+struct Liar {
+    transmit: GrantMap,
+    receive: GrantMap,
+    port: Port,
+    /// Buffers that it took and keeps.
+    kept: Vec<GrantMap>,
+    sent: u32,
+    received: u32,
+    /// The next receive slot has extra information.
+    owes_extra: bool,
+}
+
+impl Liar {
+    /// Does one wrong or right thing.
+    fn act(&mut self, input: &Input) {
+        match input.below(16) {
+            0..6 => self.give(input),
+            6..10 => self.answer(input),
+            10 => self.receive.bytes().store_u32(RSP_PROD, self.received),
+            11 => {
+                let page = if input.u8() & 1 == 0 { &self.transmit } else { &self.receive };
+                page.bytes().store_u32(input.below(4) * 4, input.u32());
+            }
+            12 => {
+                let page = if input.u8() & 1 == 0 { &self.transmit } else { &self.receive };
+                page.bytes().write(SLOTS + usize::from(input.u8()) * 8, &input.take(8));
+            }
+            13 => {
+                let request: NetifTxRequest =
+                    self.transmit.bytes().read_value(slot::<NetifTxRing>(input.u8().into()));
+                self.keep(request.gref);
+            }
+            14 => {
+                let request: NetifRxRequest =
+                    self.receive.bytes().read_value(slot::<NetifRxRing>(input.u8().into()));
+                self.keep(request.gref);
+            }
+            _ => {}
+        }
+        self.port.notify();
+    }
+
+    fn keep(&mut self, gref: u32) {
+        if self.kept.len() < 8
+            && let Ok(map) = map_grants(GUEST, &[GrantRef::new(gref)], true)
+        {
+            map.bytes().fill(0, 512, 0xee);
+            self.kept.push(map);
+        }
+    }
+
+    /// The next answer to a receive request: a part of a packet, extra information, or whatever.
+    fn give(&mut self, input: &Input) {
+        let page = self.receive.bytes();
+        let at = slot::<NetifRxRing>(self.received);
+        let request: NetifRxRequest = page.read_value(at);
+        let mut response = NetifRxResponse { id: request.id, status: 60, ..Default::default() };
+        let how = input.u8();
+        if self.owes_extra && how < 0xe0 {
+            let extra: NetifExtraInfo = NetifExtraGso {
+                r#type: 1 + input.below(5) as u8,
+                flags: input.u8() & 1,
+                size: input.u16(),
+                gso_type: 1 + input.below(3) as u8,
+                ..Default::default()
+            }
+            .into();
+            self.owes_extra = extra.flags & 1 != 0;
+            response = NetifRxResponse::from_extra(&extra);
+        } else {
+            match how & 7 {
+                0 => response.status = input.u16() as i16,
+                1 => response.status = 4096,
+                2 => response.offset = input.u16() & 0x1fff,
+                3 => response.id = input.u16(),
+                4 => response.flags = input.u16(),
+                5 => response.flags = NETRXF_MORE_DATA,
+                6 => response.flags = NETRXF_EXTRA_INFO,
+                _ => {}
+            }
+            self.owes_extra = response.flags & NETRXF_EXTRA_INFO != 0;
+        }
+        // Without a request in the slot this is an overrun.
+        if page.load_u32(REQ_PROD) != self.received || how == 0xff {
+            page.write_value(at, &response);
+            self.received = self.received.wrapping_add(1);
+            let more = response.flags & (NETRXF_MORE_DATA | NETRXF_EXTRA_INFO) != 0 || self.owes_extra;
+            if !more || how & 8 != 0 {
+                page.store_u32(RSP_PROD, self.received);
+            }
+        }
+    }
+
+    /// The next answer to a transmit request.
+    fn answer(&mut self, input: &Input) {
+        let page = self.transmit.bytes();
+        let at = slot::<NetifTxRing>(self.sent);
+        let request: NetifTxRequest = page.read_value(at);
+        let mut response = NetifTxResponse { id: request.id, status: NETIF_RSP_OKAY };
+        match input.u8() {
+            0..=0xbf => {}
+            0xc0..=0xcf => response.status = input.u16() as i16,
+            0xd0..=0xdf => response.id = u16::from(input.u8()),
+            0xe0..=0xef => response.status = NETIF_RSP_NULL,
+            _ => response.id = input.u16(),
+        }
+        if page.load_u32(REQ_PROD) == self.sent && input.u8() != 0xff {
+            return;
+        }
+        page.write_value(at, &response);
+        self.sent = self.sent.wrapping_add(1);
+        if request.flags & NETTXF_EXTRA_INFO != 0 {
+            let null = NetifTxResponse { id: 0, status: NETIF_RSP_NULL };
+            page.write_value(slot::<NetifTxRing>(self.sent), &null);
+            self.sent = self.sent.wrapping_add(1);
+        }
+        page.store_u32(RSP_PROD, self.sent);
+    }
+}
+
+async fn backend(dom0: &Client, input: &Input) {
+    let Some(([transmit, receive], port)) = PATHS.attach(dom0, 4, ["tx-ring-ref", "rx-ring-ref"]).await
+    else {
+        return;
+    };
+    let state = if input.u8() & 15 == 0 { input.text(2) } else { "4".into() };
+    PATHS.set_state(dom0, &state);
+    let mut liar =
+        Liar { transmit, receive, port, kept: Vec::new(), sent: 0, received: 0, owes_extra: false };
+    while !input.is_empty() {
+        liar.act(input);
+        sleep(u64::from(input.u8() & 3) * 50).await;
+    }
+    PATHS.set_state(dom0, "6");
+}
+
+/// A packet of any length, with any offload.
+fn packet(input: &Input) -> (Vec<u8>, Offload) {
+    let len = match input.u8() {
+        0..=0x7f => 60,
+        0x80..=0xbf => 1514,
+        0xc0..=0xdf => usize::from(input.u16()),
+        _ => MAX_PACKET - usize::from(input.u8() & 7),
+    };
+    let checksum =
+        [Checksum::Complete, Checksum::Verified, Checksum::Partial, Checksum::Partial][input.below(4)];
+    let gso = match input.below(4) {
+        0 => Some(Gso { kind: GsoKind::TcpV4, size: input.u16() }),
+        1 => Some(Gso { kind: GsoKind::TcpV6, size: 1448 }),
+        _ => None,
+    };
+    (vec![0x5a; len], Offload { checksum, gso, hash: None })
+}
+
+/// Sends and receives until the backend has nothing more to do, or has broken the protocol.
+async fn use_it(interface: &Interface, input: &Input) {
+    let mut received = Vec::new();
+    while !input.is_empty() {
+        if input.u8() & 3 == 0 {
+            let (bytes, offload) = packet(input);
+            match interface.send(&bytes, offload) {
+                Ok(()) | Err(NetError::Full | NetError::BadPacket) => {}
+                Err(error) => {
+                    assert_eq!(error, NetError::Disconnected);
+                    break;
+                }
+            }
+        }
+        // No more than there are buffers, so that the frontend comes to an end.
+        for _ in 0..=SLOTS_PER_RING {
+            received.clear();
+            match interface.receive(&mut received) {
+                Ok(Some(offload)) => {
+                    assert!((ETHERNET_HEADER..=MAX_PACKET).contains(&received.len()));
+                    assert!(offload.gso.is_none_or(|gso| gso.size > 0));
+                }
+                Ok(None) => break,
+                Err(error) => return assert_eq!(error, NetError::Disconnected),
+            }
+        }
+        let RingState { transmit_used, transmit_slots, receive_posted, receive_slots } =
+            interface.ring_state();
+        assert!(transmit_used <= transmit_slots && receive_posted <= receive_slots);
+        let _ = timeout(200_000, interface.ready()).await;
+    }
+    // What has ended stays so.
+    if interface.flush().is_err() {
+        assert_eq!(interface.receive(&mut received), Err(NetError::Disconnected));
+        assert_eq!(interface.send(&[0; 60], Offload::default()), Err(NetError::Disconnected));
+    }
+}
+
+async fn frontend(guest: &Xenstore, input: &Input) {
+    let Ok(Ok(interface)) = timeout(1_000_000, Interface::connect(guest, PATHS.front)).await else { return };
+    let properties = interface.properties();
+    assert!(properties.mtu >= 68 && (properties.scatter_gather || properties.mtu <= 1500));
+    assert!(properties.scatter_gather || !properties.gso_tcpv4 && !properties.gso_tcpv6);
+    use_it(&interface, input).await;
+    if input.u8() & 1 == 0 {
+        let _ = timeout(100_000, interface.close()).await;
+    }
+}
+
+/// Nodes, answers and packets of any kind: the frontend ends in order, and once both ends are gone no grant is left.
+pub(crate) fn run(data: &[u8]) {
+    let input = Input::new(data);
+    let world = World::get();
+    let grants = pvrt::grant::usage().used;
+    block_on_test(async {
+        make_device(&world.dom0, &input);
+        let both: [std::pin::Pin<Box<dyn Future<Output = ()>>>; 2] =
+            [Box::pin(frontend(&world.guest, &input)), Box::pin(backend(&world.dom0, &input))];
+        join_all(both).await;
+        // The task that follows the backend ends.
+        sleep(10_000).await;
+    });
+    devices::check_grants(grants);
+}
