@@ -15,7 +15,7 @@ use pvrt::mem::OutOfMemory;
 use ring_abi::types::PAGE_SIZE;
 
 use super::copier::Hypervisor;
-use super::lending::{LEND_OVER, Lending, checksum_at, does};
+use super::lending::{LEND_OVER, Lending, Room, checksum_at, does};
 use super::outside::{MAX_COPIES, list_copies};
 use super::sender::Sender;
 use crate::net::Head;
@@ -49,6 +49,8 @@ pub(super) enum Handed {
     Lent,
     /// There is no room now.
     NoRoom,
+    /// The card has as many packets of the vif as it may have; the vif is woken when one comes back.
+    OwnFull,
     /// dom0 has work to do on the packet.
     Unfinished,
     /// The packet is lost.
@@ -72,6 +74,8 @@ pub(super) struct Card {
     segment: Vec<u8>,
     /// Vifs whose packets wait until there is room here.
     waiting: Vec<PortId>,
+    /// Something came back since those who wait were told.
+    has_more: bool,
 }
 
 impl Card {
@@ -93,6 +97,7 @@ impl Card {
             sent: Vec::with_capacity(features.slots),
             segment: Vec::new(),
             waiting: Vec::new(),
+            has_more: false,
         })
     }
 
@@ -112,12 +117,6 @@ impl Card {
             // At most as many as there are ports.
             Account::own().charge(|| self.waiting.push(port));
         }
-    }
-
-    /// Takes those that wait, if there is room again.
-    pub(super) fn roomy(&mut self) -> Vec<PortId> {
-        self.take_back();
-        if self.free.is_empty() { Vec::new() } else { core::mem::take(&mut self.waiting) }
     }
 
     /// Hands packet `id` of a vif to the card, if there is nothing for dom0 to do on the packet. `head` is what dom0 has read
@@ -142,8 +141,13 @@ impl Card {
             _ => (None, 0),
         };
         if len > LEND_OVER {
-            let Some(slot) = self.lending_room(port) else { return Handed::NoRoom };
-            if let Some((spans, grants)) = self.lending.map(packet) {
+            let room = self.lending_room(port);
+            if room == Room::OwnFull {
+                return Handed::OwnFull;
+            }
+            if let Room::Slot(slot) = room
+                && let Some((spans, grants)) = self.lending.map(packet)
+            {
                 let sent = self.hand_over((self.count + slot) as u32, packet.offload, places, &spans);
                 return match sent {
                     Ok(()) => {
@@ -163,10 +167,12 @@ impl Card {
         self.send_copy(packet, head, places)
     }
 
-    fn lending_room(&mut self, port: PortId) -> Option<usize> {
-        if self.lending.room(port).is_none() {
-            self.take_back();
+    fn lending_room(&mut self, port: PortId) -> Room {
+        let room = self.lending.room(port);
+        if room != Room::AllFull {
+            return room;
         }
+        self.take_back();
         self.lending.room(port)
     }
 
@@ -286,6 +292,7 @@ impl Card {
     pub(super) fn take_back(&mut self) {
         let mut sent = core::mem::take(&mut self.sent);
         self.wire.transmitted(&mut sent);
+        self.has_more |= !sent.is_empty();
         for packet in sent.drain(..) {
             match (packet.token as usize).checked_sub(self.count) {
                 None => self.free.push(packet.token),
@@ -312,9 +319,19 @@ impl Card {
         self.lending.has(port)
     }
 
-    /// A vif whose packets the card is done with, and that has to be told.
+    /// A vif that has to look again: the card is done with a packet of the vif's, or has room. The caller of
+    /// [`Self::take_back`] asks this, since the card tells nobody else of what came back.
     pub(super) fn untold(&mut self) -> Option<PortId> {
-        self.lending.untold()
+        if let Some(port) = self.lending.untold() {
+            return Some(port);
+        }
+        if self.has_more
+            && let Some(port) = self.waiting.pop()
+        {
+            return Some(port);
+        }
+        self.has_more = false;
+        None
     }
 }
 

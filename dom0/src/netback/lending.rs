@@ -12,7 +12,7 @@
 use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
-use backends::net::{Checksum, GsoKind, MAX_PARTS, Offload, Packet, Part, Place, TxId};
+use backends::net::{Checksum, GsoKind, MAX_HEADS, MAX_PARTS, Offload, Packet, Part, Place, TxId};
 use pvrt::grant::{DeviceGrant, GrantStatus, device_map, device_unmap};
 use ring_abi::types::{DomId, GrantRef, Maddr, PAGE_SIZE};
 
@@ -25,14 +25,25 @@ use crate::net::wire::{ChecksumAt, Span, WireFeatures};
 pub(super) const LEND_OVER: usize = PAGE_SIZE;
 /// Most packets that a card is lent.
 pub(super) const LENT_MAX: usize = 64;
-/// Most packets of one vif that a card is lent: a quarter of what a vif has under way, so that the vif has heads left for
-/// others, and others have room at the card.
-pub(super) const LENT_OF_ONE: usize = 16;
+/// Most packets of one vif that a card is lent: half of what a vif has under way, so that the vif has heads left for
+/// others.
+pub(super) const LENT_OF_ONE: usize = MAX_HEADS / 2;
 
 /// The grants of a packet.
 pub(super) type Grants = ArrayVec<DeviceGrant, MAX_PARTS>;
 /// The runs of bytes of a packet.
 pub(super) type Spans = ArrayVec<Span, MAX_PARTS>;
+
+/// Whether one more packet may be lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Yes, as the packet of this slot.
+    Slot(usize),
+    /// The vif has as many packets lent as it may.
+    OwnFull,
+    /// Others have all that the card is lent: dom0 copies, so that nobody waits for others' packets.
+    AllFull,
+}
 
 /// A packet of a vif, until its slots are answered.
 struct Lent {
@@ -47,6 +58,8 @@ struct Lent {
 /// The packets that one card is lent. The lists have their room from the start.
 pub(super) struct Lending {
     slots: Vec<Option<Lent>>,
+    /// Slots that are taken.
+    taken: usize,
     /// Packets that the card has.
     out: usize,
     /// Grants of packets that came back, to be given back together.
@@ -61,6 +74,7 @@ impl Lending {
     pub(super) fn new() -> Self {
         Self {
             slots: (0..LENT_MAX).map(|_| None).collect(),
+            taken: 0,
             out: 0,
             back: Vec::with_capacity(LENT_MAX * MAX_PARTS),
             untold: Vec::with_capacity(LENT_MAX),
@@ -74,10 +88,13 @@ impl Lending {
         self.out > 0
     }
 
-    /// A free slot for a packet of the vif behind `port`. `None`: as many packets are lent as may be.
-    pub(super) fn room(&self, port: PortId) -> Option<usize> {
+    /// Whether a packet of the vif behind `port` may be lent.
+    pub(super) fn room(&self, port: PortId) -> Room {
         let own = self.slots.iter().flatten().filter(|lent| lent.port == port).count();
-        if own < LENT_OF_ONE { self.slots.iter().position(Option::is_none) } else { None }
+        if own >= LENT_OF_ONE {
+            return Room::OwnFull;
+        }
+        self.slots.iter().position(Option::is_none).map_or(Room::AllFull, Room::Slot)
     }
 
     /// Takes access for the card to all of a packet, and gives the packet's bytes as the card reads them. `None`: a grant is not
@@ -114,6 +131,7 @@ impl Lending {
     /// The card has packet `id` of a vif from now on, as the packet in `slot`.
     pub(super) fn lend(&mut self, slot: usize, (port, queue, id): (PortId, usize, TxId), grants: Grants) {
         self.slots[slot] = Some(Lent { port, queue, id, grants, is_back: false });
+        self.taken += 1;
         self.out += 1;
     }
 
@@ -143,12 +161,14 @@ impl Lending {
         let is_due =
             |lent: &Option<Lent>| lent.as_ref().is_some_and(|lent| lent.is_back && lent.port == port);
         let lent = self.slots.iter_mut().find(|lent| is_due(lent))?.take()?;
+        self.taken -= 1;
         Some((lent.queue, lent.id))
     }
 
     /// Whether a packet of a vif is lent, or came back and was not taken.
     pub(super) fn has(&self, port: PortId) -> bool {
-        self.slots.iter().flatten().any(|lent| lent.port == port)
+        // Mostly nothing is lent, and every batch of every vif asks.
+        self.taken > 0 && self.slots.iter().flatten().any(|lent| lent.port == port)
     }
 
     /// A vif whose packets came back, and that has to be told.

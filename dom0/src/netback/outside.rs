@@ -96,7 +96,7 @@ impl Outside {
         self.cards.iter().any(|card| card.has_of(port))
     }
 
-    /// A vif whose packets a card is done with, and that has to be told.
+    /// A vif that has to look again since a card gave something back.
     pub(super) fn untold(&mut self) -> Option<PortId> {
         self.cards.iter_mut().find_map(Card::untold)
     }

@@ -133,6 +133,7 @@ impl Fabric {
                 card.wait(sender.port);
                 return false;
             }
+            Handed::OwnFull => return false,
             Handed::Lost(why) => self.count_unsent(to, why),
         }
         self.way.answer(queue, id);
@@ -143,7 +144,17 @@ impl Fabric {
     pub(super) fn is_lent(&mut self, sender: &mut Sender) -> bool {
         let Some(outside) = &mut self.outside else { return false };
         outside.answer(sender);
-        outside.has_of(sender.port)
+        let is_lent = outside.has_of(sender.port);
+        self.tell();
+        is_lent
+    }
+
+    /// Wakes the vifs for which a card has given something back.
+    fn tell(&mut self) {
+        let Some(outside) = &mut self.outside else { return };
+        while let Some(port) = outside.untold() {
+            self.way.wake(port);
+        }
     }
 
     /// Sends a packet by a card: a copy, so that nothing of the sender's is under way.
@@ -177,11 +188,9 @@ impl Fabric {
     pub(super) fn receive(&mut self, port: PortId, now_ns: u64) -> bool {
         let Some(outside) = &mut self.outside else { return false };
         let Some(card) = outside.card(port) else { return false };
-        let (roomy, wire) = (card.roomy(), card.wire.clone());
+        card.take_back();
+        let wire = card.wire.clone();
         let mut held = core::mem::take(&mut outside.held);
-        for sender in roomy {
-            self.way.wake(sender);
-        }
         let mut count = 0;
         while count < BATCH
             && let Some(received) = wire.receive()
@@ -274,10 +283,8 @@ impl Fabric {
         }
         if let Some(outside) = &mut self.outside {
             outside.kick();
-            while let Some(port) = outside.untold() {
-                self.way.wake(port);
-            }
         }
+        self.tell();
     }
 
     /// Has the gateway do what there is to do, and sends what it gives. Returns when the gateway must be asked again.
@@ -304,6 +311,7 @@ impl Fabric {
                 outside.task.notify_one();
             }
         }
+        self.tell();
         next_ns
     }
 

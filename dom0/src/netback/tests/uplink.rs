@@ -6,7 +6,7 @@ use backends::net::{Checksum, Gso, GsoKind};
 use ring_abi::io::netif::{NETIF_RSP_NULL, NETTXF_CSUM_BLANK, XEN_NETIF_GSO_TYPE_TCPV4};
 
 use super::super::Network;
-use super::super::lending::LENT_OF_ONE;
+use super::super::lending::{LENT_MAX, LENT_OF_ONE};
 use super::finished::{payload, tcp_frames_to};
 use super::wire::{ABLE, HandWire, Told};
 use super::*;
@@ -168,6 +168,53 @@ fn a_vif_is_lent_a_part_of_the_card_and_others_have_room() {
         assert_eq!(guests[0].queues[0].answers().len(), (LENT_OF_ONE + 1) * 4);
         assert_eq!(guests[1].queues[0].answers().len(), 4);
         assert!(guests.iter().all(|guest| !guest.queues[0].is_lent()));
+    });
+}
+
+#[test]
+fn nobody_waits_for_what_others_have_lent_the_card() {
+    block_on_test(async {
+        let (_, _, card, mut guests) = uplink(WireFeatures { slots: 256, ..ABLE }, 3).await;
+        for guest in &mut guests[..2] {
+            (0..LENT_OF_ONE).for_each(|_| send_long(guest));
+        }
+        moment().await;
+        assert_eq!(card.held(), LENT_MAX);
+        let (whole, _) = long(&guests[2]);
+        send_long(&mut guests[2]);
+        moment().await;
+        assert_eq!((guests[2].queues[0].answers().len(), guests[2].queues[0].is_lent()), (4, false));
+        card.let_go(card.held());
+        let segments = card.frames();
+        let data: Vec<u8> = segments[LENT_MAX..].iter().flat_map(|(frame, _)| payload(frame)).collect();
+        assert_eq!(data, payload(&whole));
+        moment().await;
+        assert!(guests[..2].iter_mut().all(|guest| guest.queues[0].answers().len() == LENT_OF_ONE * 4));
+    });
+}
+
+#[test]
+fn whoever_finds_what_came_back_tells_its_sender() {
+    block_on_test(async {
+        let (_, _, card, mut guests) = uplink(ABLE, 2).await;
+        let short = frame_to_remote(&guests[1], 60);
+        send_long(&mut guests[0]);
+        moment().await;
+        // Another vif's batch finds it, and a task of dom0's own that asks for an address again and again.
+        card.let_go_silently(1);
+        send_long(&mut guests[1]);
+        moment().await;
+        card.let_go_silently(1);
+        guests[1].queues[0].send(&short, 9);
+        moment().await;
+        assert_eq!(guests[0].queues[0].answers().len(), 4);
+        assert_eq!(guests[1].queues[0].answers().len(), 5);
+        send_long(&mut guests[0]);
+        moment().await;
+        card.let_go_silently(card.held());
+        time::sleep(100_000 * MOMENT_NS).await;
+        assert!(card.held() > 0, "dom0 asked");
+        assert_eq!(guests[0].queues[0].answers().len(), 4);
     });
 }
 

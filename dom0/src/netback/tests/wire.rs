@@ -89,13 +89,18 @@ impl HandWire {
 
     /// Reads the `count` oldest packets that the card has, and gives them back.
     pub(super) fn let_go(&self, count: usize) {
+        self.let_go_silently(count);
+        self.state.lock().waker.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// The same, while the interrupt is still on its way.
+    pub(super) fn let_go_silently(&self, count: usize) {
         let mut state = self.state.lock();
         for _ in 0..count {
             let Held { token, spans, told } = state.held.pop_front().expect("the card has so many");
             state.frames.push((spans.iter().flat_map(read).collect(), told));
             state.over.push(Transmitted { token, sent: true });
         }
-        state.waker.take().into_iter().for_each(Waker::wake);
     }
 
     /// Number of packets that the card has.
