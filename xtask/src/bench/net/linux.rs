@@ -116,7 +116,12 @@ impl Setting {
         let (milliseconds, seconds) = TIMED;
         let mode = Mode { milliseconds, seconds, qemu_arguments: Vec::new() };
         let console = self.console(system, ways, &mode)?;
-        Ok(figures(ways, &console))
+        let figures = figures(ways, &console);
+        // What the guests said tells why a figure is missing.
+        if ways.iter().any(|way| goes(system, way) && figures.get(way.name).is_none_or(Figure::is_nothing)) {
+            eprintln!("{}", console.trim_end());
+        }
+        Ok(figures)
     }
 
     /// Figures with what was executed, where one instruction is a tick.
@@ -218,7 +223,9 @@ impl Setting {
             before: format!("address={XENS}/24\n{BEFORE}"),
             after: format!("guests=\"{SINK} {SOURCE}\"\n{AFTER}"),
         };
+        // The control domain keeps the guests' files in memory.
         let options = xen::Options {
+            dom0_mib: 640,
             net: Net::User,
             qemu_arguments: mode.qemu_arguments.clone(),
             timeout: LIMIT + Duration::from_secs(60),

@@ -73,6 +73,11 @@ pub(super) type Figures = BTreeMap<&'static str, Figure>;
 pub(super) type Round = Vec<(On, Figures)>;
 
 impl Figure {
+    /// Whether nothing moved.
+    pub(super) fn is_nothing(&self) -> bool {
+        matches!(self, Self::Moved(Window { packets: 0, .. }))
+    }
+
     /// The figure in its unit; none where nothing moved.
     fn value(&self, unit: Unit) -> Option<f64> {
         let each_second = |count: u64, window: &Window| {

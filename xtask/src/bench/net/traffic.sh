@@ -5,6 +5,8 @@
 #     window: `net WAY window ...` as `costs window` says it, or `net WAY ping LEAST AVERAGE MOST` in ms. DOM0 is the
 #     control domain's address, HOST the port of iperf3 on the host.
 network=10.99.0
+# iperf3 asks for random numbers first.
+costs seed
 ip link set lo up
 grep ' notify_remote_via_irq$' /proc/kallsyms | sed 's/^\([0-9a-f]*\).*/net-symbol \1/'
 
@@ -32,10 +34,9 @@ move() {
     iperf=$!
     sleep "$seconds"
     echo "net $name $($window)"
-    if ! kill $iperf; then
-        cat /tmp/said
-    fi
+    kill $iperf
     wait $iperf
+    cat /tmp/said
     sleep 0.5
 }
 
