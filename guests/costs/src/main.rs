@@ -3,7 +3,7 @@
 //!
 //! `costs SCALE [DISK]` prints `costs NAME OPS` for each operation: operation k stands between the markers 100 + 2k
 //! and 101 + 2k; the last ones read the disk. `costs window INTERFACE MILLISECONDS` lets others work for a while between two
-//! markers; `costs seed` makes the kernel take its random numbers for good ones. The same file runs on every system of a comparison. The program is
+//! markers; `costs flood ADDRESS:PORT BYTES` sends datagrams; `costs seed` makes the kernel take its random numbers for good ones. The same file runs on every system of a comparison. The program is
 //! linked statically and starts without the Rust library's start-up code, so that `exec` costs only the kernel's
 //! work.
 
@@ -145,9 +145,11 @@ pub unsafe extern "C" fn main(count: c_int, arguments: *const *const c_char) -> 
     if first == Some("seed") {
         return libc::pretend_randomness();
     }
-    if first == Some("window") {
-        let text = |argument: Option<&'static core::ffi::CStr>| argument.and_then(|word| word.to_str().ok());
-        return window::run(text(second), text(third));
+    let text = |argument: Option<&'static core::ffi::CStr>| argument.and_then(|word| word.to_str().ok());
+    match first {
+        Some("window") => return window::run(text(second), text(third)),
+        Some("flood") => return window::flood(text(second), text(third)),
+        _ => {}
     }
     let scale = first.and_then(|scale| scale.parse().ok()).unwrap_or(1);
     count!(0, "getpid", 2000 * scale, warm_up 200, getpid);

@@ -1,5 +1,6 @@
-//! What a network interface moves between two markers.
+//! What a network interface moves between two markers, and datagrams for it.
 
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
@@ -49,4 +50,26 @@ fn counters(interface: &str) -> io::Result<[u64; 4]> {
         *value = text.trim().parse().map_err(io::Error::other)?;
     }
     Ok(values)
+}
+
+/// Sends datagrams of `bytes` to `address`, a host and its port, until the process is ended.
+pub(crate) fn flood(address: Option<&str>, bytes: Option<&str>) -> i32 {
+    let (Some(address), Some(bytes)) = (address, bytes.and_then(|text| text.parse().ok())) else {
+        println!("usage: costs flood ADDRESS:PORT BYTES");
+        return 2;
+    };
+    let socket = UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.connect(address).map(|()| socket));
+    match socket {
+        Ok(socket) => {
+            let datagram = vec![0; bytes];
+            loop {
+                // An error is that of an earlier datagram: nobody takes them there.
+                let _ = socket.send(&datagram);
+            }
+        }
+        Err(error) => {
+            println!("costs: {address}: {error}");
+            1
+        }
+    }
 }

@@ -28,16 +28,17 @@ const fn between(instructions: u64) -> Aim {
 }
 
 /// The ways of Linux guests, as `traffic.sh` calls them.
-const WAYS: [Way; 9] = [
-    way("guest_tcp", "guest to guest, TCP, Mbit/s", Unit::Bytes, between(12_000)),
-    way("guest_udp", "guest to guest, UDP of 1,500 bytes, Mbit/s", Unit::Bytes, between(1_100)),
-    way("guest_small", "guest to guest, UDP of 64 bytes, packets/s", Unit::Packets, between(900)),
-    way("guest_ping", "guest to guest, ping, us", Unit::Answer, ANSWER),
-    way("dom0_tcp", "guest to dom0, TCP, Mbit/s", Unit::Bytes, NO_AIM),
-    way("from_dom0_tcp", "dom0 to guest, TCP, Mbit/s", Unit::Bytes, NO_AIM),
-    way("dom0_ping", "guest to dom0, ping, us", Unit::Answer, ANSWER),
-    way("host_tcp", "guest to host, TCP, Mbit/s", Unit::Bytes, NO_AIM),
-    way("from_host_tcp", "host to guest, TCP, Mbit/s", Unit::Bytes, NO_AIM),
+const WAYS: [Way; 10] = [
+    way("guest_tcp", "guest to guest, TCP", Unit::Bytes, between(12_000)),
+    way("guest_udp", "guest to guest, UDP of 1,500 bytes", Unit::Bytes, between(1_100)),
+    way("guest_small", "guest to guest, UDP of 64 bytes", Unit::Packets, between(900)),
+    way("guest_ping", "guest to guest, ping", Unit::Answer, ANSWER),
+    way("dom0_tcp", "guest to dom0, TCP", Unit::Bytes, NO_AIM),
+    way("from_dom0_tcp", "dom0 to guest, TCP", Unit::Bytes, NO_AIM),
+    way("dom0_udp", "guest to dom0, UDP of 1,500 bytes to a closed port", Unit::Bytes, NO_AIM),
+    way("dom0_ping", "guest to dom0, ping", Unit::Answer, ANSWER),
+    way("host_tcp", "guest to host, TCP", Unit::Bytes, NO_AIM),
+    way("from_host_tcp", "host to guest, TCP", Unit::Bytes, NO_AIM),
 ];
 
 /// What `--only` knows.

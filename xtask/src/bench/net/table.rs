@@ -17,6 +17,16 @@ pub(super) enum Unit {
     Answer,
 }
 
+impl Unit {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bytes => "Mbit/s",
+            Self::Packets => "packets/s",
+            Self::Answer => "us",
+        }
+    }
+}
+
 /// Aims of a way: what the figure is to Xen's at least (an answer's time: at most), in hundredths; and the
 /// instructions of hypervisor and dom0 for a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,7 +129,7 @@ pub(super) fn speeds(
     let _ = writeln!(text, "{more}\n|{}", " --- |".repeat(columns));
     let mut complete = true;
     for way in ways {
-        let _ = write!(text, "| {} |", way.title);
+        let _ = write!(text, "| {}, {} |", way.title, way.unit.name());
         let value = |round: &Round, system| figure(round, system, way)?.value(way.unit);
         for &system in on {
             let values: Vec<f64> = rounds.iter().filter_map(|round| value(round, system)).collect();
@@ -148,7 +158,11 @@ pub(super) fn instructions(
          notifications a packet | copies a packet |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     let mut complete = true;
-    for way in ways.iter().filter(|way| way.unit != Unit::Answer) {
+    for way in ways {
+        if way.unit == Unit::Answer {
+            complete &= answers(&mut text, round, way, &expected);
+            continue;
+        }
         let xen = counted(round, On::Xen, way).map(|(_, each)| each.total());
         for (system, _) in round {
             let Some((window, each)) = counted(round, *system, way) else {
@@ -179,6 +193,27 @@ pub(super) fn instructions(
         }
     }
     (text, complete)
+}
+
+/// The lines of a way whose packets are answered: the time in between is the instructions of all.
+fn answers(text: &mut String, round: &Round, way: &Way, expected: &impl Fn(On, &Way) -> bool) -> bool {
+    let nanoseconds = |system| Some(figure(round, system, way)?.value(Unit::Answer)? * 1000.0);
+    let mut complete = true;
+    for &(system, _) in round {
+        let Some(own) = nanoseconds(system) else {
+            complete &= !expected(system, way);
+            continue;
+        };
+        let xen = nanoseconds(On::Xen).filter(|_| system == On::Microhv);
+        let ratio = xen.map_or("-".into(), |xen| format!("{:.2}", own / xen));
+        let _ = writeln!(
+            text,
+            "| {} | {} | - | - | - | - | {own:.0} | {ratio} | - | - | - | - |",
+            way.title,
+            title(system)
+        );
+    }
+    complete
 }
 
 /// Instructions of one packet.
@@ -246,7 +281,7 @@ mod tests {
 
     const WAY: Way = Way {
         name: "w",
-        title: "a way, Mbit/s",
+        title: "a way",
         unit: Unit::Bytes,
         aim: Aim { percent: Some(400), instructions: Some(900) },
     };
@@ -294,7 +329,19 @@ mod tests {
         assert!(!complete && text.ends_with("| 800 | - | - | 4.0 |\n"), "{text}");
         assert!(speeds(&[&WAY], &on, &rounds, |system, _| system == On::Microhv).1);
         let (text, complete) = instructions(&[&WAY], &rounds[0], |_, _| true);
-        assert!(!complete && text.contains("| a way, Mbit/s | microhv | - |"), "{text}");
+        assert!(!complete && text.contains("| a way | microhv | - |"), "{text}");
+    }
+
+    #[test]
+    fn an_answers_time_is_its_instructions() {
+        let way = Way { title: "an echo", unit: Unit::Answer, ..WAY };
+        let round = round(Figure::Answered(30.0), Some(Figure::Answered(120.0)));
+        let (text, complete) = instructions(&[&way], &round, |_, _| true);
+        assert!(complete);
+        let rows: Vec<&str> = text.lines().skip(2).collect();
+        assert_eq!(rows[0], "| an echo | microhv | - | - | - | - | 30000 | 0.25 | - | - | - | - |");
+        assert_eq!(rows[1], "| an echo | Xen 4.17 | - | - | - | - | 120000 | - | - | - | - | - |");
+        assert!(!instructions(&[&way], &vec![(On::Microhv, Figures::new())], |_, _| true).1);
     }
 
     #[test]
@@ -310,8 +357,8 @@ mod tests {
         assert_eq!(
             rows,
             [
-                "| a way, Mbit/s | microhv | 1000 | 300 | 200 | 100 | 600 | 0.25 | 300 | 900 | 0.100 | 2.000 |",
-                "| a way, Mbit/s | Xen 4.17 | 1000 | 300 | 200 | 1900 | 2400 | - | 2100 | - | - | - |",
+                "| a way | microhv | 1000 | 300 | 200 | 100 | 600 | 0.25 | 300 | 900 | 0.100 | 2.000 |",
+                "| a way | Xen 4.17 | 1000 | 300 | 200 | 1900 | 2400 | - | 2100 | - | - | - |",
             ]
         );
         let json = json(&[round]);

@@ -26,18 +26,25 @@ there() { nc $sink 7000 < /dev/null; }
 here() { costs window eth0 "$milliseconds"; }
 outside() { costs window eth1 "$milliseconds"; }
 
-# move WAY WINDOW ADDRESS OPTIONS...: iperf3 to ADDRESS, and what WINDOW sees of it.
+# beside WAY WINDOW COMMAND: what WINDOW sees while COMMAND runs.
+beside() {
+    name=$1 window=$2
+    shift 2
+    "$@" > /tmp/said 2>&1 &
+    command=$!
+    sleep "$seconds"
+    echo "net $name $($window)"
+    kill $command
+    wait $command
+    cat /tmp/said
+    sleep 0.5
+}
+
+# move WAY WINDOW ADDRESS OPTIONS...: iperf3 to ADDRESS.
 move() {
     name=$1 window=$2
     shift 2
-    iperf3 -t 3600 -c "$@" > /tmp/said 2>&1 &
-    iperf=$!
-    sleep "$seconds"
-    echo "net $name $($window)"
-    kill $iperf
-    wait $iperf
-    cat /tmp/said
-    sleep 0.5
+    beside $name $window iperf3 -t 3600 -c "$@"
 }
 
 # echoes WAY ADDRESS: pings, each as the answer to the former comes.
@@ -59,6 +66,7 @@ for way; do
     guest_ping) echoes $way $sink ;;
     dom0_tcp) move $way here "$dom0" ;;
     from_dom0_tcp) move $way here "$dom0" -R ;;
+    dom0_udp) beside $way here costs flood "$dom0:9" 1472 ;;
     dom0_ping) echoes $way "$dom0" ;;
     host_tcp) move $way outside $host -p "$port" ;;
     from_host_tcp) move $way outside $host -p "$port" -R ;;
