@@ -7,6 +7,8 @@
  *
  * Arguments: out=FILE (required); hot=A-B also lists, at the first mark B after a mark A, the
  * translation blocks of the hypervisor and of kernels that ran in between: "hot ADDRESS RUNS INSTRUCTIONS". A = 0 is the machine's start.
+ * pages=1 adds the blocks of user mode, and to each line the number of the machine page that the block begins in: code
+ * of two kernels at one address lies in two pages.
  * stretch=A-B says behind each mark which was the longest stretch of the hypervisor's instructions, since the last
  * mark, between two moments at which it takes interrupts: "stretch LENGTH GUEST", and the blocks that ran in it as
  * "in ADDRESS RUNS INSTRUCTIONS". GUEST is the block from which the hypervisor was entered. The hypervisor takes
@@ -29,6 +31,7 @@ enum { CB_NO_REGISTERS = 0, INLINE_ADD_U64 = 0 };
 
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
 struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
+void *qemu_plugin_insn_haddr(const struct qemu_plugin_insn *);
 const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
 size_t qemu_plugin_insn_size(const struct qemu_plugin_insn *);
 uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *);
@@ -54,7 +57,7 @@ static FILE *out;
  * was given, and translates the same code again after a flush. */
 struct block {
     struct block *next;
-    uint64_t address, runs, runs_at_start;
+    uint64_t address, page, runs, runs_at_start;
     size_t instructions;
     /* Of the stretch that runs now: which one that is, its runs in it, the next of its blocks. */
     uint64_t stretch, runs_in_stretch;
@@ -63,18 +66,21 @@ struct block {
 #define BUCKETS 32768
 static struct block *buckets[BUCKETS];
 static long hot_from = -1, hot_to = -1;
-static int hot_running;
+static int hot_running, with_pages;
+/* Where the host has the machine's memory. */
+static uintptr_t memory_start;
 
-static struct block *block_of(uint64_t address, size_t instructions)
+static struct block *block_of(uint64_t address, uint64_t page, size_t instructions)
 {
-    struct block **bucket = &buckets[(address ^ address >> 15) % BUCKETS];
+    struct block **bucket = &buckets[(address ^ address >> 15 ^ page) % BUCKETS];
     for (struct block *block = *bucket; block; block = block->next)
-        if (block->address == address && block->instructions == instructions)
+        if (block->address == address && block->page == page && block->instructions == instructions)
             return block;
     struct block *block = calloc(1, sizeof *block);
     if (!block)
         abort();
     block->address = address;
+    block->page = page;
     block->instructions = instructions;
     block->next = *bucket;
     return *bucket = block;
@@ -92,9 +98,13 @@ static void hot_end(void)
 {
     for (size_t i = 0; i < BUCKETS; i++)
         for (struct block *block = buckets[i]; block; block = block->next)
-            if (block->runs != block->runs_at_start)
-                fprintf(out, "hot %" PRIx64 " %" PRIu64 " %zu\n", block->address,
+            if (block->runs != block->runs_at_start) {
+                fprintf(out, "hot %" PRIx64 " %" PRIu64 " %zu", block->address,
                         block->runs - block->runs_at_start, block->instructions);
+                if (with_pages)
+                    fprintf(out, " %" PRIu64, block->page);
+                fputc('\n', out);
+            }
     hot_running = 0;
 }
 
@@ -220,6 +230,18 @@ static long marker(const struct qemu_plugin_insn *instruction)
     return bytes[3] | bytes[4] << 8;
 }
 
+/* The number of the machine page that an instruction lies in; 0 where nobody asks. */
+static uint64_t page_of(const struct qemu_plugin_insn *instruction, uint64_t address)
+{
+    if (!with_pages)
+        return 0;
+    uintptr_t there = (uintptr_t)qemu_plugin_insn_haddr(instruction);
+    /* A loader's code above the first MiB runs without page tables: its addresses are the machine's. */
+    if (!memory_start && !system_seen && address >= 0x100000 && address < 0x80000000u)
+        memory_start = there - address;
+    return (there - memory_start) >> 12;
+}
+
 static void translated(plugin_id id, struct qemu_plugin_tb *block)
 {
     size_t count = qemu_plugin_tb_n_insns(block);
@@ -229,6 +251,7 @@ static void translated(plugin_id id, struct qemu_plugin_tb *block)
         struct qemu_plugin_insn *instruction = qemu_plugin_tb_get_insn(block, i);
         uint64_t address = qemu_plugin_insn_vaddr(instruction);
         enum part part = part_of(address);
+        uint64_t page = i ? 0 : page_of(instruction, address);
         long number = marker(instruction);
         qemu_plugin_register_vcpu_insn_exec_inline(instruction, INLINE_ADD_U64, &executed[part], 1);
         if (number >= 0)
@@ -242,12 +265,13 @@ static void translated(plugin_id id, struct qemu_plugin_tb *block)
                 qemu_plugin_register_vcpu_insn_exec_cb(instruction, fault_entered, CB_NO_REGISTERS, NULL);
         }
         if (guest_iret && i == 0 && part == HYPERVISOR)
-            qemu_plugin_register_vcpu_tb_exec_cb(block, block_in_stretch, CB_NO_REGISTERS, block_of(address, count));
+            qemu_plugin_register_vcpu_tb_exec_cb(block, block_in_stretch, CB_NO_REGISTERS,
+                                                 block_of(address, page, count));
         if (guest_iret && i == 0 && (part == KERNEL || part == USER))
             qemu_plugin_register_vcpu_tb_exec_cb(block, guest_block, CB_NO_REGISTERS, (void *)(uintptr_t)address);
-        if (i == 0 && (part == HYPERVISOR || part == KERNEL) && hot_from >= 0)
+        if (i == 0 && (part == HYPERVISOR || part == KERNEL || (part == USER && with_pages)) && hot_from >= 0)
             qemu_plugin_register_vcpu_insn_exec_inline(instruction, INLINE_ADD_U64,
-                                                       &block_of(address, count)->runs, 1);
+                                                       &block_of(address, page, count)->runs, 1);
     }
 }
 
@@ -267,6 +291,8 @@ __attribute__((visibility("default"))) int qemu_plugin_install(plugin_id id, con
             out = fopen(argv[i] + 4, "w");
         else if (sscanf(argv[i], "stretch=%" SCNx64 "-%" SCNx64, &stub_table, &guest_iret) == 2)
             continue;
+        else if (!strcmp(argv[i], "pages=1"))
+            with_pages = 1;
         else if (sscanf(argv[i], "hot=%ld-%ld", &hot_from, &hot_to) != 2) {
             fprintf(stderr, "count: unknown argument %s\n", argv[i]);
             return -1;

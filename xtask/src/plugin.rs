@@ -131,6 +131,47 @@ pub fn arguments(output: &Path, hot: Option<(u16, u16)>) -> Result<Vec<String>> 
     Ok(vec!["-plugin".into(), format!("{},out={}{hot}", build()?.display(), output.display())])
 }
 
+/// QEMU's arguments that make the plugin write to `output` also every block between two marks, of user mode too, with its
+/// page: see [`windows`].
+///
+/// # Errors
+/// The plugin cannot be built.
+pub fn page_arguments(output: &Path, marks: (u16, u16)) -> Result<Vec<String>> {
+    let mut arguments = arguments(output, Some(marks))?;
+    if let Some(last) = arguments.last_mut() {
+        last.push_str(",pages=1");
+    }
+    Ok(arguments)
+}
+
+/// What ran between two marks: the instructions, and the blocks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// All instructions.
+    pub counts: Counts,
+    /// The blocks, where the plugin was asked for them.
+    pub blocks: Vec<Block>,
+}
+
+/// Every passage from mark `from` to mark `to`, in the order of the plugin's output.
+pub fn windows(output: &str, from: u32, to: u32) -> Vec<Window> {
+    let (mut all, mut begun, mut open) = (Vec::<Window>::new(), None, false);
+    for line in output.lines() {
+        if let Some((number, counts)) = mark(line) {
+            open = false;
+            if let Some(earlier) = begun.take_if(|_| number == to) {
+                all.push(Window { counts: counts.since(&earlier), blocks: Vec::new() });
+                open = true;
+            } else if number == from {
+                begun = Some(counts);
+            }
+        } else if let (true, Some(window), Some(block)) = (open, all.last_mut(), block(line, "hot ")) {
+            window.blocks.push(block);
+        }
+    }
+    all
+}
+
 /// The counts at every mark, in the order the marks were executed, from the plugin's output.
 pub fn marks(output: &str) -> Vec<(u32, Counts)> {
     output.lines().filter_map(mark).collect()
@@ -145,6 +186,8 @@ pub struct Block {
     pub runs: u64,
     /// The length in instructions.
     pub instructions: u64,
+    /// The number of the machine page that the block begins in, where the plugin was asked for pages.
+    pub page: Option<u64>,
 }
 
 /// The blocks in the plugin's output.
@@ -152,12 +195,12 @@ pub fn blocks(output: &str) -> Vec<Block> {
     output.lines().filter_map(|line| block(line, "hot ")).collect()
 }
 
-/// `ADDRESS RUNS INSTRUCTIONS` behind `word`.
+/// `ADDRESS RUNS INSTRUCTIONS [PAGE]` behind `word`.
 fn block(line: &str, word: &str) -> Option<Block> {
     let mut words = line.strip_prefix(word)?.split_whitespace();
     let address = u64::from_str_radix(words.next()?, 16).ok()?;
     let mut number = || words.next()?.parse().ok();
-    Some(Block { address, runs: number()?, instructions: number()? })
+    Some(Block { address, runs: number()?, instructions: number()?, page: number() })
 }
 
 /// `mark N cpu C firmware F hyp H kernel K user U`.
@@ -201,7 +244,31 @@ mod tests {
     #[test]
     fn blocks_are_read_from_between_the_marks() {
         let blocks = blocks("hot ffff82d080200000 3 5\nmark 1\nhot x 1 1\nhot 1 2\n");
-        assert_eq!(blocks, [Block { address: 0xffff_82d0_8020_0000, runs: 3, instructions: 5 }]);
+        assert_eq!(blocks, [Block { address: 0xffff_82d0_8020_0000, runs: 3, instructions: 5, page: None }]);
+    }
+
+    #[test]
+    fn windows_have_their_own_blocks() {
+        let mark =
+            |number, hypervisor| format!("mark {number} cpu 0 firmware 0 hyp {hypervisor} kernel 0 user 0\n");
+        let output = [
+            &mark(300, 10),
+            &mark(7, 11),
+            &mark(301, 15),
+            "hot 10 2 3 77\n",
+            &mark(301, 17),
+            "hot 20 9 9 9\n",
+            &mark(300, 20),
+            &mark(301, 21),
+            "hot 30 1 1\n",
+            &mark(65535, 40),
+        ];
+        let windows = windows(&output.concat(), 300, 301);
+        let block = |address, runs, instructions, page| Block { address, runs, instructions, page };
+        assert_eq!(windows.len(), 2);
+        assert_eq!((windows[0].counts.hypervisor, windows[1].counts.hypervisor), (5, 1));
+        assert_eq!(windows[0].blocks, [block(16, 2, 3, Some(77))]);
+        assert_eq!(windows[1].blocks, [block(48, 1, 1, None)]);
     }
 
     #[test]
@@ -211,7 +278,10 @@ mod tests {
         let all = stretches(output);
         assert_eq!(all.iter().map(|one| (one.mark, one.length)).collect::<Vec<_>>(), [(300, 0), (301, 70)]);
         assert_eq!(all[1].entered_from, 0xffff_ffff_8000_0000);
-        assert_eq!(all[1].blocks, [Block { address: 0xffff_82d0_8020_0000, runs: 3, instructions: 5 }]);
+        assert_eq!(
+            all[1].blocks,
+            [Block { address: 0xffff_82d0_8020_0000, runs: 3, instructions: 5, page: None }]
+        );
     }
 
     #[test]

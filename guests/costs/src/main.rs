@@ -2,7 +2,8 @@
 //! times between two marker instructions; `xtask/plugin/count.c` counts the instructions in between.
 //!
 //! `costs SCALE [DISK]` prints `costs NAME OPS` for each operation: operation k stands between the markers 100 + 2k
-//! and 101 + 2k; the last ones read the disk. The same file runs on every system of a comparison. The program is
+//! and 101 + 2k; the last ones read the disk. `costs window INTERFACE MILLISECONDS` lets others work for a while between two
+//! markers; `costs flood ADDRESS:PORT BYTES` sends datagrams; `costs seed` makes the kernel take its random numbers for good ones. The same file runs on every system of a comparison. The program is
 //! linked statically and starts without the Rust library's start-up code, so that `exec` costs only the kernel's
 //! work.
 
@@ -10,6 +11,7 @@
 #![no_main]
 
 mod libc;
+mod window;
 
 use core::ffi::{c_char, c_int};
 
@@ -135,10 +137,19 @@ fn disk_reads(disk: &Disk, scale: usize) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     // SAFETY: the caller's word.
-    let [first, second] = [1, 2].map(|index| unsafe { libc::argument(count, arguments, index) });
+    let [first, second, third] = [1, 2, 3].map(|index| unsafe { libc::argument(count, arguments, index) });
     let first = first.and_then(|word| word.to_str().ok());
     if first == Some("child") {
         exit(0);
+    }
+    if first == Some("seed") {
+        return libc::pretend_randomness();
+    }
+    let text = |argument: Option<&'static core::ffi::CStr>| argument.and_then(|word| word.to_str().ok());
+    match first {
+        Some("window") => return window::run(text(second), text(third)),
+        Some("flood") => return window::flood(text(second), text(third)),
+        _ => {}
     }
     let scale = first.and_then(|scale| scale.parse().ok()).unwrap_or(1);
     count!(0, "getpid", 2000 * scale, warm_up 200, getpid);

@@ -7,6 +7,7 @@ mod linux;
 pub mod neighbour;
 mod net;
 mod operations;
+mod rounds;
 mod stretch;
 
 use std::collections::BTreeMap;
@@ -28,23 +29,24 @@ use crate::{image_check, images, usage};
 pub struct BenchOptions {
     /// Which figures: operations (of the ABI, timed by the bench guest), system (boot and creation, counted), linux
     /// (operations of Debian's kernel, fetched by apt), stretch (how long the hypervisor takes no interrupt, at most),
-    /// neighbour (what a guest gets while another attacks), or net (packets).
+    /// neighbour (what a guest gets while another attacks), or net (packets between guests, dom0 and the host).
     /// Without it: operations and system.
     #[arg(value_enum)]
     what: Option<What>,
-    /// The system that operations or linux are measured on: microhv unless given.
+    /// The system that operations, linux or net are measured on: microhv unless given.
     #[arg(long, value_enum)]
     on: Option<On>,
-    /// Writes the figures of operations, linux or neighbour to this file too.
+    /// Writes the figures of operations, linux, neighbour or net to this file too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only this operation, or attack.
+    /// Only this operation, attack, or way of packets.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// How often each operation is done.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     ops: u64,
-    /// How often each system reads its disk for linux, all of them in turn: medians are printed.
+    /// How often each system reads its disk for linux, or moves packets for net at the host's speed, all of them in
+    /// turn: medians are printed.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: u32,
     /// The bench guest as a domain under dom0, not as dom0 itself.
@@ -149,7 +151,7 @@ fn check_name(what: Option<What>, only: &str) -> Result<()> {
         None | Some(What::Operations) => ("operation", operations::names().collect()),
         Some(What::Linux) => ("operation", linux::names().collect()),
         Some(What::Neighbour) => ("attack", neighbour::names().collect()),
-        Some(What::Net) => ("load", net::names().collect()),
+        Some(What::Net) => ("way", net::names().collect()),
         Some(What::System) => return Err(usage("the system's figures come together: leave --only out")),
         // The guest names its cases while it runs.
         Some(What::Stretch) => return Ok(()),
@@ -294,9 +296,14 @@ mod tests {
 
     #[test]
     fn what_only_names_must_be_there() {
-        for what in
-            [None, Some(What::Operations), Some(What::Linux), Some(What::Neighbour), Some(What::System)]
-        {
+        for what in [
+            None,
+            Some(What::Operations),
+            Some(What::Linux),
+            Some(What::Neighbour),
+            Some(What::Net),
+            Some(What::System),
+        ] {
             let error = check_name(what, "nope").expect_err("there is none");
             assert!(error.is::<crate::Usage>(), "{what:?}: {error}");
         }

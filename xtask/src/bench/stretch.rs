@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn instructions_count_for_the_function_that_begins_before_them() {
         let names = vec![(0x100, "a".to_string()), (0x200, "b".to_string())];
-        let block = |address, runs| Block { address, runs, instructions: 2 };
+        let block = |address, runs| Block { address, runs, instructions: 2, page: None };
         let stretch = Stretch {
             blocks: vec![block(0x110, 1), block(0x1f0, 1), block(0x200, 5), block(1, 1)],
             ..Default::default()

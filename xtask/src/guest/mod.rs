@@ -21,8 +21,8 @@ mod ramdisk;
 pub(crate) mod root;
 mod tools;
 
-pub(crate) use self::program::build as build_program;
 pub use self::program::ramdisk_with;
+pub(crate) use self::program::{Iperf, build as build_program, iperf};
 
 /// The root image's serial number: dom0 finds it as `/dev/disk/by-id/virtio-debian`.
 const ROOT_ID: &str = "debian";

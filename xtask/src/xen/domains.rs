@@ -27,6 +27,17 @@ pub struct Domain {
     pub lines: Vec<String>,
 }
 
+/// What the control domain does besides.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    /// Files for the directory that the script starts in.
+    pub files: Vec<Module>,
+    /// Lines of the shell before the first domain is created, when the bridge of vifs is there.
+    pub before: String,
+    /// Lines of the shell when the last domain has shut down: the domains are still there.
+    pub after: String,
+}
+
 /// The result of a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ran {
@@ -65,7 +76,21 @@ impl XenHost {
         limit: Duration,
         options: &Options,
     ) -> Result<(Vec<Ran>, Output)> {
-        let mut files = Vec::new();
+        self.run_domains_beside(domains, limit, options, &Control::default())
+    }
+
+    /// The same, with more work for the control domain.
+    ///
+    /// # Errors
+    /// The errors of [`XenHost::run_domains`].
+    pub fn run_domains_beside(
+        &self,
+        domains: &[Domain],
+        limit: Duration,
+        options: &Options,
+        control: &Control,
+    ) -> Result<(Vec<Ran>, Output)> {
+        let mut files = control.files.clone();
         let mut add = |path: &PathBuf, name: String| files.push(Module { path: path.clone(), name });
         for domain in domains {
             add(&domain.kernel, format!("{}.kernel", domain.name));
@@ -73,7 +98,7 @@ impl XenHost {
                 add(ramdisk, format!("{}.ramdisk", domain.name));
             }
         }
-        let output = self.run(&script(domains, limit), &files, options)?;
+        let output = self.run(&script(domains, limit, control), &files, options)?;
         if output.outcome != Outcome::Succeeded {
             let lines: Vec<&str> = output.console.lines().collect();
             let end = lines[lines.len().saturating_sub(40)..].join("\n");
@@ -85,11 +110,12 @@ impl XenHost {
 }
 
 /// The script that creates the domains, waits and prints.
-fn script(domains: &[Domain], limit: Duration) -> String {
+fn script(domains: &[Domain], limit: Duration, control: &Control) -> String {
     let mut script = FUNCTIONS.to_string();
     if domains.iter().flat_map(|domain| &domain.lines).any(|line| line.starts_with("vif")) {
         let _ = writeln!(script, "bridge {BRIDGE}");
     }
+    script.push_str(&control.before);
     for domain in domains {
         let _ = write!(
             script,
@@ -100,6 +126,7 @@ fn script(domains: &[Domain], limit: Duration) -> String {
         );
     }
     script.push_str("wait $last\nsleep 1\n");
+    script.push_str(&control.after);
     for domain in domains {
         let _ = writeln!(script, "tell {}", domain.name);
     }
@@ -163,11 +190,14 @@ mod tests {
 
     #[test]
     fn the_script_creates_in_order_and_tells_of_each() {
-        let script = script(&[domain("one"), domain("two")], Duration::from_secs(7));
+        let control = Control { files: Vec::new(), before: "first\n".into(), after: "then\n".into() };
+        let script = script(&[domain("one"), domain("two")], Duration::from_secs(7), &control);
         let at = |text: &str| script.find(text).unwrap_or_else(|| panic!("{text:?} is not in {script}"));
         assert!(at("create one 7") < at("create two 7"));
         assert!(at("create two 7") < at("wait $last"));
         assert!(at("tell one") < at("tell two"));
+        assert!(at("\nfirst\n") < at("create one 7"));
+        assert!(at("wait $last") < at("\nthen\n") && at("\nthen\n") < at("tell one"));
         assert!(script.contains("extra='a=\"b c\"'\n"));
         assert!(script.contains("kernel=\"two.kernel\"\n"));
         assert!(script.contains("vcpus=2\n"));

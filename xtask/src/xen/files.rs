@@ -25,10 +25,11 @@ const ROOT: Root = Root {
     settle: "set -e",
 };
 
-/// Modules of the control domain's kernel: its disks, and the devices and back ends of Xen.
+/// Modules of the control domain's kernel: its disks and network card, and the devices and back ends of Xen.
 const MODULES: &[&str] = &[
     "virtio_pci",
     "virtio_blk",
+    "virtio_net",
     "crc32c_generic",
     "ext4",
     "loop",

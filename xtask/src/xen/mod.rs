@@ -27,7 +27,7 @@ mod domains;
 mod files;
 
 pub use cli::{XenOptions, xen};
-pub use domains::{Domain, Ran};
+pub use domains::{Control, Domain, Ran};
 
 /// The serial numbers by which the control domain knows its own disks.
 const ROOT_ID: &str = "xen-root";
@@ -52,6 +52,8 @@ pub struct Options {
     pub cpu_model: String,
     /// Disks, in the control domain's order.
     pub disks: Vec<Disk>,
+    /// The network card.
+    pub net: Net,
     /// Words for Xen's command line, behind the standard ones.
     pub hypervisor_arguments: String,
     /// Words for the control domain's kernel.
@@ -76,6 +78,7 @@ impl Default for Options {
             cpus: 1,
             cpu_model: "qemu64".into(),
             disks: Vec::new(),
+            net: Net::None,
             hypervisor_arguments: String::new(),
             dom0_arguments: String::new(),
             qemu_arguments: Vec::new(),
@@ -179,7 +182,7 @@ impl XenHost {
             cpus: options.cpus,
             cpu_model: options.cpu_model.clone(),
             disks: disks.to_vec(),
-            net: Net::None,
+            net: options.net.clone(),
             ..Machine::default()
         };
         let mut command = qemu::bare(&machine);

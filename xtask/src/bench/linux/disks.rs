@@ -3,7 +3,6 @@
 //! These figures are times, and the host's own speed changes while the systems run one after another. So each round
 //! measures every system once, a ratio compares figures of the same round, and the table shows medians.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -11,6 +10,7 @@ use anyhow::Result;
 
 use super::systems::{FIO_SCRIPT, Systems, Task, disk};
 use crate::bench::On;
+use crate::bench::rounds::{self, median};
 use crate::guest;
 
 /// How long each pattern is measured.
@@ -87,12 +87,6 @@ fn speeds(console: &str) -> Speeds {
     console.lines().filter_map(figure).collect()
 }
 
-/// The median; of two middle figures the lower.
-fn median<T: PartialOrd + Copy>(mut figures: Vec<T>) -> Option<T> {
-    figures.sort_by(|one, other| one.partial_cmp(other).unwrap_or(Ordering::Equal));
-    figures.get(figures.len().saturating_sub(1) / 2).copied()
-}
-
 /// The table, and whether every figure of every round is there.
 fn table(on: &[On], measured: &[Round]) -> (String, bool) {
     let row = |first: &str, cells: Vec<String>| format!("| {first} | {} |\n", cells.join(" | "));
@@ -115,14 +109,9 @@ fn table(on: &[On], measured: &[Round]) -> (String, bool) {
         if compared {
             let ratio =
                 |round| Some(of(round, On::Microhv, name)? as f64 / of(round, On::XenDom0, name)? as f64);
-            let ratios: Vec<f64> =
-                measured.iter().filter_map(ratio).filter(|ratio| ratio.is_finite()).collect();
-            complete &= ratios.len() == measured.len();
-            let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-            let most = ratios.iter().copied().fold(0.0, f64::max);
-            cells.push(
-                median(ratios).map_or("-".into(), |ratio| format!("{ratio:.2} ({least:.2} to {most:.2})")),
-            );
+            let (cell, count) = rounds::ratios(measured.iter().filter_map(ratio));
+            complete &= count == measured.len();
+            cells.push(cell);
         }
         text.push_str(&row(title, cells));
     }
@@ -153,13 +142,6 @@ mod tests {
         assert!(!complete && text.ends_with("MB/s | 7 | 7 |\n"), "{text}");
         let (text, complete) = table(&on, &[round(&Speeds::new())]);
         assert!(!complete && text.ends_with("MB/s | 7 | - |\n"), "{text}");
-    }
-
-    #[test]
-    fn the_median_is_a_figure() {
-        assert_eq!(median::<u64>(vec![]), None);
-        assert_eq!(median(vec![9, 1, 5]), Some(5));
-        assert_eq!(median(vec![9, 1, 7, 3]), Some(3), "the lower of two");
     }
 
     #[test]
