@@ -257,7 +257,8 @@ impl Way {
     }
 
     /// Plans the copies of packets from the front of `ids` on, as long as they have the Ethernet header `header`, go where `again`
-    /// says, and are as their receiver takes them: how many, and their bytes. They are answered when the copies are done.
+    /// says, and are as their receiver takes them: how many, and their bytes. The packets are answered when the
+    /// copies are done.
     #[inline(always)]
     pub(super) fn send_run(
         &mut self,
@@ -289,7 +290,7 @@ impl Way {
             {
                 break;
             }
-            // Whoever has no room, or a ring that is ruined, is found so again when the packet goes by itself.
+            // A receiver without room, or with a ring that is ruined, is found so again when the packet goes by itself.
             let Ok(planned) = ring.plan(&packet, &mut self.copies) else { break };
             self.flights.push(Flight { to, queue, planned });
             self.answers.push((from_queue, id));

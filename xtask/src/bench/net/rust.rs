@@ -20,7 +20,7 @@ use crate::xen;
 const MARKS: (u16, u16) = (220, 221);
 /// The guests: the one that counts, and the other end.
 const GUESTS: [&str; 2] = ["netload", "netload-peer"];
-/// Their Ethernet addresses, as the configurations have them, and the gateway's.
+/// The guests' Ethernet addresses, as the configurations have them, and the gateway's.
 const MACS: [&str; 2] = ["00:16:3e:7f:00:01", "00:16:3e:7f:00:02"];
 const GATEWAY: &str = "02:16:3e:00:00:01";
 
