@@ -96,7 +96,7 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
     }
     let (text, mut complete) = table(&measured, options.only.as_deref());
     print!("{text}");
-    if options.only.is_none() {
+    if options.only.is_none() && options.rounds > 0 {
         println!();
         complete &= disks::bench(&systems, &on, &data, options.rounds)?;
     }

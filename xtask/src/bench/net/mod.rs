@@ -79,7 +79,9 @@ fn between_linux_guests(options: &BenchOptions) -> Result<bool> {
         rounds.push(round(&on, |system| setting.timed(system, &ways)));
     }
     let (text, mut complete) = table::speeds(&ways, &on, &rounds, linux::goes);
-    println!("{text}");
+    if !rounds.is_empty() {
+        println!("{text}");
+    }
     let counted = round(&on, |system| setting.counted(system, &ways));
     let (text, all) =
         table::instructions(&ways, &counted, |on, way| linux::goes(on, way) && linux::counts(way));
