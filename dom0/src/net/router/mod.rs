@@ -247,7 +247,11 @@ impl Router {
         let hop = hop.ok_or(Reason::Unreachable)?;
         let mac = self.station(now_ns, uplink_id, &uplink, hop)?;
         if packet.head.icmp().is_some_and(|icmp| icmp.is_error) {
-            self.translate_error(now_ns, packet, Direction::In)?;
+            let flow = self.translate_error(now_ns, packet, Direction::In)?;
+            // A connection of an address that the uplink had before.
+            if flow.outside.address != own.address() {
+                return Err(Reason::NoConnection);
+            }
         } else {
             let (protocol, source, destination) = ends(packet.head)?;
             let flags = packet.head.tcp_flags();

@@ -339,14 +339,19 @@ fn errors_from_the_world_reach_whom_they_are_about() {
     let answer = testing::udp((v4(WORLD), 53), (v4(outside(15)), flow.source_port), b"answer");
     let (_, came) = send(&mut router, UPLINK, &from_world(&answer));
     let message = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &came[14..14 + 28]].concat();
-    let error = icmp(v4(guest(GUEST)), v4(WORLD), &message);
-    let (routed, frame) = send(&mut router, GUESTS, &from_guest(&error));
+    let told = icmp(v4(guest(GUEST)), v4(WORLD), &message);
+    let (routed, frame) = send(&mut router, GUESTS, &from_guest(&told));
     assert_eq!(routed, Routed::Forward(UPLINK));
     let mut bytes = frame.clone();
     let head = Head::parse(&mut bytes, frame.len() as u32).expect("a frame");
     assert_eq!(head.addresses(), Some((v4(outside(15)), v4(WORLD))));
     let quoted = head.quoted_flow().expect("quoted");
     assert_eq!((quoted.destination, quoted.destination_port), (v4(outside(15)), flow.source_port));
+    // The uplink gets another address: nothing leaves in the name of the former one.
+    let mut moved = router.network(UPLINK).expect("there").clone();
+    moved.address = Some(Ipv4Cidr::new(outside(16), 24));
+    router.set_network(UPLINK, moved);
+    assert_eq!(send(&mut router, GUESTS, &from_guest(&told)).0, Routed::Drop(Reason::NoConnection));
 }
 
 #[test]
