@@ -90,7 +90,11 @@ impl Packets {
         let mut offload = Offload::default();
         if let Some(size) = segment {
             set_partial(&mut bytes);
-            offload = Offload { checksum: Checksum::Partial, gso: Some(Gso { kind: GsoKind::TcpV4, size }) };
+            offload = Offload {
+                checksum: Checksum::Partial,
+                gso: Some(Gso { kind: GsoKind::TcpV4, size }),
+                ..Offload::default()
+            };
         }
         Some(Self { bytes, label_at, offload })
     }
