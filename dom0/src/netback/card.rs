@@ -140,6 +140,10 @@ impl Card {
             },
             _ => (None, 0),
         };
+        let segment = packet.offload.gso.map_or(0, |gso| usize::from(places.1) + usize::from(gso.size));
+        if segment > most {
+            return Handed::Unfinished; // where the segments are made, they are found too long
+        }
         if len > LEND_OVER {
             let room = self.lending_room(port);
             if room == Room::OwnFull {

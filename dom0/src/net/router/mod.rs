@@ -33,6 +33,8 @@ mod types;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr};
 
+use smoltcp::wire::Ipv4Cidr;
+
 use self::errors::{Budget, Complaint};
 use self::flows::{Direction, End, Flow, Flows, Owner};
 use self::neighbours::Neighbours;
@@ -81,6 +83,9 @@ impl Router {
 
     /// Adds a network, or changes one.
     pub fn set_network(&mut self, id: BridgeId, network: Network) {
+        if network.role == Role::Uplink {
+            self.neighbours.set_uplink(id, network.gateway);
+        }
         match self.networks.iter_mut().find(|(other, _)| *other == id) {
             Some((_, old)) => *old = network,
             None => self.networks.push((id, network)),
@@ -209,7 +214,9 @@ impl Router {
         let inside = network.address.is_some_and(|own| {
             own.contains_addr(&arp.sender) && arp.sender != own.address() && !arp.sender.is_unspecified()
         });
-        if inside && arp.sender_mac == packet.head.from() && arp.sender_mac.is_station() {
+        // Most of what stations of an uplink say is for each other.
+        let is_of_use = network.role == Role::Inside || self.neighbours.is_wanted(packet.network, arp.sender);
+        if inside && is_of_use && arp.sender_mac == packet.head.from() && arp.sender_mac.is_station() {
             self.neighbours.learn(now_ns, packet.network, packet.port, arp.sender, arp.sender_mac);
         }
     }
@@ -223,11 +230,7 @@ impl Router {
         {
             return Err(Reason::Source);
         }
-        let is_other_network = |(_, other): &(BridgeId, Network)| {
-            other.role == Role::Inside
-                && other.address.is_some_and(|own| own.contains_addr(&header.destination))
-        };
-        if !is_global(header.destination) || self.networks.iter().any(is_other_network) {
+        if !is_global(header.destination) || self.is_guests(header.destination) {
             self.complain(now_ns, packet, from, Complaint::Prohibited);
             return Err(Reason::Unreachable);
         }
@@ -280,6 +283,8 @@ impl Router {
         let flow = match self.flows.inbound(now_ns, protocol, remote, outside, flags) {
             Some(flow) => flow,
             None => match self.forward_of(protocol, outside.port) {
+                // A guest would take the sender for a neighbour, or for itself.
+                Some(_) if !self.is_of_world(remote.address) => return Err(Reason::Source),
                 Some((number, to)) => {
                     let flow = Flow { protocol, inside: to, remote, outside };
                     self.flows.forward(now_ns, number, flow, flags).map_err(reason)?
@@ -289,6 +294,20 @@ impl Router {
         };
         rewrite(packet, Side::Destination, flow.inside)?;
         self.bring_to_guest(now_ns, packet, flow.inside.address)
+    }
+
+    /// Whether the address is one of a network of guests.
+    fn is_guests(&self, address: Ipv4Addr) -> bool {
+        let mut inside = self.networks.iter().filter(|(_, network)| network.role == Role::Inside);
+        inside.any(|(_, network)| network.address.is_some_and(|own| own.contains_addr(&address)))
+    }
+
+    /// Whether a station of the world's can have the address.
+    fn is_of_world(&self, address: Ipv4Addr) -> bool {
+        let is_own = |own: Ipv4Cidr| own.address() == address;
+        is_global(address)
+            && !self.is_guests(address)
+            && !self.networks.iter().any(|(_, network)| network.address.is_some_and(is_own))
     }
 
     /// Sends a packet that was translated already to the guest with `address`.

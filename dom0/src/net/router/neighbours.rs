@@ -10,7 +10,9 @@ use crate::net::MacAddr;
 
 /// Most addresses that the stations behind one port are known by.
 pub const PER_PORT: usize = 16;
-/// Most addresses that are asked for at a time, on all networks.
+/// The same on an uplink, where one port has all stations behind.
+pub const PER_UPLINK: usize = 256;
+/// Most addresses that are asked for at a time on one network, the way to the world not counted.
 pub const MAX_ASKED: usize = 64;
 
 const SECOND: u64 = 1_000_000_000;
@@ -42,9 +44,26 @@ pub struct Neighbours {
     known: BTreeMap<(BridgeId, Ipv4Addr), Known>,
     /// When each address was last asked for.
     asked: BTreeMap<(BridgeId, Ipv4Addr), u64>,
+    /// The uplinks, and which station there is the way to the world. All guests need that one, so that no others drive it out.
+    uplinks: BTreeMap<BridgeId, Option<Ipv4Addr>>,
 }
 
 impl Neighbours {
+    /// A network is an uplink, where `way` leads to the world.
+    pub fn set_uplink(&mut self, network: BridgeId, way: Option<Ipv4Addr>) {
+        self.uplinks.insert(network, way);
+    }
+
+    fn is_way(&self, (network, address): &(BridgeId, Ipv4Addr)) -> bool {
+        self.uplinks.get(network) == Some(&Some(*address))
+    }
+
+    /// Whether a word about the address is of use: the address is known already, or was asked for.
+    pub fn is_wanted(&self, network: BridgeId, address: Ipv4Addr) -> bool {
+        let key = (network, address);
+        self.known.contains_key(&key) || self.asked.contains_key(&key)
+    }
+
     /// Station `mac` behind `port` says that it has `address`, or a server gave the station the address.
     ///
     /// An address moves to another port only when the first has been silent, or when the network was asked for the
@@ -59,8 +78,10 @@ impl Neighbours {
             return;
         }
         let of_port = |(_, known): &(&(BridgeId, Ipv4Addr), &Known)| known.port == port;
-        if self.known.iter().filter(of_port).count() >= PER_PORT {
-            let oldest = self.known.iter().filter(of_port).min_by_key(|(_, known)| known.until_ns);
+        let most = if self.uplinks.contains_key(&network) { PER_UPLINK } else { PER_PORT };
+        if self.known.iter().filter(of_port).count() >= most {
+            let others = self.known.iter().filter(of_port).filter(|(key, _)| !self.is_way(key));
+            let oldest = others.min_by_key(|(_, known)| known.until_ns);
             let Some(oldest) = oldest.map(|(key, _)| *key) else { return };
             self.known.remove(&oldest);
         }
@@ -89,14 +110,19 @@ impl Neighbours {
         if recently {
             return Found { mac, ask: false };
         }
-        if self.asked.len() >= MAX_ASKED && !self.asked.contains_key(&key) {
+        if !self.is_way(&key) && !self.asked.contains_key(&key) && self.asked_on(network) >= MAX_ASKED {
             self.asked.retain(|_, asked| now_ns < *asked + ASK_NS);
-            if self.asked.len() >= MAX_ASKED {
+            if self.asked_on(network) >= MAX_ASKED {
                 return Found { mac, ask: false };
             }
         }
         self.asked.insert(key, now_ns);
         Found { mac, ask: true }
+    }
+
+    /// Number of addresses that were asked for on a network.
+    fn asked_on(&self, network: BridgeId) -> usize {
+        self.asked.keys().filter(|key| key.0 == network && !self.is_way(key)).count()
     }
 
     /// The station with `address`, if it is known.
@@ -197,6 +223,7 @@ mod tests {
         assert_eq!(neighbours.find(100, NET, ip(99)).mac, Some(mac(99)), "the newest stay");
         let asked = (0..200).filter(|last| neighbours.find(100, BridgeId::testing(1), ip(*last)).ask).count();
         assert_eq!(asked, MAX_ASKED);
+        assert!(neighbours.find(100, NET, ip(201)).ask, "questions on one network are not another's");
         assert!(neighbours.find(100 + ASK_NS, BridgeId::testing(1), ip(250)).ask, "the questions grow old");
     }
 }

@@ -93,6 +93,8 @@ impl Switch {
             self.table.forget(id.index, &mut port.learned);
             port.recent = None;
             port.config = new;
+            // Others' frames to the port's stations may have to look otherwise now.
+            self.table.note_change();
         }
         Ok(())
     }
@@ -116,7 +118,7 @@ mod tests {
     use super::super::tests::{Bench, between, vlan};
     use super::*;
     use crate::net::headers::testing::station;
-    use crate::net::switch::{PortConfig, Reason};
+    use crate::net::switch::{Form, PortConfig, Reason};
 
     #[test]
     fn places() {
@@ -162,6 +164,20 @@ mod tests {
         assert_eq!(bench.ports(one, &there), Ok([two].into()));
         assert_eq!(bench.switch.find_port("vif1.0"), Some(one));
         assert_eq!(bench.switch.find_port("vif9.0"), None);
+    }
+
+    #[test]
+    fn a_port_that_gets_tags_gets_them_at_once() {
+        let mut bench = Bench::new();
+        let (one, two) = (bench.vif(bench.a, 1), bench.vif(bench.a, 2));
+        for port in [one, two] {
+            bench.switch.set_vlans(port, Vlans::Access(vlan(10))).unwrap();
+        }
+        let there = between(1, station(2));
+        for (text, form) in [(".10", Form::Untagged), (":10", Form::Tagged(10)), (".10:20", Form::Untagged)] {
+            bench.switch.set_vlans(two, Vlans::parse(text).unwrap()).unwrap();
+            assert_eq!(bench.send(one, &there).unwrap()[0].form, form, "{text}");
+        }
     }
 
     #[test]

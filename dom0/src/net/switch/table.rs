@@ -109,6 +109,11 @@ impl MacTable {
         self.changes
     }
 
+    /// The way to some station is another, though the station is behind the same port.
+    pub(super) fn note_change(&mut self) {
+        self.changes += 1;
+    }
+
     /// Makes room for `stations` in all, fixed and learned.
     pub(super) fn reserve(&mut self, stations: usize) {
         let len = (stations * 2).next_power_of_two();

@@ -147,6 +147,24 @@ fn what_a_card_does_not_do_dom0_does() {
     });
 }
 
+/// Some cards stop for good at segments that are longer than their wire takes.
+#[test]
+fn a_card_gets_no_segments_that_are_longer_than_the_wire_takes() {
+    block_on_test(async {
+        let (_, _, card, mut guests) = uplink(ABLE, 1).await;
+        let one = &mut guests[0];
+        let (_, partial) = long(one);
+        // A wire takes 1,500 bytes, 40 of which are headers, and four more for a frame without a tag.
+        for (size, is_sent) in [(1460, true), (1465, false), (u16::MAX, false)] {
+            one.queues[0].send_unfinished(&partial, size, XEN_NETIF_GSO_TYPE_TCPV4);
+            moment().await;
+            assert_eq!(card.held(), usize::from(is_sent), "{size}");
+            flush(&card).await;
+            assert_eq!((one.queues[0].answers().len(), one.queues[0].is_lent()), (4, false));
+        }
+    });
+}
+
 #[test]
 fn a_vif_is_lent_a_part_of_the_card_and_others_have_room() {
     block_on_test(async {

@@ -4,6 +4,68 @@ use super::*;
 use alloc::string::String;
 use proptest::prelude::*;
 
+/// An answer or a word to all in ARP, by the station with that number.
+fn arp(last: u8, to: MacAddr, operation: u8) -> Vec<u8> {
+    let mut packet = alloc::vec![0, 1, 8, 0, 6, 4, 0, operation];
+    packet.extend(station(last).0);
+    packet.extend(outside(last).octets());
+    packet.extend([0; 6]);
+    packet.extend(outside(15).octets());
+    testing::ethernet(station(last), to, ethertype::ARP, &packet)
+}
+
+#[test]
+fn a_busy_uplink_hides_neither_the_way_to_the_world_nor_a_station() {
+    let mut router = router();
+    let syn = |to| from_guest(&testing::tcp((v4(guest(GUEST)), 4000), (v4(to), 80), SYN, b""));
+    // What others there say to each other.
+    for last in 20..90 {
+        send(&mut router, UPLINK, &arp(last, MacAddr::BROADCAST, 1));
+    }
+    assert_eq!(send(&mut router, GUESTS, &syn(WORLD)).0, Routed::Forward(UPLINK));
+    assert_eq!(router.neighbours().list(1).count(), 2, "nobody asked for them");
+    // And those that guests ask for.
+    for last in 20..90 {
+        assert_eq!(send(&mut router, GUESTS, &syn(outside(last))).0, Routed::Drop(Reason::Resolving));
+        send(&mut router, UPLINK, &arp(last, own(UPLINK), 2));
+        assert_eq!(send(&mut router, GUESTS, &syn(outside(last))).0, Routed::Forward(UPLINK));
+    }
+    assert_eq!(send(&mut router, GUESTS, &syn(WORLD)).0, Routed::Forward(UPLINK));
+    assert_eq!(send(&mut router, GUESTS, &syn(outside(20))).0, Routed::Forward(UPLINK));
+}
+
+/// The world has no address of the guests', of the router's, and none that is no station's.
+#[test]
+fn nobody_comes_by_a_forward_in_a_guests_name() {
+    let mut router = router();
+    let forward = Forward {
+        protocol: protocol::TCP,
+        port: 8080,
+        guest: "x".to_string(),
+        to: Some(guest(GUEST)),
+        to_port: 80,
+    };
+    router.add_forward(forward).expect("free");
+    let syn = |from| from_world(&testing::tcp((v4(from), 50_000), (v4(outside(15)), 8080), SYN, b""));
+    for from in [
+        guest(21),
+        guest(GUEST),
+        guest(1),
+        Ipv4Addr::new(10, 89, 0, 20),
+        outside(15),
+        Ipv4Addr::LOCALHOST,
+        Ipv4Addr::BROADCAST,
+        Ipv4Addr::new(224, 0, 0, 1),
+        Ipv4Addr::UNSPECIFIED,
+    ] {
+        assert_eq!(send(&mut router, UPLINK, &syn(from)).0, Routed::Drop(Reason::Source), "{from}");
+    }
+    assert!(router.flows().is_empty());
+    for from in [WORLD, outside(2)] {
+        assert_eq!(send(&mut router, UPLINK, &syn(from)).0, Routed::Forward(GUESTS), "{from}");
+    }
+}
+
 /// A server behind a forward, with fifty clients at a time that come and go: no packet of a connection that lives is lost.
 #[test]
 fn a_busy_forward_loses_nothing() {

@@ -6,7 +6,6 @@ use super::*;
 use crate::net::headers::testing::{self, station};
 use crate::net::headers::{Head, Transport, checksum, ethertype, protocol};
 use alloc::string::ToString;
-use smoltcp::wire::Ipv4Cidr;
 
 const GUESTS: BridgeId = BridgeId::testing(0);
 const OTHERS: BridgeId = BridgeId::testing(1);
