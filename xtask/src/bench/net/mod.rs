@@ -2,8 +2,9 @@
 //!
 //! Two guests with Debian's kernel stand at one bridge, on microhv and on Debian's Xen with a Linux control domain: the
 //! same kernel, ramdisk and iperf3. One of them sends, and what an interface's counters grew by in a window says how much
-//! came; the same between two guests of this repository, which do nothing else (`rust`). Figures of time come from machines at the host's speed, all systems in turn. Instructions are counted with one
-//! instruction a tick, by the plugin, between two markers around such a window.
+//! came; the same between two guests of this repository, which do nothing else (`rust`). Figures of time come from
+//! machines at the host's speed, all systems in turn. Instructions are counted with one instruction a tick, by the
+//! plugin, between two markers around such a window.
 
 mod linux;
 mod owners;
