@@ -55,16 +55,25 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
     let is_wanted = |name: &str| options.only.as_deref().is_none_or(|only| only == name);
     let mut complete = true;
+    let mut json = serde_json::Map::new();
     if WAYS.iter().any(|way| is_wanted(way.name)) {
-        complete &= between_linux_guests(options)?;
+        complete &= between_linux_guests(options, &mut json)?;
     }
     if rust::names().any(is_wanted) {
-        complete &= rust::bench(options)?;
+        let mut figures = Vec::new();
+        complete &= rust::bench(options, &mut figures)?;
+        json.insert("rust".into(), figures.into());
+    }
+    if let Some(path) = &options.json {
+        images::write(path, serde_json::Value::Object(json).to_string().as_bytes())?;
     }
     Ok(complete)
 }
 
-fn between_linux_guests(options: &BenchOptions) -> Result<bool> {
+fn between_linux_guests(
+    options: &BenchOptions,
+    json: &mut serde_json::Map<String, serde_json::Value>,
+) -> Result<bool> {
     let on = match options.on.unwrap_or(On::Microhv) {
         On::Both => vec![On::Microhv, On::Xen],
         one @ (On::Microhv | On::Xen) => vec![one],
@@ -88,10 +97,8 @@ fn between_linux_guests(options: &BenchOptions) -> Result<bool> {
         table::instructions(&ways, &counted, |on, way| linux::goes(on, way) && linux::counts(way));
     complete &= all;
     print!("{text}");
-    if let Some(path) = &options.json {
-        let value = serde_json::json!({ "timed": table::json(&rounds), "counted": table::json(&[counted]) });
-        images::write(path, value.to_string().as_bytes())?;
-    }
+    json.insert("timed".into(), table::json(&rounds));
+    json.insert("counted".into(), table::json(&[counted]));
     Ok(complete)
 }
 
