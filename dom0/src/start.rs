@@ -19,7 +19,8 @@ use crate::xenstore::{self, Quotas, Xenstore, serve_rings};
 ///
 /// The command line may have `debug-exit=PORT`: the port where dom0 reports success or failure to QEMU, `lines=PORT`:
 /// the serial port where dom0 reports to `xtask` which lines begin, `input`: to take lines from there after the
-/// script, `capture=PORT`: the port where dom0 writes packets as a pcap file, from the start on, `keep`: to show the prompt after a script, and `poll-limit=TICKS`: to report polls that take longer.
+/// script, `capture=PORT`: the port where dom0 writes packets as a pcap file, from the start on, `keep`: to show the
+/// prompt after a script, and `poll-limit=TICKS`: to report polls that take longer.
 pub async fn start(boot: BootInfo) {
     let started_ns = time::now_ns();
     let port = |option| boot.option(option).and_then(port_number);

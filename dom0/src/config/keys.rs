@@ -278,7 +278,8 @@ pub const VIF_WORDS: &[Key] = &[
     done(
         "rule",
         "not of Xen's: a rule of the interface's firewall, `in|out accept|drop [tcp|udp|icmp|NUMBER] [from PREFIX] [to PREFIX] \
-         [port FIRST[-LAST]]`, several times; the first that fits decides, and what none fits passes. `net help` has more",
+         [port FIRST[-LAST]]`, several times; the first that fits decides, and what none fits passes. `net help` has more. An error beside `backend`: \
+         only dom0's own backend keeps to rules",
     ),
     done("script", "noted in xenstore"),
     done("trusted", ""),
@@ -288,7 +289,7 @@ pub const VIF_WORDS: &[Key] = &[
     done(
         "vlan",
         "of later Xens (4.17 does not know the word): `10` (the guest's frames have no tag), `10p/20/30-40` (with tags in 20 and \
-         30 to 40)",
+         30 to 40). Beside `backend` a warning: the other domain's backend may not keep to the word",
     ),
 ];
 

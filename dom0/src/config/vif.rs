@@ -22,9 +22,9 @@ pub struct VifConfig {
     pub mac: Option<MacAddr>,
     /// The bridge that it is on, and the VLANs there if they stand behind the bridge's name.
     pub bridge: Option<String>,
-    /// The VLANs that it is in, if they stand in a word of their own.
+    /// The VLANs that it is in, if they stand in a word of their own. Another domain's backend may not know the word.
     pub vlan: Option<String>,
-    /// Which packets pass, the first first. Only dom0's own backend keeps to rules.
+    /// Which packets pass, the first first. Only dom0's own backend keeps to rules: with another there are none.
     pub rules: Vec<Rule>,
     /// The interface of dom0 by which packets are routed, not switched.
     pub gatewaydev: Option<String>,
@@ -120,7 +120,23 @@ impl VifConfig {
                 (Some(note), _) => notes.push(format!("`{word}`: {note}, ignored")),
             }
         }
+        notes.extend(vif.check_backend()?);
         Ok((vif, notes))
+    }
+
+    /// What the backend of another domain is asked for and dom0 cannot see to. A rule is a promise that nobody but dom0's own
+    /// backend keeps; `vlan` is Xen's word, which a driver domain's scripts may know. Returns a warning.
+    fn check_backend(&self) -> Result<Option<String>, String> {
+        let Some(server) = &self.backend_domain else { return Ok(None) };
+        if let Some(rule) = self.rules.first() {
+            return Err(format!(
+                "rule `{rule}`: only dom0's own backend keeps to rules, and `backend={server}` names another"
+            ));
+        }
+        let note = |vlan| {
+            format!("`vlan={vlan}`: whether the backend of `{server}` keeps to VLANs is its own affair")
+        };
+        Ok(self.vlan.as_ref().map(note))
     }
 
     fn flag(&mut self, word: &str) -> Option<&'static str> {
@@ -339,6 +355,21 @@ mod tests {
         assert_eq!(read("vlan=10p/20").vlan.as_deref(), Some("10p/20"));
         let many = VifConfig::parse(&"rule=in drop,".repeat(65)).unwrap_err();
         assert_eq!(many, "rule `in drop`: an interface has at most 64");
+    }
+
+    /// Another domain's backend knows no rule, and perhaps no VLAN: nobody shall believe that a guest is walled in.
+    #[test]
+    fn what_only_dom0_keeps_to_is_not_asked_of_others() {
+        let refused =
+            "rule `in drop`: only dom0's own backend keeps to rules, and `backend=netvm` names another";
+        for text in ["rule=in drop,backend=netvm", "backend=netvm,vlan=10,rule=in drop"] {
+            assert_eq!(VifConfig::parse(text), Err(refused.into()), "{text}");
+            assert_eq!(VifConfig::parse_strictly(text), Err(refused.into()), "{text}");
+        }
+        let (vif, notes) = VifConfig::parse("vlan=10,backend=netvm").unwrap();
+        assert_eq!(vif.vlan.as_deref(), Some("10"));
+        assert_eq!(notes, ["`vlan=10`: whether the backend of `netvm` keeps to VLANs is its own affair"]);
+        assert_eq!(read("rule=in drop,vlan=10,backend=0").rules.len(), 1);
     }
 
     #[test]

@@ -44,9 +44,9 @@ impl Stamps {
         }
     }
 
-    /// A stamp for output that begins at `position`; what is before `start` is no more kept. Each second has a stamp. If these are
-    /// too many, the one goes between whose neighbours the least time is: so the time of a line is wrong by a small part
-    /// of the time that all lines took, the oldest of a console that says little as well.
+    /// A stamp for output that begins at `position`; what is before `start` is no more kept. Each second has a stamp.
+    /// If these are too many, the one goes between whose neighbours the least time is: so the time of a line is wrong
+    /// by a small part of the time that all lines took, the oldest of a console that says little as well.
     #[cold]
     #[inline(never)]
     fn note(&mut self, position: u64, start: u64, wall_ns: u64) {

@@ -139,6 +139,17 @@ impl Toolstack {
             && !self.0.claims.lock().open.iter().any(on_its_way)
     }
 
+    /// Devices of the kind that a domain has, and that are on their way to it.
+    fn count<D: DeviceConfig>(&self, domain: &Domain) -> usize {
+        let there = D::all(&domain.config);
+        let has = |devid| there.iter().any(|config| config.devid() == devid);
+        // A claim outlives the moment in which its device is on record.
+        let is_new =
+            |device: Device| device.kind == D::KIND && device.domain == domain.id && !has(device.devid);
+        let claims = self.0.claims.lock();
+        there.len() + claims.open.iter().filter(|open| open.device.is_some_and(is_new)).count()
+    }
+
     /// Claims a disk for a domain, and its number there.
     pub(super) fn claim_disk(&self, domain: &Domain, disk: &DiskConfig) -> Result<Claim, DeviceError> {
         let claim = self.claim_number(domain, disk)?;
@@ -158,6 +169,9 @@ impl Toolstack {
     ) -> Result<Claim, DeviceError> {
         if !self.is_free_number::<D>(domain, config.devid()) {
             return Err(DeviceError::Taken(D::KIND, config.label()));
+        }
+        if self.count::<D>(domain) >= D::MAX {
+            return Err(DeviceError::Full(D::KIND, domain.name.clone(), D::MAX));
         }
         let device = Some(config.device(domain.id));
         Ok(self.open_claim(Open {

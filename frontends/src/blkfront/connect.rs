@@ -17,7 +17,9 @@ use crate::xenbus::{Device, Nodes, StoreError};
 
 /// Connects: `Initialised` with the ring, then, once the backend is `Connected`, the geometry.
 pub(super) async fn connect(device: &Device) -> Result<(Arc<Queue>, Geometry), BlockError> {
-    device.offered().await?;
+    if !device.offered().await? {
+        return Err(BlockError::Disconnected);
+    }
     let dom = device.backend_dom();
     let page = Pages::zeroed(1).map_err(|_| BlockError::Resources(Errno::ENOMEM))?;
     let page = Granted::whole(page, dom, false).map_err(BlockError::Resources)?;

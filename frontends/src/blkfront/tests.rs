@@ -354,3 +354,21 @@ fn a_bad_sector_size_is_refused() {
         });
     }
 }
+
+/// The toolstack takes a disk away that its backend has not offered yet: nobody waits for an offer for ever.
+#[test]
+fn a_disk_that_goes_before_the_offer_ends_the_attempt() {
+    block_on_test(async {
+        let store = TestStore::new();
+        for (node, value) in [("backend", BACK), ("backend-id", "0"), ("state", "1")] {
+            store.set(&alloc::format!("{FRONT}/{node}"), value);
+        }
+        store.set(&alloc::format!("{BACK}/state"), "1");
+        let client = store.connect();
+        spawn(async move {
+            time::sleep(1000).await;
+            store.remove(BACK);
+        });
+        assert_eq!(Disk::connect(&client, FRONT).await.err(), Some(BlockError::Disconnected));
+    });
+}

@@ -53,9 +53,15 @@ pub(super) async fn connect(
     device: &Device,
     most: usize,
 ) -> Result<(Arc<Shared>, Properties, Arrangement), NetError> {
-    wait_for_offer(device).await?;
+    if !device.offered().await? {
+        return Err(NetError::Disconnected);
+    }
     let properties = properties(device).await?;
-    let offered: usize = device.store().read_or(&device.back("multi-queue-max-queues"), 1).await?;
+    // One queue needs no leave.
+    let offered: usize = match most {
+        0 | 1 => 1,
+        _ => device.store().read_or(&device.back("multi-queue-max-queues"), 1).await?,
+    };
     let has_control: u32 = device.store().read_or(&device.back("feature-ctrl-ring"), 0).await?;
     let Ready { queues, ports, buffers, mut control, nodes } =
         make(device.backend_dom(), most.min(offered).max(1), has_control != 0)?;
@@ -117,24 +123,6 @@ fn make(dom: DomId, count: usize, has_control: bool) -> Result<Ready, NetError> 
         nodes.push((name.into(), value));
     }
     Ok(Ready { queues, ports, buffers: lists, control, nodes })
-}
-
-/// Waits until the backend says what it offers.
-async fn wait_for_offer(device: &Device) -> Result<(), NetError> {
-    use XenbusState::{Closed, Connected, InitWait, Initialised, Initialising, Unknown};
-    let mut closed = false;
-    loop {
-        // After a connection that has ended, a backend offers again only to a frontend that says that it begins. The end of
-        // that connection may come while this one waits.
-        device.change_state(|state| state == Closed, Initialising).await?;
-        let offers = |state| matches!(state, InitWait | Initialised | Connected | Unknown);
-        let state = device.wait_backend(|state| offers(state) || state == Closed && !closed).await?;
-        match state {
-            Closed => closed = true,
-            Unknown => return Err(NetError::Disconnected),
-            _ => return Ok(()),
-        }
-    }
 }
 
 /// An empty ring that the backend may use, and its reference.

@@ -105,15 +105,23 @@ impl Device {
         }
     }
 
-    /// Waits until the backend has written what it offers.
+    /// Waits until the backend has written what it offers; `false`: the device is gone instead.
     ///
     /// # Errors
-    /// The errors of [`Self::wait_backend`].
-    pub async fn offered(&self) -> Result<()> {
-        let has_offered = |state| {
-            matches!(state, XenbusState::InitWait | XenbusState::Initialised | XenbusState::Connected)
-        };
-        self.wait_backend(has_offered).await.map(|_| ())
+    /// The errors of [`Self::wait_backend`] and [`Self::change_state`].
+    pub async fn offered(&self) -> Result<bool> {
+        use XenbusState::{Closed, Connected, InitWait, Initialised, Initialising, Unknown};
+        let mut closed = false;
+        loop {
+            // After a connection that has ended, a backend offers again only to a frontend that says that it begins. The end
+            // of that connection may come while this one waits.
+            self.change_state(|state| state == Closed, Initialising).await?;
+            let offers = |state| matches!(state, InitWait | Initialised | Connected | Unknown);
+            match self.wait_backend(|state| offers(state) || state == Closed && !closed).await? {
+                Closed => closed = true,
+                state => return Ok(state != Unknown),
+            }
+        }
     }
 
     /// Waits until the backend is connected; `false`: the backend has ended instead.
@@ -207,6 +215,34 @@ mod tests {
             assert_eq!(state, Ok(XenbusState::Connected));
             device.set_state(XenbusState::Connected).await.expect("written");
             assert_eq!(store.get("device/vbd/768/state").as_deref(), Some("4"));
+        });
+    }
+
+    /// The toolstack takes a device away that its backend has not offered yet: nobody waits for an offer for ever.
+    #[test]
+    fn a_device_that_goes_before_the_offer_is_not_waited_for() {
+        let store = TestStore::new();
+        store.set("device/vbd/768/backend", "/back/vbd/1/768");
+        store.set("device/vbd/768/backend-id", "0");
+        store.set("device/vbd/768/state", "1");
+        store.set("/back/vbd/1/768/state", "1");
+        block_on_test(async {
+            let client = store.connect();
+            let device = Device::open(&client, "device/vbd/768").await.expect("opened");
+            let other = store.clone();
+            spawn(async move {
+                for state in ["5", "2"] {
+                    time::sleep(1000).await;
+                    other.set("/back/vbd/1/768/state", state);
+                }
+            });
+            assert_eq!(device.offered().await, Ok(true));
+            store.set("/back/vbd/1/768/state", "1");
+            spawn(async move {
+                time::sleep(1000).await;
+                store.remove("/back/vbd/1/768");
+            });
+            assert_eq!(device.offered().await, Ok(false));
         });
     }
 

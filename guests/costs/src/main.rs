@@ -2,10 +2,10 @@
 //! times between two marker instructions; `xtask/plugin/count.c` counts the instructions in between.
 //!
 //! `costs SCALE [DISK]` prints `costs NAME OPS` for each operation: operation k stands between the markers 100 + 2k
-//! and 101 + 2k; the last ones read the disk. `costs window INTERFACE MILLISECONDS` lets others work for a while between two
-//! markers; `costs flood ADDRESS:PORT BYTES` sends datagrams; `costs seed` makes the kernel take its random numbers for good ones. The same file runs on every system of a comparison. The program is
-//! linked statically and starts without the Rust library's start-up code, so that `exec` costs only the kernel's
-//! work.
+//! and 101 + 2k; the last ones read the disk. `costs window INTERFACE MILLISECONDS` lets others work for a while
+//! between two markers; `costs flood ADDRESS:PORT BYTES` sends datagrams; `costs seed` makes the kernel take its
+//! random numbers for good ones. The same file runs on every system of a comparison. The program is linked
+//! statically and starts without the Rust library's start-up code, so that `exec` costs only the kernel's work.
 
 #![allow(unsafe_code, reason = "main as the C library calls it")]
 #![no_main]

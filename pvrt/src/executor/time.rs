@@ -131,7 +131,7 @@ fn look_again() {
     NEXT_LOOK.with(|look| look.store(0, Ordering::Relaxed));
 }
 
-/// No more ticks of [`tsc`] than pass in `ns` nanoseconds, and no more than some milliseconds' fewer.
+/// No more ticks of [`tsc`] than pass in `ns` nanoseconds, and less than a step of the clock's fewer.
 fn ticks_within(ns: u64) -> u64 {
     #[cfg(freestanding)]
     return crate::clock::ticks_within(ns);

@@ -46,7 +46,8 @@ pub struct BenchOptions {
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     ops: u64,
     /// How often each system reads its disk for linux, or moves packets for net at the host's speed, all of them in
-    /// turn: medians are printed. With 0 rounds only instructions are counted.
+    /// turn: medians are printed. With 0 rounds only instructions are counted, as packets between net's Rust guests
+    /// always are.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(..=99))]
     rounds: u32,
     /// The bench guest as a domain under dom0, not as dom0 itself.

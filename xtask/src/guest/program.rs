@@ -10,7 +10,7 @@ use crate::machine::Module;
 use crate::{cargo, packages, paths};
 
 /// The packages of iperf3, a program that moves bytes between two systems.
-const IPERF: [&str; 5] = ["iperf3", "libiperf0", "libsctp1", "libssl3", "libc6"];
+pub(super) const IPERF: [&str; 5] = ["iperf3", "libiperf0", "libsctp1", "libssl3", "libc6"];
 
 /// The files of iperf3 and of the libraries that iperf3 is linked to: the path in a ramdisk, and the directory in the packages.
 const IPERF_FILES: [(&str, &str); 7] = [
@@ -45,6 +45,11 @@ pub(crate) fn iperf() -> Result<Iperf> {
 }
 
 impl Iperf {
+    /// The program in a directory with the packages [`IPERF`] among others.
+    pub(super) fn within(tree: PathBuf) -> Self {
+        Self { tree }
+    }
+
     /// Puts the program as `bin/iperf3` into a ramdisk, with its libraries.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use alloc::string::{String, ToString};
 use core::fmt;
 
+use super::bridges::MAX_FIXED;
 use super::table::Station;
 use super::{BridgeId, PortId, Switch, SwitchError, VlanId, Vlans};
 
@@ -15,6 +16,8 @@ pub enum PlaceError {
     NoVlan(String),
     /// VLANs stand behind the name and elsewhere.
     TwoVlans,
+    /// More VLANs than a port with one address can be in.
+    TooManyVlans,
 }
 
 impl fmt::Display for PlaceError {
@@ -22,8 +25,17 @@ impl fmt::Display for PlaceError {
         match self {
             PlaceError::NoBridge => f.write_str("no such bridge"),
             PlaceError::TwoVlans => f.write_str("`vlan=` says the same again"),
+            PlaceError::TooManyVlans => write!(f, "a guest can be in {MAX_FIXED} VLANs at most"),
             PlaceError::NoVlan(text) => write!(f, "VLAN `{text}`: expected a number from 1 to 4094"),
         }
+    }
+}
+
+/// The VLANs, if a port with one address can be in all of them.
+fn few(vlans: Vlans) -> Result<Vlans, PlaceError> {
+    match vlans.list() {
+        Some(list) if list.len() <= MAX_FIXED => Ok(vlans),
+        _ => Err(PlaceError::TooManyVlans),
     }
 }
 
@@ -44,7 +56,7 @@ impl Switch {
             .min_by_key(|(_, rest)| rest.len())
             .ok_or(PlaceError::NoBridge)?;
         let vlans = Vlans::parse(rest).map_err(|wrong| PlaceError::NoVlan(wrong.to_string()))?;
-        Ok((id, vlans))
+        Ok((id, few(vlans)?))
     }
 
     /// The same where the VLANs may stand apart, as [`Vlans::parse_word`] reads them.
@@ -58,7 +70,7 @@ impl Switch {
             Some(_) if vlans != Vlans::Access(VlanId::UNTAGGED) => Err(PlaceError::TwoVlans),
             Some(word) => {
                 let vlans = Vlans::parse_word(word).map_err(|wrong| PlaceError::NoVlan(wrong.to_string()))?;
-                Ok((id, vlans))
+                Ok((id, few(vlans)?))
             }
         }
     }
@@ -147,6 +159,8 @@ mod tests {
         assert_eq!(apart("a", "10p/20"), Ok(".10:20".into()));
         assert_eq!(apart("a.10", "10"), Err(PlaceError::TwoVlans));
         assert_eq!(apart("a", "x"), Err(PlaceError::NoVlan("x".into())));
+        assert_eq!(apart("a", "1p/2-64").map(|vlans| vlans.split(':').count()), Ok(64));
+        assert_eq!(apart("a", "1p/2-65"), Err(PlaceError::TooManyVlans));
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub(super) struct Device {
 /// What a configuration says of a device.
 pub(super) trait DeviceConfig: Clone {
     const KIND: Kind;
+    /// As many as a domain may have of the kind.
+    const MAX: usize;
 
     /// The device's number.
     fn devid(&self) -> u32;
@@ -92,6 +94,8 @@ pub enum DeviceError {
     Taken(Kind, String),
     /// The domain has no such device.
     None(Kind, String),
+    /// The domain has as many devices of the kind as it may have.
+    Full(Kind, String, usize),
     /// The domain is dead.
     Dead(String),
     /// The domain goes on using the device.
@@ -107,6 +111,9 @@ impl fmt::Display for DeviceError {
         match self {
             Self::Taken(kind, name) => write!(f, "{name}: the domain has a {kind} there"),
             Self::None(kind, name) => write!(f, "{name}: the domain has no such {kind}"),
+            Self::Full(kind, name, most) => {
+                write!(f, "{name}: the domain has {most} {kind}s, and no more can be")
+            }
             Self::Dead(name) => write!(f, "{name}: the domain is over"),
             Self::InUse(Kind::Disk, name) => {
                 write!(f, "{name}: the domain does not let go of it; --force takes it away")

@@ -12,6 +12,7 @@ use ring_abi::types::DomId;
 use super::create::CreateError;
 use super::devices::{DeviceConfig, DeviceError, Kind};
 use super::{Domain, Toolstack, nodes};
+use crate::blkback::MAX_VBDS;
 use crate::config::{DiskConfig, DomainConfig};
 use crate::xenstore::{Transaction, XsError};
 
@@ -36,6 +37,7 @@ pub struct AttachedDisk {
 
 impl DeviceConfig for DiskConfig {
     const KIND: Kind = Kind::Disk;
+    const MAX: usize = MAX_VBDS;
 
     fn devid(&self) -> u32 {
         self.devid

@@ -16,6 +16,7 @@ use super::{Domain, Toolstack, nodes, uuid};
 use crate::config::{DomainConfig, VifConfig};
 use crate::net::MacAddr;
 use crate::net::switch::PlaceError;
+use crate::netback::MAX_VIFS;
 use crate::xenstore::{Transaction, XsError};
 
 /// An interface of a domain, as both ends describe it in the store.
@@ -41,6 +42,7 @@ pub struct AttachedVif {
 
 impl DeviceConfig for VifConfig {
     const KIND: Kind = Kind::Vif;
+    const MAX: usize = MAX_VIFS;
 
     /// The first, if nobody chose a number.
     fn devid(&self) -> u32 {

@@ -187,6 +187,7 @@ fn a_bridge_that_is_not_there_is_named_with_those_that_are() {
         assert_eq!(error.to_string(), "bridge `lan`: no such bridge (there are xenbr0)");
         for (text, why) in [
             ("bridge=xenbr0.5000", "bridge `xenbr0.5000`: VLAN `5000`: expected a number from 1 to 4094"),
+            ("vlan=1-100", "bridge `xenbr0`: a guest can be in 64 VLANs at most"),
             ("bridge=xenbr0.10,vlan=10", "bridge `xenbr0.10`: `vlan=` says the same again"),
         ] {
             assert_eq!(toolstack.attach_vif(&one, vif(text)).await.unwrap_err().to_string(), why);
@@ -205,6 +206,25 @@ fn a_bridge_that_is_not_there_is_named_with_those_that_are() {
 fn domain(line: &str) -> DomainConfig {
     let text = format!("name='new'\nkernel='/boot/k'\nmemory=8\n{line}\n");
     DomainConfig::from_config(&Config::parse("t.cfg", text.as_bytes()).unwrap()).unwrap().0
+}
+
+/// As many as a configuration may name, those that are on their way among them.
+#[test]
+fn a_domain_gets_no_more_interfaces_than_it_may_have() {
+    let (toolstack, _) = start_served();
+    block_on_test(async {
+        let one = toolstack.find("one").unwrap();
+        for _ in 1..MAX_VIFS {
+            toolstack.attach_vif(&one, vif("")).await.unwrap();
+        }
+        let full = DeviceError::Full(Kind::Vif, "one".into(), MAX_VIFS);
+        assert_eq!(full.to_string(), "one: the domain has 16 network interfaces, and no more can be");
+        let both = pvrt::executor::join_all([(); 2].map(|()| toolstack.attach_vif(&one, vif("")))).await;
+        assert_eq!(both, [Ok(()), Err(full)]);
+        toolstack.detach_vif(&one, 7).await.unwrap();
+        toolstack.attach_vif(&one, vif("")).await.unwrap();
+        assert_eq!(numbers(&toolstack, "one").len(), MAX_VIFS);
+    });
 }
 
 #[test]

@@ -324,7 +324,7 @@ impl Groups for FakeCard {
                 state.common[21] = state.common[21].wrapping_add(state.limits.restless.into());
                 state.common[21].into()
             }
-            (COMMON, 24..) => state.queues.get(selected).map_or(COMMON, |queue| queue.number(offset, len)),
+            (COMMON, 24..) => state.queues.get(selected).map_or(0, |queue| queue.number(offset, len)),
             (COMMON, _) => number(&state.common),
             (CONFIG, _) => number(&state.config),
             _ => panic!("doorbells are not read"),

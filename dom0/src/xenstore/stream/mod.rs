@@ -192,7 +192,8 @@ impl Output {
         self.event_bytes
     }
 
-    /// Whether nothing waits that is on the heap. An idle queue keeps hardly any room, and the price of a connection has that room.
+    /// Whether nothing waits that is on the heap. An idle queue keeps hardly any room, and the price of a connection
+    /// has that room.
     #[inline]
     pub(crate) fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.current.is_empty()

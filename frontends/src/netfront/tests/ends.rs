@@ -97,3 +97,21 @@ fn a_device_that_goes_before_the_offer_ends_the_attempt() {
         assert_eq!(failed, Some(NetError::Disconnected));
     });
 }
+
+/// What a backend says of several queues is of no matter to an end that wants one.
+#[test]
+fn one_queue_needs_no_number_of_queues() {
+    block_on_test(async {
+        for (most, is_connected) in [(1, true), (2, false)] {
+            let store = TestStore::new();
+            nodes(&store, None, &FEATURES);
+            store.set(&format!("{BACK}/multi-queue-max-queues"), "many");
+            let client = store.connect();
+            if is_connected {
+                spawn(async move { drop(Backend::start(store).await) });
+            }
+            let attempt = Interface::connect_queues(&client, FRONT, most).await;
+            assert_eq!(attempt.is_ok(), is_connected, "{most}");
+        }
+    });
+}

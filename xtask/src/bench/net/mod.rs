@@ -2,8 +2,9 @@
 //!
 //! Two guests with Debian's kernel stand at one bridge, on microhv and on Debian's Xen with a Linux control domain: the
 //! same kernel, ramdisk and iperf3. One of them sends, and what an interface's counters grew by in a window says how much
-//! came; the same between two guests of this repository, which do nothing else (`rust`). Figures of time come from machines at the host's speed, all systems in turn. Instructions are counted with one
-//! instruction a tick, by the plugin, between two markers around such a window.
+//! came; the same between two guests of this repository, which do nothing else (`rust`). Figures of time come from
+//! machines at the host's speed, all systems in turn. Instructions are counted with one instruction a tick, by the
+//! plugin, between two markers around such a window.
 
 mod linux;
 mod owners;
@@ -54,16 +55,25 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
     let is_wanted = |name: &str| options.only.as_deref().is_none_or(|only| only == name);
     let mut complete = true;
+    let mut json = serde_json::Map::new();
     if WAYS.iter().any(|way| is_wanted(way.name)) {
-        complete &= between_linux_guests(options)?;
+        complete &= between_linux_guests(options, &mut json)?;
     }
     if rust::names().any(is_wanted) {
-        complete &= rust::bench(options)?;
+        let mut figures = Vec::new();
+        complete &= rust::bench(options, &mut figures)?;
+        json.insert("rust".into(), figures.into());
+    }
+    if let Some(path) = &options.json {
+        images::write(path, serde_json::Value::Object(json).to_string().as_bytes())?;
     }
     Ok(complete)
 }
 
-fn between_linux_guests(options: &BenchOptions) -> Result<bool> {
+fn between_linux_guests(
+    options: &BenchOptions,
+    json: &mut serde_json::Map<String, serde_json::Value>,
+) -> Result<bool> {
     let on = match options.on.unwrap_or(On::Microhv) {
         On::Both => vec![On::Microhv, On::Xen],
         one @ (On::Microhv | On::Xen) => vec![one],
@@ -87,10 +97,8 @@ fn between_linux_guests(options: &BenchOptions) -> Result<bool> {
         table::instructions(&ways, &counted, |on, way| linux::goes(on, way) && linux::counts(way));
     complete &= all;
     print!("{text}");
-    if let Some(path) = &options.json {
-        let value = serde_json::json!({ "timed": table::json(&rounds), "counted": table::json(&[counted]) });
-        images::write(path, value.to_string().as_bytes())?;
-    }
+    json.insert("timed".into(), table::json(&rounds));
+    json.insert("counted".into(), table::json(&[counted]));
     Ok(complete)
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use object::{Object, ObjectSection, SectionKind};
 
 use super::super::{BenchOptions, On, TIME_LIMIT, counting_machine, run};
@@ -59,17 +59,17 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     CASES.iter().map(|case| case.name)
 }
 
-/// Prints the table; `false`: a case gave no figures.
+/// Prints the table, and adds the figures to `figures`; `false`: a case gave none.
 ///
 /// # Errors
 /// A machine did not run to its end.
-pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
+pub(super) fn bench(options: &BenchOptions, figures: &mut Vec<serde_json::Value>) -> Result<bool> {
     let systems = match options.on {
         None | Some(On::Microhv) => vec![On::Microhv],
         Some(On::Xen) => vec![On::Xen],
         Some(On::Both) => vec![On::Microhv, On::Xen],
         Some(other) => {
-            bail!("packets between Rust guests are measured on microhv and xen, not on {}", other.name())
+            return Err(crate::usage(format!("--on {}: packets go on microhv, xen or both", other.name())));
         }
     };
     println!(
@@ -92,7 +92,9 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
                 continue;
             };
             let functions = Functions::load(system)?;
-            row(case, system, &functions.sum(&blocks), packets);
+            let sum = functions.sum(&blocks);
+            row(case, system, &sum, packets);
+            figures.push(json(case, system, &sum, packets));
             if options.hot {
                 functions.print(&blocks, packets);
             }
@@ -202,6 +204,18 @@ fn row(case: &Case, system: On, sum: &Sum, packets: u64) {
         each(sender),
         each(receiver)
     );
+}
+
+/// The sums, of all packets that counted. The counting guest is the first of the two.
+fn json(case: &Case, system: On, sum: &Sum, packets: u64) -> serde_json::Value {
+    let Sum { hypervisor, dom0, guests, hypercalls, events } = sum;
+    let mut value = serde_json::json!({
+        "load": case.name, "system": system.name(), "packets": packets, "hypervisor": hypervisor, "dom0": dom0, "guests": guests,
+    });
+    if system != On::Xen {
+        (value["hypercalls"], value["events"]) = (serde_json::json!(hypercalls), (*events).into());
+    }
+    value
 }
 
 /// One image's code.
