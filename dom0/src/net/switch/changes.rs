@@ -113,8 +113,8 @@ impl Switch {
 mod tests {
     use super::super::tests::{Bench, between, vlan};
     use super::*;
-    use crate::net::headers::testing::station;
     use crate::net::Head;
+    use crate::net::headers::testing::station;
     use crate::net::switch::{Form, PortConfig, Reason, Verdict};
 
     #[test]
@@ -169,9 +169,12 @@ mod tests {
         let (one, two) = (bench.vif(bench.a, 1), bench.vif(bench.a, 2));
         let there = between(1, station(2));
         bench.switch.set_vlans(one, Vlans::Access(vlan(10))).unwrap();
-        for (vlans, form) in
-            [(".10", Form::Untagged), (":10", Form::Tagged(10)), (".10:20", Form::Untagged), (":10", Form::Tagged(10))]
-        {
+        for (vlans, form) in [
+            (".10", Form::Untagged),
+            (":10", Form::Tagged(10)),
+            (".10:20", Form::Untagged),
+            (":10", Form::Tagged(10)),
+        ] {
             bench.switch.set_vlans(two, Vlans::parse(vlans).unwrap()).unwrap();
             let mut frame = there.clone();
             let len = frame.len() as u32;
