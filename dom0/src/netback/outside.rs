@@ -3,8 +3,10 @@
 //! Here a packet is whole: its bytes are copied once into pages of dom0's. That is the way of what dom0 itself reads, and of
 //! what a card gets that leaves checksums and segments to dom0. What else a card gets: `card`.
 
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::net::Ipv4Addr;
 
 use arrayvec::ArrayVec;
 use backends::net::{Checksum, Copier, CopyOp, Offload, Packet, Part, Place};
@@ -17,7 +19,7 @@ use super::card::Card;
 use super::copier::Hypervisor;
 use super::sender::Sender;
 use crate::net::Head;
-use crate::net::router::{Arrival, Gateway, Routed};
+use crate::net::router::{Arrival, Gateway, Guest, Routed};
 use crate::net::switch::{BridgeId, PortId};
 use crate::net::wire::Received;
 
@@ -38,6 +40,8 @@ pub(super) struct Outside {
     locals: Vec<(BridgeId, PortId)>,
     /// Received packets whose bytes are on their way.
     pub(super) held: Vec<Received>,
+    /// The addresses that configurations give to vifs, wherever the vifs are now.
+    configured: Vec<(PortId, Ipv4Addr)>,
     /// The gateway may have something to send.
     pub(super) is_stirred: bool,
     /// Wakes the gateway's task, which sleeps until then.
@@ -53,6 +57,7 @@ impl Outside {
             cards: Vec::new(),
             locals: Vec::new(),
             held: Vec::new(),
+            configured: Vec::new(),
             is_stirred: false,
             task: Arc::new(Notify::new()),
             sleeps_until_ns: 0,
@@ -101,6 +106,33 @@ impl Outside {
         self.cards.iter_mut().find_map(Card::untold)
     }
 
+    /// Tells the gateway whose interface is behind `port`. `is_near`: the interface is in the gateway's VLAN; elsewhere its address
+    /// is the guest's business.
+    ///
+    /// # Errors
+    /// As [`Gateway::set_guest`].
+    pub(super) fn introduce(&mut self, port: PortId, guest: Guest, is_near: bool) -> Result<(), String> {
+        let fixed = guest.fixed;
+        self.gateway.set_guest(port, Guest { fixed: fixed.filter(|_| is_near), ..guest })?;
+        self.configured.retain(|(other, _)| *other != port);
+        self.configured.extend(fixed.map(|fixed| (port, fixed)));
+        self.task.notify_one();
+        Ok(())
+    }
+
+    /// The guest behind `port`, with the address that the configuration gives.
+    pub(super) fn guest(&self, port: PortId) -> Option<Guest> {
+        let fixed = self.configured.iter().find(|(at, _)| *at == port).map(|(_, fixed)| *fixed);
+        Some(Guest { fixed, ..self.gateway.guest(port)?.clone() })
+    }
+
+    /// The vif behind `port` is gone.
+    pub(super) fn forget(&mut self, now_ns: u64, port: PortId) {
+        self.configured.retain(|(other, _)| *other != port);
+        self.gateway.forget(now_ns, port);
+        self.task.notify_one();
+    }
+
     /// What the gateway says to a packet that came to dom0's port `local` from behind port `from`; and on which network.
     pub(super) fn ask(
         &mut self,
@@ -116,18 +148,6 @@ impl Outside {
         let routed = self.gateway.input(now_ns, Arrival { network, port: from, head, is_partial, segment });
         self.is_stirred |= routed == Routed::Stack || self.gateway.has_outgoing();
         Some((network, routed))
-    }
-
-    /// Takes a packet for dom0's own stack: a copy.
-    pub(super) fn take(&mut self, now_ns: u64, network: BridgeId, from: PortId, packet: &Packet<'_>) {
-        if packet.len as usize > STACK_BYTES {
-            return;
-        }
-        let is_partial = packet.offload.checksum == Checksum::Partial;
-        if let Some(frame) = self.whole.copy(packet) {
-            let frame = frame.clone();
-            self.gateway.deliver(now_ns, network, from, frame, is_partial);
-        }
     }
 }
 
@@ -158,6 +178,11 @@ pub(super) fn list_copies(packet: &Packet<'_>, frames: &[Mfn], ops: &mut Vec<Cop
     (at == packet.len as usize).then_some(())
 }
 
+/// A packet's bytes cannot be had, by the fault of whoever granted them: the packet is answered as none.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Missing;
+
 /// A packet that is copied whole.
 pub(super) struct Whole {
     pages: CopyPages,
@@ -176,24 +201,31 @@ impl Whole {
         Ok(Self { pages, ops: Vec::with_capacity(MAX_COPIES), bytes: Vec::new() })
     }
 
-    /// Copies all of a packet, and gives the bytes. `None`: a part cannot be had, by the fault of whoever granted it.
-    pub(super) fn copy(&mut self, packet: &Packet<'_>) -> Option<&mut Vec<u8>> {
+    /// Copies all of a packet, and takes the bytes, which [`Self::give_back`] gets when they are used.
+    ///
+    /// # Errors
+    /// A part cannot be had.
+    pub(super) fn copy(&mut self, packet: &Packet<'_>) -> Result<Vec<u8>, Missing> {
         let len = packet.len as usize;
-        if len > WHOLE_PAGES * PAGE_SIZE {
-            return None;
-        }
         self.ops.clear();
-        list_copies(packet, self.pages.frames(), &mut self.ops)?;
+        // What is longer than the pages does not fit.
+        list_copies(packet, self.pages.frames(), &mut self.ops).ok_or(Missing)?;
         Hypervisor(&self.pages).copy(&mut self.ops);
         if !self.ops.iter().all(CopyOp::ok) {
-            return None;
+            return Err(Missing);
         }
-        self.bytes.clear();
-        self.bytes.resize(len, 0);
-        for (page, bytes) in self.bytes.chunks_mut(PAGE_SIZE).enumerate() {
+        let mut whole = core::mem::take(&mut self.bytes);
+        whole.clear();
+        whole.resize(len, 0);
+        for (page, bytes) in whole.chunks_mut(PAGE_SIZE).enumerate() {
             self.pages.pages().page(page).read(0, bytes);
         }
-        Some(&mut self.bytes)
+        Ok(whole)
+    }
+
+    /// Copies of the last packet.
+    pub(super) fn copies(&self) -> usize {
+        self.ops.len()
     }
 
     /// Takes the room of the bytes back, for the next packet.
@@ -201,14 +233,17 @@ impl Whole {
         self.bytes = bytes;
     }
 
-    /// Puts a frame of dom0's own into the pages, from where the hypervisor copies the frame to a receiver. What is longer than
-    /// the pages is left out.
-    pub(super) fn put(&self, frame: &[u8]) -> ArrayVec<Part, WHOLE_PAGES> {
+    /// Puts a frame of dom0's own into the pages, from where the hypervisor copies the frame to a receiver. `None`: the frame is
+    /// longer than the pages.
+    pub(super) fn put(&self, frame: &[u8]) -> Option<ArrayVec<Part, WHOLE_PAGES>> {
+        if frame.len() > WHOLE_PAGES * PAGE_SIZE {
+            return None;
+        }
         let pages = frame.chunks(PAGE_SIZE).zip(self.pages.frames()).enumerate();
         let put = |(page, (bytes, frame)): (usize, (&[u8], &Mfn))| {
             self.pages.pages().page(page).write(0, bytes);
             Part { place: Place::Own { frame: *frame, offset: 0 }, len: bytes.len() as u16 }
         };
-        pages.map(put).collect()
+        Some(pages.map(put).collect())
     }
 }

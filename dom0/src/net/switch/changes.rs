@@ -86,18 +86,14 @@ impl Switch {
         let others: usize = self.ports.iter().flatten().map(|port| Self::room_for(port)).sum();
         self.table.reserve(others + after.len());
         let mut fixed = alloc::vec::Vec::<Station>::new();
-        for station in after {
-            if before.contains(&station) {
-                continue;
-            }
-            if self.table.fix(station, id.index).is_err() {
+        for station in after.iter().filter(|station| !before.contains(station)) {
+            if self.table.fix(*station, id.index).is_err() {
                 fixed.iter().for_each(|station| self.table.unfix(*station, id.index));
-                return Err(SwitchError::MacTaken(station.mac, self.owner_of(station)));
+                return Err(SwitchError::MacTaken(station.mac, self.owner_of(*station)));
             }
-            fixed.push(station);
+            fixed.push(*station);
         }
-        let keeps = Self::fixed(&new)?;
-        for station in before.iter().filter(|station| !keeps.contains(station)) {
+        for station in before.iter().filter(|station| !after.contains(station)) {
             self.table.unfix(*station, id.index);
         }
         let slot = self.ports.get_mut(usize::from(id.index)).and_then(Option::as_deref_mut);
@@ -105,7 +101,7 @@ impl Switch {
             self.table.forget(id.index, &mut port.learned);
             port.recent = None;
             port.config = new;
-            // Others' frames to the port's stations may have to look otherwise now.
+            // From `.10` to `:10` no station moves, and yet what other ports have decided of late is of the old form.
             self.table.note_change();
         }
         Ok(())

@@ -109,7 +109,7 @@ impl MacTable {
         self.changes
     }
 
-    /// The way to some station is another, though the station is behind the same port.
+    /// A port's frames have another form from now on: what was decided before holds no more, though no station moved.
     pub(super) fn note_change(&mut self) {
         self.changes += 1;
     }
