@@ -60,7 +60,19 @@ impl<M: RingPage> Stage<M> {
         self.pages.is_empty()
     }
 
+    #[inline]
     fn find(&self, gref: GrantRef) -> Result<usize, usize> {
+        // Frontends lend buffers whose references are in a row, if they can.
+        let first = self.pages.first().map_or(0, |staged| staged.gref.raw());
+        let guess = gref.raw().wrapping_sub(first) as usize;
+        if self.pages.get(guess).is_some_and(|staged| staged.gref == gref) {
+            return Ok(guess);
+        }
+        self.search(gref)
+    }
+
+    #[inline(never)]
+    fn search(&self, gref: GrantRef) -> Result<usize, usize> {
         self.pages.binary_search_by_key(&gref, |staged| staged.gref)
     }
 
@@ -98,12 +110,16 @@ impl<M: RingPage> Stage<M> {
     }
 
     /// The page, for reading.
-    fn readable(&self, gref: GrantRef) -> Option<&M> {
+    #[inline]
+    #[must_use]
+    pub fn readable(&self, gref: GrantRef) -> Option<&M> {
         self.find(gref).ok().map(|at| &self.pages[at].page)
     }
 
     /// The page, for writing: a page that the frontend lends for reading is none.
-    fn writable(&self, gref: GrantRef) -> Option<&M> {
+    #[inline]
+    #[must_use]
+    pub fn writable(&self, gref: GrantRef) -> Option<&M> {
         let staged = &self.pages[self.find(gref).ok()?];
         (!staged.readonly).then_some(&staged.page)
     }

@@ -8,6 +8,7 @@ use backends::net::{
     TxId, TxQueue,
 };
 use pvrt::grant::{CopyPages, GrantMap, GrantPage};
+use ring_abi::shared::SharedBytes;
 use ring_abi::types::PAGE_SIZE;
 use zerocopy::IntoBytes;
 
@@ -117,6 +118,12 @@ impl Sender {
     fn head_at(&self, queue: usize, id: TxId) -> usize {
         let (page, offset) = id.head_at();
         (queue * self.pages_each + page) * PAGE_SIZE + offset
+    }
+
+    /// The page that a packet's head is in.
+    #[inline(always)]
+    pub(super) fn head(&self, queue: usize, id: TxId) -> SharedBytes<'_> {
+        self.heads.pages().page(queue * self.pages_each + id.head_at().0)
     }
 
     pub(super) fn copy(&self) -> impl Copier {

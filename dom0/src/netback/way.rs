@@ -6,12 +6,13 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use backends::net::vif::Abilities;
 use backends::net::{
-    Checksum, Controlled, Copier, CopyOp, Disconnect, Intake, MAX_SLOTS, Offload, Packet, PacketHash,
-    Planned, Refused, RxQueue, Stage, TxId, copy_rest,
+    Checksum, Controlled, Copier, CopyIn, CopyOp, Disconnect, Intake, MAX_SLOTS, Offload, Packet, PacketHash,
+    Place, Planned, Refused, RxQueue, Stage, TxId, copy_rest,
 };
 use pvrt::Account;
 use pvrt::executor::sync::Notify;
 use pvrt::grant::{GrantMap, GrantPage, unmap_pages};
+use ring_abi::shared::{SharedBytes, SharedMemory};
 use ring_abi::types::PAGE_SIZE;
 
 use super::MAX_QUEUES;
@@ -257,30 +258,32 @@ impl Way {
     }
 
     /// Plans the copies of packets from the front of `ids` on, as long as they have the Ethernet header `header`, go where `again`
-    /// says, and are as their receiver takes them: how many, and their bytes. The packets are answered when the
-    /// copies are done.
+    /// says, and are as their receiver takes them: how many, and their bytes. What lies in pages that both ends lend is copied at
+    /// once. The packets are answered when their copies are done.
     #[inline(always)]
     pub(super) fn send_run(
         &mut self,
-        sender: &Sender,
+        sender: &mut Sender,
         from_queue: usize,
         ids: &[TxId],
         header: &Ethernet,
         again: &Again,
     ) -> (usize, u64) {
-        let to = again.to;
-        let end = self.ends.get_mut(to.index()).and_then(Option::as_mut).filter(|end| end.port == to);
-        let Some(end) = end.filter(|end| end.ruined.is_none()) else { return (0, 0) };
-        let queue = from_queue % end.queues.len();
-        // Packets that are hashed may go to different queues, and heads go to lent pages one by one.
-        if end.controlled.hashing.is_on() || !end.controlled.stages[queue].is_empty() {
+        let (to, from) = (again.to.index(), sender.port.index());
+        let Ok([Some(end), Some(own)]) = self.ends.get_disjoint_mut([to, from]) else { return (0, 0) };
+        // Packets that are hashed may go to different queues.
+        if (end.port, own.port) != (again.to, sender.port)
+            || end.ruined.is_some()
+            || end.controlled.hashing.is_on()
+        {
             return (0, 0);
         }
+        let queue = from_queue % end.queues.len();
         let (Queue { ring, is_touched }, abilities) = (&mut end.queues[queue], end.abilities);
-        let (source, to) = (sender.ring(from_queue), to.index());
+        let (stages, mut at_once) = ((&own.controlled.stages[from_queue], &end.controlled.stages[queue]), 0);
         let (mut count, mut bytes) = (0, 0);
         for &id in ids {
-            let packet = source.packet(id);
+            let packet = sender.ring(from_queue).packet(id);
             if count != 0 && sender.ethernet(from_queue, id).as_ref() != Some(header)
                 || !again.takes(packet.len, packet.offload.gso.is_some())
                 || !abilities.take(packet.offload, again.is_ipv6)
@@ -290,13 +293,24 @@ impl Way {
             {
                 break;
             }
+            let mut now = |copy: &CopyIn| {
+                let is_done = copy_lent(copy, stages, sender.head(from_queue, id));
+                at_once += usize::from(is_done);
+                is_done
+            };
             // A receiver without room, or with a ring that is ruined, is found so again when the packet goes by itself.
-            let Ok(planned) = ring.plan(&packet, &mut self.copies) else { break };
-            self.flights.push(Flight { to, queue, planned });
-            self.answers.push((from_queue, id));
-            count += 1;
+            let Ok(planned) = ring.plan_with(&packet, &mut self.copies, &mut now) else { break };
             bytes += u64::from(packet.len);
+            count += 1;
+            if planned.is_there() {
+                ring.finish(planned, &self.copies);
+                sender.queue(from_queue).respond(id, true);
+            } else {
+                self.flights.push(Flight { to, queue, planned });
+                self.answers.push((from_queue, id));
+            }
         }
+        self.copied += at_once;
         if count != 0 && !core::mem::replace(is_touched, true) {
             self.touched.push((to, queue));
         }
@@ -388,6 +402,29 @@ impl Way {
             }
         }
     }
+}
+
+/// Does a copy of a sender's packet into a page of the receiver's, if the pages of both are lent, or the bytes are those of the
+/// packet's head. `head`: the page that the head is in.
+#[inline(always)]
+fn copy_lent(
+    copy: &CopyIn,
+    (from, to): (&Stage<GrantPage>, &Stage<GrantPage>),
+    head: SharedBytes<'_>,
+) -> bool {
+    let Some(target) = to.writable(copy.gref) else { return false };
+    let (source, offset) = match copy.source {
+        Place::Own { offset, .. } => (head, offset),
+        Place::Grant { gref, offset, .. } => match from.readable(gref) {
+            Some(page) => (page.shared(), offset),
+            None => return false,
+        },
+    };
+    if usize::from(offset) + usize::from(copy.len) > PAGE_SIZE {
+        return false; // the hypervisor's answer is an error
+    }
+    source.copy_to(offset.into(), &target.shared(), copy.offset.into(), copy.len.into());
+    true
 }
 
 impl End {
