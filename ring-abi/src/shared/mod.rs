@@ -329,6 +329,9 @@ unsafe fn copy_any(source: *mut u8, target: *mut u8, len: usize) {
             }
             done += 8;
         }
+        if done == len {
+            return;
+        }
     }
     if (source.addr() | target.addr()).is_multiple_of(4) {
         while len - done >= 4 {
