@@ -37,7 +37,7 @@ pub use packet::{
     Offload, Packet, PacketHash, Part, Place,
 };
 pub use rate::Credit;
-pub use rx::{CopyIn, Planned, Refused, RxQueue, RxStats};
+pub use rx::{AtOnce, CopyIn, Planned, Refused, RxQueue, RxStats};
 pub use stage::{MAX_STAGED, Stage, copy_rest};
 pub use tx::{HeadCopy, Intake, TX_QUEUE_BYTES, Taken, TxBatch, TxId, TxQueue, TxStats};
 

@@ -61,6 +61,21 @@ impl CopyIn {
     }
 }
 
+/// Does copies at once.
+pub trait AtOnce {
+    /// Does a copy; false: the copy is for the hypervisor.
+    fn copy(&mut self, copy: &CopyIn) -> bool;
+}
+
+/// Leaves all copies to the hypervisor.
+struct Never;
+
+impl AtOnce for Never {
+    fn copy(&mut self, _: &CopyIn) -> bool {
+        false
+    }
+}
+
 impl Planned {
     /// Whether the packet's bytes are there: all copies were done at once.
     #[inline(always)]
@@ -131,7 +146,7 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
     /// copies added to `ops` do no harm, but need not be done.
     #[inline]
     pub fn plan(&mut self, packet: &Packet<'_>, ops: &mut Vec<CopyOp>) -> Result<Planned, Refused> {
-        self.plan_with(packet, ops, &mut |_: &CopyIn| false)
+        self.plan_with(packet, ops, &mut Never)
     }
 
     /// Like [`Self::plan`], and offers each copy to `now`: a copy that `now` does at once is not added to `ops`.
@@ -143,7 +158,7 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
         &mut self,
         packet: &Packet<'_>,
         ops: &mut Vec<CopyOp>,
-        now: &mut impl FnMut(&CopyIn) -> bool,
+        now: &mut impl AtOnce,
     ) -> Result<Planned, Refused> {
         debug_assert_eq!(packet.len, packet.parts.iter().map(|part| u32::from(part.len)).sum());
         match (packet.parts, packet.offload.gso, packet.offload.hash) {
@@ -165,7 +180,7 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
         head: Part,
         rest: Option<Part>,
         ops: &mut Vec<CopyOp>,
-        now: &mut impl FnMut(&CopyIn) -> bool,
+        now: &mut impl AtOnce,
     ) -> Result<Planned, Refused> {
         let Some(slot) = self.ring.next_in_batch().map_err(Disconnect::Ring)? else {
             return Err(Refused::NoRoom { needed: 1 });
@@ -188,7 +203,7 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
         &mut self,
         packet: &Packet<'_>,
         ops: &mut Vec<CopyOp>,
-        now: &mut impl FnMut(&CopyIn) -> bool,
+        now: &mut impl AtOnce,
     ) -> Result<Planned, Refused> {
         let offload = packet.offload;
         let extras = u32::from(offload.gso.is_some()) + u32::from(offload.hash.is_some());
@@ -216,7 +231,7 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
         &mut self,
         packet: &Packet<'_>,
         ops: &mut Vec<CopyOp>,
-        now: &mut impl FnMut(&CopyIn) -> bool,
+        now: &mut impl AtOnce,
     ) -> Result<(), Disconnect> {
         let (mut filling, mut used) = (Filling::new(packet), 0);
         let mut slot = self.request()?;
@@ -237,7 +252,7 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
         &mut self,
         packet: &Packet<'_>,
         ops: &mut Vec<CopyOp>,
-        now: &mut impl FnMut(&CopyIn) -> bool,
+        now: &mut impl AtOnce,
     ) -> Result<(), Disconnect> {
         let (mut filling, mut used) = (Filling::new(packet), 0);
         let mut slot = self.request()?;
@@ -258,8 +273,8 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
 
     /// Does a copy, or adds it to `ops`: how many were added.
     #[inline(always)]
-    fn copy(&self, copy: CopyIn, ops: &mut Vec<CopyOp>, now: &mut impl FnMut(&CopyIn) -> bool) -> u8 {
-        if now(&copy) {
+    fn copy(&self, copy: CopyIn, ops: &mut Vec<CopyOp>, now: &mut impl AtOnce) -> u8 {
+        if now.copy(&copy) {
             return 0;
         }
         let CopyIn { source, gref, offset, len } = copy;
@@ -304,7 +319,7 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
 
     /// Ends what [`Self::plan`] began, after the copies in `ops` were done. False: a copy failed, and the frontend sees
     /// an error in the packet's place.
-    #[inline]
+    #[inline(always)]
     pub fn finish(&mut self, planned: Planned, ops: &[CopyOp]) -> bool {
         self.unfinished = self.unfinished.wrapping_sub(1);
         let ops = &ops[planned.first as usize..];

@@ -84,7 +84,7 @@ impl Fabric {
                 PortKind::Vif | PortKind::Wire if changes_form(head, form) => self.in_form.push(target),
                 PortKind::Vif => {
                     let bytes = if head.is_changed() { &[] } else { head.bytes() };
-                    let frame = Frame { kind, from_queue, head: bytes };
+                    let frame = Frame { kind, from_queue, lender: Some(from), head: bytes };
                     let reason = match self.finisher.send(&mut self.way, packet, port, &frame) {
                         Sent::NoRoom { .. } => Reason::NoRoom,
                         Sent::Dropped(reason) => reason,
@@ -255,7 +255,11 @@ impl Fabric {
                     if changes_form(&head, target.form) {
                         self.send_in_form(&packet, target, kind);
                     } else {
-                        self.send_now(&packet, target, &Frame { kind, from_queue: 0, head: head.bytes() });
+                        self.send_now(
+                            &packet,
+                            target,
+                            &Frame { kind, from_queue: 0, lender: None, head: head.bytes() },
+                        );
                     }
                 }
             },
@@ -328,7 +332,11 @@ impl Fabric {
             Verdict::Drop(_) => {}
             Verdict::One(target) => {
                 let kind = FrameKind::of(&head, self.way.is_hashing());
-                self.send_now(&packet, target, &Frame { kind, from_queue: 0, head: head.bytes() });
+                self.send_now(
+                    &packet,
+                    target,
+                    &Frame { kind, from_queue: 0, lender: None, head: head.bytes() },
+                );
             }
             Verdict::Many(targets) => self.send_many(None, &packet, (own, 0), &targets, &mut head, now_ns),
         }

@@ -50,6 +50,8 @@ pub(super) struct Frame<'a> {
     pub(super) kind: FrameKind,
     /// The queue that the packet came by.
     pub(super) from_queue: usize,
+    /// The vif that the packet came by: what is in no head may be in pages that the vif's frontend lends.
+    pub(super) lender: Option<PortId>,
     /// The packet's first bytes as they are in its head; none if they are not at hand.
     pub(super) head: &'a [u8],
 }

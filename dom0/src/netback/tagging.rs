@@ -53,7 +53,7 @@ impl Fabric {
                 _ => {
                     let parts = outside.whole.put(&frame);
                     let changed = Packet { len: frame.len() as u32, offload: packet.offload, parts: &parts };
-                    self.send_now(&changed, target, &Frame { kind, from_queue: 0, head: &[] });
+                    self.send_now(&changed, target, &Frame { kind, from_queue: 0, lender: None, head: &[] });
                     self.deliver();
                 }
             }
