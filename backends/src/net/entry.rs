@@ -36,23 +36,14 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Makes the entry a packet of one slot with the tag `id`.
+    /// Makes the entry a packet of one slot with the tag `id`, and with the head `head`.
     #[inline(always)]
-    pub(super) fn set_plain(
-        &mut self,
-        id: u16,
-        slot: Part,
-        head: Place,
-        offload: Offload,
-        ops: &mut Vec<CopyOp>,
-    ) {
-        let len = slot.len.min(HEAD_BYTES as u16);
-        ops.push(CopyOp::new(slot.place, head, len));
-        (self.len, self.offload, self.extras, self.ops) = (slot.len.into(), offload, 0, 1);
+    pub(super) fn set_plain(&mut self, id: u16, slot: Part, head: Part, offload: Offload) {
+        (self.len, self.offload, self.extras) = (slot.len.into(), offload, 0);
         self.parts.clear();
-        self.parts.push(Part { place: head, len });
-        if len < slot.len {
-            self.parts.push(Part { place: slot.place.after(len), len: slot.len - len });
+        self.parts.push(head);
+        if head.len < slot.len {
+            self.parts.push(Part { place: slot.place.after(head.len), len: slot.len - head.len });
         }
         self.start = 0;
         self.ids.clear();

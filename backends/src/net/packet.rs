@@ -53,6 +53,20 @@ impl Place {
         }
     }
 
+    /// How many bytes this place is behind `begin`, in the same page of the control domain's own. `None`: in another page, or
+    /// before `begin`.
+    #[must_use]
+    pub fn bytes_behind(&self, begin: &Self) -> Option<usize> {
+        match (self, begin) {
+            (Self::Own { frame, offset }, Self::Own { frame: of_begin, offset: first })
+                if frame == of_begin =>
+            {
+                offset.checked_sub(*first).map(usize::from)
+            }
+            _ => None,
+        }
+    }
+
     /// First byte within the page.
     #[must_use]
     pub const fn offset(self) -> u16 {
@@ -184,6 +198,8 @@ mod tests {
             assert!(op.ok());
         }
         assert_eq!(own.after(5).offset(), 6);
+        assert_eq!((own.after(5).bytes_behind(&own), own.bytes_behind(&own.after(5))), (Some(5), None));
+        assert_eq!((granted.bytes_behind(&granted), granted.bytes_behind(&own)), (None, None));
         assert_eq!(granted.after(0), granted);
     }
 

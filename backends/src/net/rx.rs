@@ -41,6 +41,50 @@ pub struct Planned {
     extras: u8,
 }
 
+/// A copy into a page of the frontend's.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyIn {
+    /// Where the bytes come from.
+    pub source: Place,
+    /// The frontend's page.
+    pub gref: GrantRef,
+    /// First byte within the page.
+    pub offset: u16,
+    /// Number of bytes, which stay in the page.
+    pub len: u16,
+}
+
+impl CopyIn {
+    #[inline(always)]
+    fn new(source: Place, slot: &NetifRxRequest, offset: u16, len: u16) -> Self {
+        Self { source, gref: GrantRef::new(slot.gref), offset, len }
+    }
+}
+
+/// Does copies at once.
+pub trait AtOnce {
+    /// Does a copy; false: the copy is for the hypervisor.
+    fn copy(&mut self, copy: &CopyIn) -> bool;
+}
+
+/// Leaves all copies to the hypervisor.
+struct Never;
+
+impl AtOnce for Never {
+    fn copy(&mut self, _: &CopyIn) -> bool {
+        false
+    }
+}
+
+impl Planned {
+    /// Whether the packet's bytes are there: all copies were done at once.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_there(&self) -> bool {
+        self.ops == 0
+    }
+}
+
 /// Why a packet was not planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -100,17 +144,31 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
     /// # Errors
     /// [`Refused::NoRoom`]: nothing was taken. [`Refused::Ruined`]: the caller ends the connection of this frontend; the
     /// copies added to `ops` do no harm, but need not be done.
-    #[inline(always)]
+    #[inline]
     pub fn plan(&mut self, packet: &Packet<'_>, ops: &mut Vec<CopyOp>) -> Result<Planned, Refused> {
+        self.plan_with(packet, ops, &mut Never)
+    }
+
+    /// Like [`Self::plan`], and offers each copy to `now`: a copy that `now` does at once is not added to `ops`.
+    ///
+    /// # Errors
+    /// As [`Self::plan`] says. Bytes that were copied before that do no harm either.
+    #[inline(always)]
+    pub fn plan_with(
+        &mut self,
+        packet: &Packet<'_>,
+        ops: &mut Vec<CopyOp>,
+        now: &mut impl AtOnce,
+    ) -> Result<Planned, Refused> {
         debug_assert_eq!(packet.len, packet.parts.iter().map(|part| u32::from(part.len)).sum());
         match (packet.parts, packet.offload.gso, packet.offload.hash) {
             (&[part], None, None) if usize::from(part.len) <= PAGE_SIZE => {
-                self.plan_plain(packet.offload.checksum, part, None, ops)
+                self.plan_plain(packet.offload.checksum, part, None, ops, now)
             }
             (&[head, rest], None, None) if usize::from(head.len) + usize::from(rest.len) <= PAGE_SIZE => {
-                self.plan_plain(packet.offload.checksum, head, Some(rest), ops)
+                self.plan_plain(packet.offload.checksum, head, Some(rest), ops, now)
             }
-            _ => self.plan_other(packet, ops),
+            _ => self.plan_other(packet, ops, now),
         }
     }
 
@@ -122,35 +180,41 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
         head: Part,
         rest: Option<Part>,
         ops: &mut Vec<CopyOp>,
+        now: &mut impl AtOnce,
     ) -> Result<Planned, Refused> {
         let Some(slot) = self.ring.next_in_batch().map_err(Disconnect::Ring)? else {
             return Err(Refused::NoRoom { needed: 1 });
         };
         let (response, first) = (self.ring.next_response(), ops.len() as u32);
-        ops.push(self.copy(head.place, &slot, 0, head.len));
+        let mut count = self.copy(CopyIn::new(head.place, &slot, 0, head.len), ops, now);
         let mut len = head.len;
         if let Some(rest) = rest {
-            ops.push(self.copy(rest.place, &slot, head.len, rest.len));
+            count += self.copy(CopyIn::new(rest.place, &slot, head.len, rest.len), ops, now);
             len += rest.len;
         }
         self.answer(&slot, flags(checksum), len);
         self.unfinished = self.unfinished.wrapping_add(1);
-        let ops = 1 + u8::from(rest.is_some());
+        let ops = count;
         Ok(Planned { response, len: len.into(), first, ops, slots: 1, extras: 0 })
     }
 
     #[inline(never)]
-    fn plan_other(&mut self, packet: &Packet<'_>, ops: &mut Vec<CopyOp>) -> Result<Planned, Refused> {
+    fn plan_other(
+        &mut self,
+        packet: &Packet<'_>,
+        ops: &mut Vec<CopyOp>,
+        now: &mut impl AtOnce,
+    ) -> Result<Planned, Refused> {
         let offload = packet.offload;
         let extras = u32::from(offload.gso.is_some()) + u32::from(offload.hash.is_some());
         let (whole, dense) = (whole_slots(packet.parts), packet.len.div_ceil(PAGE_SIZE as u32));
         let room = self.ring.waiting(whole + extras).map_err(Disconnect::Ring)?;
         let (response, first) = (self.ring.next_response(), ops.len());
         let slots = if whole <= MAX_RX_SLOTS && whole + extras <= room {
-            self.fill_whole(packet, ops)?;
+            self.fill_whole(packet, ops, now)?;
             whole
         } else if dense + extras <= room {
-            self.fill_dense(packet, ops)?;
+            self.fill_dense(packet, ops, now)?;
             dense
         } else {
             return Err(Refused::NoRoom { needed: dense + extras });
@@ -163,7 +227,12 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
 
     /// Puts each part into a slot as a whole, behind the part before if there is room: a copy for each part.
     #[inline(always)]
-    fn fill_whole(&mut self, packet: &Packet<'_>, ops: &mut Vec<CopyOp>) -> Result<(), Disconnect> {
+    fn fill_whole(
+        &mut self,
+        packet: &Packet<'_>,
+        ops: &mut Vec<CopyOp>,
+        now: &mut impl AtOnce,
+    ) -> Result<(), Disconnect> {
         let (mut filling, mut used) = (Filling::new(packet), 0);
         let mut slot = self.request()?;
         for part in packet.parts {
@@ -171,7 +240,7 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
                 self.end_slot(&mut filling, &slot, used, true)?;
                 (slot, used) = (self.request()?, 0);
             }
-            ops.push(self.copy(part.place, &slot, used, part.len));
+            self.copy(CopyIn::new(part.place, &slot, used, part.len), ops, now);
             used += part.len;
         }
         self.end_slot(&mut filling, &slot, used, false)
@@ -179,7 +248,12 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
 
     /// Fills every slot but the last, and cuts parts for that.
     #[inline(never)]
-    fn fill_dense(&mut self, packet: &Packet<'_>, ops: &mut Vec<CopyOp>) -> Result<(), Disconnect> {
+    fn fill_dense(
+        &mut self,
+        packet: &Packet<'_>,
+        ops: &mut Vec<CopyOp>,
+        now: &mut impl AtOnce,
+    ) -> Result<(), Disconnect> {
         let (mut filling, mut used) = (Filling::new(packet), 0);
         let mut slot = self.request()?;
         for part in packet.parts {
@@ -190,17 +264,22 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
                     (slot, used) = (self.request()?, 0);
                 }
                 let piece = (part.len - done).min(PAGE_SIZE as u16 - used);
-                ops.push(self.copy(part.place.after(done), &slot, used, piece));
+                self.copy(CopyIn::new(part.place.after(done), &slot, used, piece), ops, now);
                 (used, done) = (used + piece, done + piece);
             }
         }
         self.end_slot(&mut filling, &slot, used, false)
     }
 
+    /// Does a copy, or adds it to `ops`: how many were added.
     #[inline(always)]
-    fn copy(&self, source: Place, slot: &NetifRxRequest, offset: u16, len: u16) -> CopyOp {
-        let gref = GrantRef::new(slot.gref);
-        CopyOp::new(source, Place::Grant { domain: self.domain, gref, offset }, len)
+    fn copy(&self, copy: CopyIn, ops: &mut Vec<CopyOp>, now: &mut impl AtOnce) -> u8 {
+        if now.copy(&copy) {
+            return 0;
+        }
+        let CopyIn { source, gref, offset, len } = copy;
+        ops.push(CopyOp::new(source, Place::Grant { domain: self.domain, gref, offset }, len));
+        1
     }
 
     #[inline(always)]
@@ -240,7 +319,7 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
 
     /// Ends what [`Self::plan`] began, after the copies in `ops` were done. False: a copy failed, and the frontend sees
     /// an error in the packet's place.
-    #[inline]
+    #[inline(always)]
     pub fn finish(&mut self, planned: Planned, ops: &[CopyOp]) -> bool {
         self.unfinished = self.unfinished.wrapping_sub(1);
         let ops = &ops[planned.first as usize..];

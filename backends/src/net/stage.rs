@@ -9,7 +9,7 @@ use ring_abi::grant::GNTST_OKAY;
 use ring_abi::ring::RingPage;
 use ring_abi::types::{GrantRef, PAGE_SIZE};
 
-use super::packet::{Copier, CopyOp, HEAD_BYTES, Part, Place};
+use super::packet::{Copier, CopyOp, HEAD_BYTES, Place};
 
 /// Most pages that one vif lends; its queues share them evenly. A queue has room for as many as a receive ring has slots,
 /// and for half as many buffers to send from.
@@ -60,7 +60,19 @@ impl<M: RingPage> Stage<M> {
         self.pages.is_empty()
     }
 
+    #[inline]
     fn find(&self, gref: GrantRef) -> Result<usize, usize> {
+        // Frontends lend buffers whose references are in a row, if they can.
+        let first = self.pages.first().map_or(0, |staged| staged.gref.raw());
+        let guess = gref.raw().wrapping_sub(first) as usize;
+        if self.pages.get(guess).is_some_and(|staged| staged.gref == gref) {
+            return Ok(guess);
+        }
+        self.search(gref)
+    }
+
+    #[inline(never)]
+    fn search(&self, gref: GrantRef) -> Result<usize, usize> {
         self.pages.binary_search_by_key(&gref, |staged| staged.gref)
     }
 
@@ -98,12 +110,16 @@ impl<M: RingPage> Stage<M> {
     }
 
     /// The page, for reading.
-    fn readable(&self, gref: GrantRef) -> Option<&M> {
+    #[inline]
+    #[must_use]
+    pub fn readable(&self, gref: GrantRef) -> Option<&M> {
         self.find(gref).ok().map(|at| &self.pages[at].page)
     }
 
     /// The page, for writing: a page that the frontend lends for reading is none.
-    fn writable(&self, gref: GrantRef) -> Option<&M> {
+    #[inline]
+    #[must_use]
+    pub fn writable(&self, gref: GrantRef) -> Option<&M> {
         let staged = &self.pages[self.find(gref).ok()?];
         (!staged.readonly).then_some(&staged.page)
     }
@@ -131,34 +147,9 @@ impl<M: RingPage> Stage<M> {
         }
         done
     }
-
-    /// Does those of `ops` at once that copy from a packet's head to pages of this stage. The head's first bytes are
-    /// `bytes`. Gives the number of copies done; what is longer than a head, the hypervisor copies by the standing grant.
-    pub fn fill(&self, ops: &mut [CopyOp], head: &Part, bytes: &[u8]) -> usize {
-        let bytes = &bytes[..bytes.len().min(head.len.into())];
-        let Place::Own { frame: of_head, offset: begin } = head.place else { return 0 };
-        let mut done = 0;
-        for op in ops {
-            let (Place::Own { frame, offset }, Place::Grant { gref, offset: to, .. }) =
-                (op.source(), op.dest())
-            else {
-                continue;
-            };
-            if frame != of_head || usize::from(to) + usize::from(op.len()) > PAGE_SIZE {
-                continue;
-            }
-            let at = offset.checked_sub(begin).map(usize::from);
-            let piece = at.and_then(|at| bytes.get(at..at + usize::from(op.len())));
-            let (Some(page), Some(piece)) = (self.writable(gref), piece) else { continue };
-            page.copy_in(to.into(), piece);
-            op.set_status(GNTST_OKAY);
-            done += 1;
-        }
-        done
-    }
 }
 
-/// Has `copier` do those of `ops` that [`Stage::fetch`] or [`Stage::fill`] did not do, `done` of which they did. `rest` is
+/// Has `copier` do those of `ops` that [`Stage::fetch`] did not do, `done` of which they did. `rest` is
 /// room for a list.
 pub fn copy_rest(
     ops: &mut [CopyOp],

@@ -58,6 +58,19 @@ pub enum Taken {
     },
 }
 
+/// A copy of a packet's head from a page of the frontend's to the head's place ([`TxId::head_at`]).
+#[derive(Clone, Copy, Debug)]
+pub struct HeadCopy {
+    /// The frontend's page.
+    pub gref: GrantRef,
+    /// First byte within the frontend's page.
+    pub offset: u16,
+    /// The packet.
+    pub id: TxId,
+    /// Number of bytes, which stay in the page.
+    pub len: u16,
+}
+
 /// What all queues of one vif share on the way in.
 #[derive(Debug, Default)]
 pub struct Intake {
@@ -144,6 +157,22 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
         now_ns: u64,
         batch: &mut TxBatch,
     ) -> Result<Taken, Disconnect> {
+        self.take_with(max, intake, now_ns, batch, |_| false)
+    }
+
+    /// Like [`Self::take`], and offers the head of each packet of one slot to `now`, which may copy the head at once.
+    ///
+    /// # Errors
+    /// As [`Self::take`] says.
+    #[inline]
+    pub fn take_with(
+        &mut self,
+        max: usize,
+        intake: &mut Intake,
+        now_ns: u64,
+        batch: &mut TxBatch,
+        mut now: impl FnMut(&HeadCopy) -> bool,
+    ) -> Result<Taken, Disconnect> {
         batch.ids.clear();
         batch.ops.clear();
         for _ in 0..max {
@@ -157,7 +186,7 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
             let first = waiting.take();
             // Most packets are one slot without anything that is special.
             if is_plain(&first) {
-                self.read_plain(id, &first, &mut batch.ops);
+                self.read_plain(id, &first, &mut batch.ops, &mut now);
             } else if !self.read_other(id, &first, intake, &mut batch.ops)? {
                 continue;
             }
@@ -169,11 +198,23 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
 
     /// Puts a packet for which [`is_plain`] into the free entry `id`.
     #[inline]
-    fn read_plain(&mut self, id: TxId, first: &NetifTxRequest, ops: &mut Vec<CopyOp>) {
+    fn read_plain(
+        &mut self,
+        id: TxId,
+        first: &NetifTxRequest,
+        ops: &mut Vec<CopyOp>,
+        now: &mut impl FnMut(&HeadCopy) -> bool,
+    ) {
         let offload = Offload { checksum: checksum(first.flags), ..Offload::default() };
         let slot = part(self.domain, first, first.size);
-        let head = self.heads.place(id.index());
-        self.entries[id.index()].set_plain(first.id, slot, head, offload, ops);
+        let (head, len) = (self.heads.place(id.index()), slot.len.min(HEAD_BYTES as u16));
+        let is_there = now(&HeadCopy { gref: GrantRef::new(first.gref), offset: first.offset, id, len });
+        if !is_there {
+            ops.push(CopyOp::new(slot.place, head, len));
+        }
+        let entry = &mut self.entries[id.index()];
+        entry.set_plain(first.id, slot, Part { place: head, len }, offload);
+        entry.ops = u8::from(!is_there);
         self.count(first.size);
     }
 

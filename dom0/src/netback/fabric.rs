@@ -204,7 +204,7 @@ impl Fabric {
                 let (to, is_card) = (target.port, target.kind == PortKind::Wire);
                 let kind = FrameKind::of(&head, self.way.is_hashing());
                 if changes_form(&head, target.form) {
-                    let frame = Frame { kind, from_queue: queue, head: &[] };
+                    let frame = Frame { kind, from_queue: queue, lender: None, head: &[] };
                     let packet = sender.ring(queue).packet(id);
                     let sent = self.send_copied(&packet, &mut [target], &frame);
                     return self.settle_copied(sender, queue, id, sent);
@@ -249,7 +249,7 @@ impl Fabric {
         if packet.is_card {
             return self.is_sent_out(sender, packet);
         }
-        let frame = Frame { kind, from_queue: queue, head };
+        let frame = Frame { kind, from_queue: queue, lender: Some(sender.port), head };
         match self.finisher.send(&mut self.way, &sender.queue(queue).packet(id), to, &frame) {
             Sent::NoRoom { queue, needed } => {
                 next.again |= self.way.wait_for_room(sender.port, to, queue, needed);
@@ -271,12 +271,16 @@ impl Fabric {
     /// Looks again at the packets that wait.
     fn retry(&mut self, sender: &mut Sender, now_ns: u64, next: &mut Next) {
         let mut full = ArrayVec::<_, MAX_PARKED>::new();
+        let mut bytes = [0; HEAD_BYTES];
         for packet in core::mem::take(&mut sender.parked) {
             if now_ns >= packet.until_ns {
                 self.drop(&packet);
-            } else if full.contains(&packet.flow()) || !self.is_sent(sender, &packet, &[], next) {
-                full.push(packet.flow());
-                sender.parked.push(packet);
+            } else {
+                let len = sender.read_head(packet.queue, packet.id, &mut bytes);
+                if full.contains(&packet.flow()) || !self.is_sent(sender, &packet, &bytes[..len], next) {
+                    full.push(packet.flow());
+                    sender.parked.push(packet);
+                }
             }
             self.way.settle_if_long(sender);
         }

@@ -97,7 +97,7 @@ impl Fabric {
                 PortKind::Vif if is_in_pieces || changes_form(head, form) => self.copied.push(target),
                 PortKind::Vif => {
                     let bytes = if head.is_changed() { &[] } else { head.bytes() };
-                    let frame = Frame { kind, from_queue, head: bytes };
+                    let frame = Frame { kind, from_queue, lender: Some(from), head: bytes };
                     let reason = match self.finisher.send(&mut self.way, packet, port, &frame) {
                         Sent::NoRoom { .. } => Reason::NoRoom,
                         Sent::Dropped(reason) => reason,
@@ -121,7 +121,7 @@ impl Fabric {
             result = self.take_own(now_ns, network, from, packet);
         }
         let mut copied = core::mem::take(&mut self.copied);
-        let frame = Frame { kind, from_queue, head: &[] };
+        let frame = Frame { kind, from_queue, lender: None, head: &[] };
         result = result.and(self.send_copied(packet, &mut copied, &frame));
         copied.clear();
         self.copied = copied;
@@ -329,6 +329,7 @@ impl Fabric {
                     let frame = Frame {
                         kind: FrameKind::of(&head, self.way.is_hashing()),
                         from_queue: 0,
+                        lender: None,
                         head: head.bytes(),
                     };
                     let sent = if changes_form(&head, target.form) {
@@ -428,7 +429,11 @@ impl Fabric {
             Verdict::Drop(_) => Ok(()),
             Verdict::One(target) => {
                 let kind = FrameKind::of(&head, self.way.is_hashing());
-                self.send_now(&packet, target, &Frame { kind, from_queue: 0, head: head.bytes() })
+                self.send_now(
+                    &packet,
+                    target,
+                    &Frame { kind, from_queue: 0, lender: None, head: head.bytes() },
+                )
             }
             Verdict::Many(targets) => self.send_many(None, &packet, (own, 0), &targets, &mut head, now_ns),
         };

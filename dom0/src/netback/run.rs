@@ -9,7 +9,7 @@ impl Fabric {
     /// Sends as many packets from the front of `ids` on as have the same Ethernet header, and go where the last packet with that
     /// header went: how many. None: [`Fabric::forward`] has to look at the first.
     #[inline]
-    pub(super) fn send_run(&mut self, sender: &Sender, queue: usize, ids: &[TxId], now_ns: u64) -> usize {
+    pub(super) fn send_run(&mut self, sender: &mut Sender, queue: usize, ids: &[TxId], now_ns: u64) -> usize {
         // What comes behind a packet that waits may have to wait, too.
         let Some(&first) = ids.first().filter(|_| sender.parked.is_empty()) else { return 0 };
         let Some(header) = sender.ethernet(queue, first) else { return 0 };

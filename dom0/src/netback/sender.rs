@@ -4,10 +4,11 @@ use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 use backends::net::{
-    Copier, Disconnect, Flow, HEAD_BYTES, HEADS_PER_PAGE, Intake, MAX_HEADS, Packet, Stage, Taken, TxBatch,
-    TxId, TxQueue,
+    Copier, Disconnect, Flow, HEAD_BYTES, HEADS_PER_PAGE, HeadCopy, Intake, MAX_HEADS, Packet, Stage, Taken,
+    TxBatch, TxId, TxQueue,
 };
 use pvrt::grant::{CopyPages, GrantMap, GrantPage};
+use ring_abi::shared::{SharedBytes, SharedMemory};
 use ring_abi::types::PAGE_SIZE;
 use zerocopy::IntoBytes;
 
@@ -49,6 +50,8 @@ pub(super) struct Frame<'a> {
     pub(super) kind: FrameKind,
     /// The queue that the packet came by.
     pub(super) from_queue: usize,
+    /// The vif that the packet came by: what is in no head may be in pages that the vif's frontend lends.
+    pub(super) lender: Option<PortId>,
     /// The packet's first bytes as they are in its head; none if they are not at hand.
     pub(super) head: &'a [u8],
 }
@@ -119,6 +122,12 @@ impl Sender {
         (queue * self.pages_each + page) * PAGE_SIZE + offset
     }
 
+    /// The page that a packet's head is in.
+    #[inline(always)]
+    pub(super) fn head(&self, queue: usize, id: TxId) -> SharedBytes<'_> {
+        self.heads.pages().page(queue * self.pages_each + id.head_at().0)
+    }
+
     pub(super) fn copy(&self) -> impl Copier {
         Hypervisor(&self.heads)
     }
@@ -150,7 +159,16 @@ impl Sender {
         batch: &mut TxBatch,
     ) -> Result<Taken, Disconnect> {
         let Queue { ring, last, .. } = &mut self.queues[queue];
-        *last = ring.take(most, intake, now_ns, batch)?;
+        let (heads, first_page) = (self.heads.pages(), queue * self.pages_each);
+        *last = ring.take_with(most, intake, now_ns, batch, |copy: &HeadCopy| {
+            let (page, to) = copy.id.head_at();
+            // The bytes stay in the page: the queue has looked.
+            let from = stage.readable(copy.gref).map(SharedMemory::shared);
+            from.inspect(|from| {
+                from.copy_to(copy.offset.into(), &heads.page(first_page + page), to, copy.len.into());
+            })
+            .is_some()
+        })?;
         ring.read_heads(batch, &mut Fetcher { heads: &self.heads, stage });
         Ok(*last)
     }

@@ -58,7 +58,7 @@ impl Fabric {
         self.deliver();
         let mut whole = self.copy_whole(packet)?;
         // What lies in the copy has a head of its own.
-        let frame = &Frame { head: &[], ..*frame };
+        let frame = &Frame { head: &[], lender: None, ..*frame };
         targets.sort_unstable_by_key(|target| (target.kind == PortKind::Wire, tag_of(target.form)));
         for alike in targets.chunk_by(|one, other| (one.kind, one.form) == (other.kind, other.form)) {
             let Some(first) = alike.first().filter(|first| change_form(&mut whole, first.form)) else {

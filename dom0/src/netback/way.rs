@@ -6,12 +6,13 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use backends::net::vif::Abilities;
 use backends::net::{
-    Checksum, Controlled, Copier, CopyOp, Disconnect, Intake, MAX_SLOTS, Offload, Packet, PacketHash,
-    Planned, Refused, RxQueue, Stage, TxId, copy_rest,
+    AtOnce, Checksum, Controlled, Copier, CopyIn, CopyOp, Disconnect, Intake, MAX_SLOTS, Offload, Packet,
+    PacketHash, Place, Planned, Refused, RxQueue, Stage, TxId,
 };
 use pvrt::Account;
 use pvrt::executor::sync::Notify;
 use pvrt::grant::{GrantMap, GrantPage, unmap_pages};
+use ring_abi::shared::{SharedBytes, SharedMemory};
 use ring_abi::types::PAGE_SIZE;
 
 use super::MAX_QUEUES;
@@ -79,10 +80,6 @@ pub(super) struct Way {
     /// By the ports' places.
     ends: Vec<Option<End>>,
     copies: Vec<CopyOp>,
-    /// Of the copies: those that are done already.
-    done: usize,
-    /// Room for the copies that are not.
-    rest: Vec<CopyOp>,
     flights: Vec<Flight>,
     /// Packets that are answered when the copies are done.
     answers: Vec<(usize, TxId)>,
@@ -102,8 +99,6 @@ impl Way {
         Self {
             ends: Vec::new(),
             copies: Vec::with_capacity(MOST_COPIES + COPIES_OF_PACKET),
-            done: 0,
-            rest: Vec::with_capacity(MOST_COPIES + COPIES_OF_PACKET),
             flights: Vec::with_capacity(MOST_COPIES + MAX_SEGMENTS as usize),
             answers: Vec::with_capacity(MOST_COPIES),
             touched: Vec::with_capacity(MOST_COPIES),
@@ -213,7 +208,7 @@ impl Way {
     /// Plans the copies of a packet for one receiver.
     pub(super) fn send(&mut self, packet: &Packet<'_>, to: PortId, frame: &Frame<'_>) -> Sent {
         let kind = &frame.kind;
-        let end = self.ends.get_mut(to.index()).and_then(Option::as_mut).filter(|end| end.port == to);
+        let (end, lender) = pair(&mut self.ends, to, frame.lender);
         let Some(end) = end.filter(|end| end.ruined.is_none()) else {
             return Sent::Dropped(Reason::NoReceiver);
         };
@@ -235,13 +230,16 @@ impl Way {
             offload = Offload { hash, ..*packet.offload };
             &Packet { offload: &offload, ..*packet }
         };
-        let first = self.copies.len();
-        match end.queues[queue].ring.plan(packet, &mut self.copies) {
+        let Some(head) = packet.parts.first() else { return Sent::Dropped(Reason::Malformed) };
+        let from = lender.map(|lender| &lender.controlled.stages[frame.from_queue]);
+        // Behind its first part a packet goes on elsewhere.
+        let bytes = &frame.head[..frame.head.len().min(head.len.into())];
+        let head = Bytes::Own { place: head.place, bytes };
+        let mut lent = Lent { from, to: &end.controlled.stages[queue], head, done: 0 };
+        let planned = end.queues[queue].ring.plan_with(packet, &mut self.copies, &mut lent);
+        self.copied += lent.done;
+        match planned {
             Ok(planned) => {
-                let stage = &end.controlled.stages[queue];
-                if !stage.is_empty() {
-                    self.done += stage.fill(&mut self.copies[first..], &packet.parts[0], frame.head);
-                }
                 if !core::mem::replace(&mut end.queues[queue].is_touched, true) {
                     self.touched.push((to.index(), queue));
                 }
@@ -257,30 +255,28 @@ impl Way {
     }
 
     /// Plans the copies of packets from the front of `ids` on, as long as they have the Ethernet header `header`, go where `again`
-    /// says, and are as their receiver takes them: how many, and their bytes. The packets are answered when the
-    /// copies are done.
+    /// says, and are as their receiver takes them: how many, and their bytes. What lies in pages that both ends lend is copied at
+    /// once. The packets are answered when their copies are done.
     #[inline(always)]
     pub(super) fn send_run(
         &mut self,
-        sender: &Sender,
+        sender: &mut Sender,
         from_queue: usize,
         ids: &[TxId],
         header: &Ethernet,
         again: &Again,
     ) -> (usize, u64) {
-        let to = again.to;
-        let end = self.ends.get_mut(to.index()).and_then(Option::as_mut).filter(|end| end.port == to);
-        let Some(end) = end.filter(|end| end.ruined.is_none()) else { return (0, 0) };
-        let queue = from_queue % end.queues.len();
-        // Packets that are hashed may go to different queues, and heads go to lent pages one by one.
-        if end.controlled.hashing.is_on() || !end.controlled.stages[queue].is_empty() {
+        let (Some(end), Some(own)) = pair(&mut self.ends, again.to, Some(sender.port)) else { return (0, 0) };
+        // Packets that are hashed may go to different queues.
+        if end.ruined.is_some() || end.controlled.hashing.is_on() {
             return (0, 0);
         }
+        let queue = from_queue % end.queues.len();
         let (Queue { ring, is_touched }, abilities) = (&mut end.queues[queue], end.abilities);
-        let (source, to) = (sender.ring(from_queue), to.index());
-        let (mut count, mut bytes) = (0, 0);
+        let (from, stage) = (&own.controlled.stages[from_queue], &end.controlled.stages[queue]);
+        let (to, mut count, mut bytes) = (again.to.index(), 0, 0);
         for &id in ids {
-            let packet = source.packet(id);
+            let packet = sender.ring(from_queue).packet(id);
             if count != 0 && sender.ethernet(from_queue, id).as_ref() != Some(header)
                 || !again.takes(packet.len, packet.offload.gso.is_some())
                 || !abilities.take(packet.offload, again.is_ipv6)
@@ -290,12 +286,20 @@ impl Way {
             {
                 break;
             }
+            let head = Bytes::Page(sender.head(from_queue, id));
+            let mut lent = Lent { from: Some(from), to: stage, head, done: 0 };
             // A receiver without room, or with a ring that is ruined, is found so again when the packet goes by itself.
-            let Ok(planned) = ring.plan(&packet, &mut self.copies) else { break };
-            self.flights.push(Flight { to, queue, planned });
-            self.answers.push((from_queue, id));
-            count += 1;
+            let Ok(planned) = ring.plan_with(&packet, &mut self.copies, &mut lent) else { break };
+            self.copied += lent.done;
             bytes += u64::from(packet.len);
+            count += 1;
+            if planned.is_there() {
+                ring.finish(planned, &self.copies);
+                sender.queue(from_queue).respond(id, true);
+            } else {
+                self.flights.push(Flight { to, queue, planned });
+                self.answers.push((from_queue, id));
+            }
         }
         if count != 0 && !core::mem::replace(is_touched, true) {
             self.touched.push((to, queue));
@@ -373,7 +377,7 @@ impl Way {
 
     /// Does the copies so far; the packets are at their receivers then.
     pub(super) fn deliver(&mut self, copier: &mut (impl Copier + ?Sized)) {
-        copy_rest(&mut self.copies, core::mem::take(&mut self.done), copier, &mut self.rest);
+        copier.copy(&mut self.copies);
         for Flight { to, queue, planned } in self.flights.drain(..) {
             // An end is taken away between two batches alone.
             if let Some(end) = &mut self.ends[to] {
@@ -392,6 +396,69 @@ impl Way {
                 end.queues[queue].ring.publish();
             }
         }
+    }
+}
+
+/// The receiver behind a port, and the sender, if the packet is a vif's and the vif is connected.
+#[inline(always)]
+fn pair(ends: &mut [Option<End>], to: PortId, from: Option<PortId>) -> (Option<&mut End>, Option<&End>) {
+    let is_at = |end: &&mut End| end.port == to;
+    let Some(from) = from.filter(|from| *from != to && from.index().max(to.index()) < ends.len()) else {
+        return (ends.get_mut(to.index()).and_then(Option::as_mut).filter(is_at), None);
+    };
+    match ends.get_disjoint_mut([to.index(), from.index()]) {
+        Ok([end, own]) => (end.as_mut().filter(is_at), own.as_ref().filter(|own| own.port == from)),
+        // A new port in a former port's place.
+        Err(_) => (None, None),
+    }
+}
+
+/// The bytes of a packet's head.
+enum Bytes<'a> {
+    /// In a page of dom0's, which has all of dom0's own bytes of the packet.
+    Page(SharedBytes<'a>),
+    /// The first of the bytes at `place`.
+    Own { place: Place, bytes: &'a [u8] },
+}
+
+/// Copies into a receiver's pages at once: a packet's head, and what lies in a page of the sender's, if both pages are lent.
+struct Lent<'a> {
+    from: Option<&'a Stage<GrantPage>>,
+    to: &'a Stage<GrantPage>,
+    head: Bytes<'a>,
+    /// Copies that were done.
+    done: usize,
+}
+
+impl AtOnce for Lent<'_> {
+    #[inline(always)]
+    fn copy(&mut self, copy: &CopyIn) -> bool {
+        let &CopyIn { source, gref, offset: to, len } = copy;
+        let Some(page) = self.to.writable(gref) else { return false };
+        let target = page.shared();
+        let len = usize::from(len);
+        let (bytes, from) = match (source, &self.head) {
+            (Place::Grant { gref, offset, .. }, _) => {
+                match self.from.and_then(|stage| stage.readable(gref)) {
+                    Some(page) => (page.shared(), usize::from(offset)),
+                    None => return false,
+                }
+            }
+            (Place::Own { offset, .. }, Bytes::Page(page)) => (*page, usize::from(offset)),
+            (Place::Own { .. }, Bytes::Own { place, bytes }) => {
+                let at = source.bytes_behind(place);
+                let Some(piece) = at.and_then(|at| bytes.get(at..at + len)) else { return false };
+                target.write(to.into(), piece);
+                self.done += 1;
+                return true;
+            }
+        };
+        if from + len > PAGE_SIZE {
+            return false; // the hypervisor's answer is an error
+        }
+        bytes.copy_to(from, &target, to.into(), len);
+        self.done += 1;
+        true
     }
 }
 

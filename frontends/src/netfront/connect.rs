@@ -52,6 +52,7 @@ struct Ready {
 pub(super) async fn connect(
     device: &Device,
     most: usize,
+    lends: bool,
 ) -> Result<(Arc<Shared>, Properties, Arrangement), NetError> {
     if !device.offered().await? {
         return Err(NetError::Disconnected);
@@ -75,7 +76,7 @@ pub(super) async fn connect(
     });
     let negotiated = negotiate(device, &shared, &nodes).await;
     let arrangement = match (&negotiated, &mut control) {
-        (Ok(()), Some(control)) => control.arrange(&buffers).await,
+        (Ok(()), Some(control)) => control.arrange(&buffers, lends).await,
         _ => Arrangement { queues: shared.ports.len(), ..Arrangement::default() },
     };
     if let Some(rings) = &mut *shared.rings.lock() {

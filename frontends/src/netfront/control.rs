@@ -67,16 +67,21 @@ impl Control {
 
     /// Arranges with a connected backend what there is to arrange. The ring stays this end's until the interface ends, since
     /// the backend may use it at all times.
-    pub(super) async fn arrange(&mut self, queues: &[Buffers]) -> Arrangement {
+    pub(super) async fn arrange(&mut self, queues: &[Buffers], lends: bool) -> Arrangement {
         self.until_ns = time::now_ns().saturating_add(PATIENCE_NS);
         let mut arrangement = Arrangement { queues: queues.len(), ..Arrangement::default() };
-        if let Err(Breach(reason)) = self.arrange_all(queues, &mut arrangement).await {
+        if let Err(Breach(reason)) = self.arrange_all(queues, lends, &mut arrangement).await {
             log::warn!("netfront: control ring: {reason}; it is used no more");
         }
         arrangement
     }
 
-    async fn arrange_all(&mut self, queues: &[Buffers], arrangement: &mut Arrangement) -> Result<(), Breach> {
+    async fn arrange_all(
+        &mut self,
+        queues: &[Buffers],
+        lends: bool,
+        arrangement: &mut Arrangement,
+    ) -> Result<(), Breach> {
         if queues.len() > 1 {
             arrangement.hashed = match self.hash(queues.len() as u32).await {
                 Ok(()) => true,
@@ -89,7 +94,7 @@ impl Control {
                 }
             };
         }
-        for (number, queue) in queues.iter().enumerate() {
+        for (number, queue) in queues.iter().enumerate().filter(|_| lends) {
             match self.lend(number as u32, queue, &mut arrangement.lent).await {
                 Err(Failed::Ring(breach)) => return Err(breach),
                 Err(Failed::Refused) => break,

@@ -227,8 +227,21 @@ impl Interface {
     /// # Errors
     /// The errors of [`Self::connect`].
     pub async fn connect_queues(store: &Xenstore, path: &str, most: usize) -> Result<Self, NetError> {
+        Self::connect_as(store, path, most, true).await
+    }
+
+    /// Connects like [`Self::connect_queues`]; `lends`: whether the backend is lent the buffers, if the backend takes them.
+    ///
+    /// # Errors
+    /// The errors of [`Self::connect`].
+    pub async fn connect_as(
+        store: &Xenstore,
+        path: &str,
+        most: usize,
+        lends: bool,
+    ) -> Result<Self, NetError> {
         let device = Device::open(store, path).await?;
-        let (shared, properties, arrangement) = connect::connect(&device, most).await?;
+        let (shared, properties, arrangement) = connect::connect(&device, most, lends).await?;
         Ok(Self { device, shared, properties, arrangement })
     }
 

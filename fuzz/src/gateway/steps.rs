@@ -88,7 +88,7 @@ impl World {
             return;
         }
         let port = self.vifs[n].port;
-        self.gateway.forget(port);
+        self.gateway.forget(self.now_ns, port);
         self.switch.remove_port(port);
         let (name, fixed) = (self.input.below(NAMES.len()), self.input.below(4) == 0);
         let is_taken = self.vifs.iter().enumerate().any(|(at, vif)| at != n && vif.fixed.is_some());

@@ -10,6 +10,7 @@
 //! | `to=MAC` | the other end |
 //! | `size=BYTES` | of a packet with its Ethernet header (64) |
 //! | `segment=BYTES` | the packets are TCP that is to be cut into segments |
+//! | `lend=no` | netback is not lent the buffers |
 //! | `batch=N` | packets from one flush to the next (32); the sender flushes when the ring is full, too |
 //! | `warm=N` | packets before those that count (2,000) |
 //! | `count=N` | packets that count (20,000) |

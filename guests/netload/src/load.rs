@@ -86,7 +86,13 @@ async fn run(boot: BootInfo) -> Result<(), String> {
     let store = Xenstore::connect(info.page, Port::adopt(info.port)).map_err(|error| error.to_string())?;
     let vifs = xenbus::Device::list(&store, "vif").await.map_err(|error| error.to_string())?;
     let path = vifs.first().ok_or("no network interface: the configuration has no vif=")?;
-    let net = Interface::connect(&store, path).await.map_err(|error| format!("{path}: {error}"))?;
+    let lends = match boot.option("lend") {
+        None | Some("yes") => true,
+        Some("no") => false,
+        Some(_) => return Err("lend=: expected yes or no".into()),
+    };
+    let net =
+        Interface::connect_as(&store, path, 1, lends).await.map_err(|error| format!("{path}: {error}"))?;
     let packets = Packets::new(net.properties().mac, to, size, segment).ok_or("size=: out of range")?;
     let (seen, figures) = (Seen::new(size), Figures::default());
     let received = Vec::new();

@@ -218,6 +218,18 @@ impl SharedBytes<'_> {
         unsafe { copy(source.as_ptr().cast_mut(), target, source.len()) }
     }
 
+    /// Copies `len` bytes from `offset` on to `target`, which is shared memory as well. Each byte is read once. Where both are
+    /// the same memory, the target's bytes are any of those that were there.
+    ///
+    /// # Panics
+    /// If the bytes are not all inside on both sides.
+    #[inline]
+    pub fn copy_to(&self, offset: usize, target: &SharedBytes<'_>, to: usize, len: usize) {
+        let (source, target) = (self.inside(offset, len), target.inside(to, len));
+        // SAFETY: `inside` checked both sides; neither is memory of ours alone.
+        unsafe { copy_any(source, target, len) }
+    }
+
     /// Sets `len` bytes to `value`.
     ///
     /// # Panics
@@ -250,12 +262,12 @@ impl SharedBytes<'_> {
     }
 }
 
-/// Copies `len` bytes, where one side is shared memory.
+/// Copies `len` bytes, where one side is shared memory, or both are.
 ///
 /// The copy uses relaxed atomics rather than `ptr::copy`: the compiler may neither repeat nor invent such accesses.
 ///
 /// # Safety
-/// Both sides are valid for `len` bytes and do not overlap.
+/// Both sides are valid for `len` bytes. They overlap only where both are shared memory.
 #[inline]
 unsafe fn copy(source: *mut u8, target: *mut u8, len: usize) {
     // The messages of a ring: a known length of a few words, for which the compiler makes as many moves.
@@ -316,6 +328,9 @@ unsafe fn copy_any(source: *mut u8, target: *mut u8, len: usize) {
                 AtomicU64::from_ptr(target.add(done).cast()).store(word, Ordering::Relaxed);
             }
             done += 8;
+        }
+        if done == len {
+            return;
         }
     }
     if (source.addr() | target.addr()).is_multiple_of(4) {

@@ -15,6 +15,11 @@ fn copies_of_every_length_and_alignment() {
             let mut back = alloc::vec![0; len];
             bytes.read(offset, &mut back);
             assert_eq!(back, pattern[..len], "{offset} {len}");
+            let (page, to) = (leaked_pages(1), 8 + len % 3);
+            bytes.copy_to(offset, &page, to, len);
+            page.read(to, &mut back);
+            assert_eq!(back, pattern[..len], "{offset} {len} to {to}");
+            assert_eq!((page.load_u8(to - 1), page.load_u8(to + len)), (0, 0));
             assert_eq!(bytes.load_u8(offset + len), 0xee);
             if offset > 0 {
                 assert_eq!(bytes.load_u8(offset - 1), 0xee);
@@ -46,6 +51,12 @@ fn one_past_the_end() {
 #[should_panic = "outside"]
 fn length_that_wraps() {
     leaked_pages(1).fill(usize::MAX, 2, 0);
+}
+
+#[test]
+#[should_panic = "outside"]
+fn a_copy_past_the_target() {
+    leaked_pages(2).copy_to(0, &leaked_pages(1), 8, PAGE_SIZE);
 }
 
 #[test]

@@ -347,33 +347,28 @@ fn heads_come_from_lent_pages_without_the_hypervisor() {
 }
 
 #[test]
-fn heads_go_to_lent_pages_without_the_hypervisor() {
-    let (stage, [lent, readonly]) = stage();
-    let bytes: Vec<u8> = (1..=200).collect();
-    let head = Part { place: mine(1024), len: 100 };
-    let fill = |source, dest, len| {
-        let mut op = CopyOp::new(source, dest, len);
-        assert_eq!(stage.fill(core::slice::from_mut(&mut op), &head, &bytes) == 1, op.ok());
-        op.ok()
-    };
-    assert!(fill(mine(1024), grant(9, 0), 100));
-    assert!((0..100).all(|at| lent.load_u8(at) == 1 + at as u8));
-    assert!(fill(mine(1034), grant(9, 4092), 4), "a head that is cut where a page ends");
-    assert_eq!(lent.load_u32(4092).to_le_bytes(), [11, 12, 13, 14]);
-    let elsewhere = Place::Own { frame: Mfn::new(2), offset: 1024 };
-    for (source, dest, len) in [
-        (mine(1024), grant(9, 0), 101), // the head ends, whatever lies behind it
-        (mine(1023), grant(9, 0), 4),
-        (mine(1024), grant(9, 4093), 4),
-        (elsewhere, grant(9, 0), 4),
-        (grant(8, 0), grant(9, 0), 4),
-        (mine(1024), grant(8, 0), 4), // lent for reading
-        (mine(1024), grant(7, 0), 4), // not lent
-        (mine(1024), mine(0), 4),
-    ] {
-        assert!(!fill(source, dest, len), "{source:?} {dest:?} {len}");
+fn a_lent_page_is_found_in_a_row_and_alone() {
+    let (mut stage, _) = stage();
+    for gref in [20, 12, u32::MAX] {
+        stage.add(GrantRef::new(gref), false, leaked_pages(1));
     }
-    assert_eq!(readonly.load_u32(0).to_le_bytes(), [0, 7, 14, 21]);
+    let found = |stage: &Stage<Page>, gref| {
+        let gref = GrantRef::new(gref);
+        (stage.readable(gref).is_some(), stage.writable(gref).is_some())
+    };
+    for gref in [9, 12, 20, u32::MAX] {
+        assert_eq!(found(&stage, gref), (true, true), "{gref}");
+    }
+    assert_eq!(found(&stage, 8), (true, false), "lent for reading");
+    for gref in [0, 7, 10, 11, 13, 21, u32::MAX - 1] {
+        assert_eq!(found(&stage, gref), (false, false), "{gref}");
+    }
+    assert!(stage.remove(GrantRef::new(8)).is_some());
+    assert_eq!(
+        (found(&stage, 8), found(&stage, 9), found(&stage, 20)),
+        ((false, false), (true, true), (true, true))
+    );
+    assert!(stage.take().count() == 4 && found(&stage, 9) == (false, false));
 }
 
 /// Notes what is asked, and fails the copies of page 7.

@@ -161,6 +161,55 @@ fn failed_copy_is_an_error_in_the_packets_place() {
     assert_eq!(receiver.queue.stats(), RxStats { packets: 2, bytes: 140, errors: 1 });
 }
 
+/// Does all copies at once but one.
+struct AllBut {
+    memory: Rc<RefCell<Memory>>,
+    left: usize,
+    asked: usize,
+}
+
+impl AtOnce for AllBut {
+    fn copy(&mut self, copy: &CopyIn) -> bool {
+        self.asked += 1;
+        let dest = Place::Grant { domain: RECEIVER, gref: copy.gref, offset: copy.offset };
+        let mut op = [CopyOp::new(copy.source, dest, copy.len)];
+        if self.asked - 1 != self.left {
+            self.memory.borrow_mut().copy(&mut op);
+        }
+        op[0].ok()
+    }
+}
+
+#[test]
+fn what_is_copied_at_once_is_in_no_list() {
+    let (mut sender, mut receiver) = pair();
+    let _ = receiver.post(40);
+    // One slot; a head and the rest of a slot; a packet of many slots.
+    let pieces = [[sender.piece(0, 70)].to_vec(), [sender.piece(0, 2000)].to_vec()];
+    let long = [sender.piece(0, 3000), sender.piece(0, 4096), sender.piece(0, 100)].to_vec();
+    for (pieces, copies) in pieces.into_iter().chain([long]).zip([1, 2, 4]) {
+        // Each copy is left to the list in turn, and then none.
+        for left in 0..=copies {
+            let id = one(&mut sender, &pieces, 0, &[]);
+            let mut ops = Vec::new();
+            let mut now = AllBut { memory: sender.memory.clone(), left, asked: 0 };
+            let packet = sender.queue.packet(id);
+            let planned = receiver.queue.plan_with(&packet, &mut ops, &mut now).unwrap();
+            assert_eq!(
+                (now.asked, ops.len(), planned.is_there()),
+                (copies, usize::from(left < copies), ops.is_empty())
+            );
+            sender.memory.borrow_mut().copy(&mut ops);
+            assert!(receiver.queue.finish(planned, &ops));
+            receiver.queue.publish();
+            assert_eq!(receiver.next().unwrap().bytes, sender.bytes(&pieces));
+            sender.queue.respond(id, true);
+            sender.queue.publish();
+            let _ = receiver.post(5);
+        }
+    }
+}
+
 #[test]
 #[should_panic = "before its bytes"]
 fn nothing_is_published_before_its_bytes() {

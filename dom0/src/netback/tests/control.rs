@@ -19,7 +19,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::front::*;
 use super::{error, frame, moment};
-use crate::net::headers::testing::{frame as ip_frame, udp};
+use crate::net::headers::testing::{ethernet, frame as ip_frame, udp};
 use crate::xenstore::{Client, Nodes};
 
 /// What lending the most pages makes dom0 keep at most, of `BYTES_PER_VIF`.
@@ -212,6 +212,62 @@ fn lent_pages_are_used_until_they_are_taken_back() {
         client.write(&alloc::format!("{}/state", front(2)), "6").unwrap();
         back_state(&client, 2, "6").await;
         assert!(!two.queues[0].data.in_use());
+    });
+}
+
+#[test]
+fn packets_in_a_row_go_from_lent_pages_to_lent_pages() {
+    let (client, network) = start();
+    block_on_test(async {
+        let (mut one, mut of_one) = connect(&client, 1, 1).await;
+        let (mut two, mut of_two) = connect(&client, 2, 1).await;
+        let (sending, receiving) = (pages(&one).0, pages(&two).1);
+        let (mac_of_one, mac_of_two) = (one.mac(), two.mac());
+        let alike = |len: usize| {
+            let payload: Vec<u8> = (0..len).map(|at| (at * 5 + len) as u8).collect();
+            ethernet(mac_of_one, mac_of_two, 0x0800, &payload)
+        };
+        // Who lends: nobody, the sender, both; the receiver some pages, and some for reading alone.
+        let rounds = [
+            (None, None),
+            (Some((&mut of_one, &sending[..], XEN_NETIF_CTRLF_GREF_READONLY)), None),
+            (None, Some((&receiving[..20], 0))),
+            (None, Some((&receiving[20..24], XEN_NETIF_CTRLF_GREF_READONLY))),
+        ];
+        let mut all = 0;
+        for (by_one, by_two) in rounds {
+            if let Some((of_one, list, flags)) = by_one {
+                assert_eq!(of_one.list(ADD, 0, list, flags).await, OK);
+            }
+            if let Some((list, flags)) = by_two {
+                assert_eq!(of_two.list(ADD, 0, list, flags).await, OK);
+            }
+            for seed in 0..4 {
+                two.queues[0].post(16);
+                let frames = [60, 50, 200, 242, 243, 700, 1500, 3000].map(|len| alike(len + seed));
+                frames.iter().enumerate().for_each(|(id, frame)| {
+                    one.queues[0].write_slot(frame, id as u16, 0, frame.len() as u16);
+                });
+                // A packet of three slots among the others.
+                let long = alike(9000 + seed);
+                for (n, piece) in long.chunks(4000).enumerate() {
+                    let flags = if n < 2 { NETTXF_MORE_DATA } else { 0 };
+                    let size = if n == 0 { long.len() } else { piece.len() };
+                    one.queues[0].write_slot(piece, 8 + n as u16, flags, size as u16);
+                }
+                one.queues[0].ring();
+                moment().await;
+                let received: Vec<_> = two.queues[0].received().into_iter().map(Result::unwrap).collect();
+                assert_eq!(received, [&frames[..], &[long]].concat());
+                let mut answers = one.queues[0].answers();
+                answers.sort_unstable();
+                assert_eq!(answers, (0..11).map(|id| (id, NETIF_RSP_OKAY)).collect::<Vec<_>>());
+                all += 9;
+            }
+        }
+        let [of_one, of_two] = [1, 2].map(|domain| counters(&network, domain));
+        assert_eq!((of_one.in_packets, of_two.out_packets), (all, all));
+        assert_eq!(of_one.in_bytes, of_two.out_bytes);
     });
 }
 

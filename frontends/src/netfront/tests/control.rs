@@ -115,6 +115,11 @@ async fn serve(store: TestStore, manner: Manner) -> Asked {
 
 /// Connects with `queues` queues to a backend that allows four.
 async fn arranged(manner: Manner, queues: usize) -> (Interface, Asked, TestStore) {
+    arranged_as(manner, queues, true).await
+}
+
+/// As [`arranged`], for a frontend that lends its buffers or does not.
+async fn arranged_as(manner: Manner, queues: usize, lends: bool) -> (Interface, Asked, TestStore) {
     let store = TestStore::new();
     nodes(&store, None, &FEATURES);
     store.set(&format!("{BACK}/feature-ctrl-ring"), "1");
@@ -124,7 +129,7 @@ async fn arranged(manner: Manner, queues: usize) -> (Interface, Asked, TestStore
     spawn(async move {
         assert!(sender.send(serve(of_backend, manner).await).is_ok(), "waited for");
     });
-    let interface = Interface::connect_queues(&store.connect(), FRONT, queues).await.expect("connected");
+    let interface = Interface::connect_as(&store.connect(), FRONT, queues, lends).await.expect("connected");
     (interface, receiver.await.expect("served"), store)
 }
 
@@ -139,6 +144,9 @@ fn all_buffers_are_lent_where_there_is_room() {
         grefs.sort_unstable();
         grefs.dedup();
         assert_eq!(grefs.len(), 384);
+        let (interface, asked, _) = arranged_as(Manner::Able(400), 2, false).await;
+        assert_eq!(interface.arrangement(), Arrangement { queues: 2, hashed: true, lent: 0 });
+        assert!(asked.lent.is_empty(), "unless the frontend shall lend none");
     });
 }
 

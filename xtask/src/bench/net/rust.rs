@@ -50,6 +50,17 @@ const CASES: &[Case] = &[
     },
     case("64-both", "64 bytes, both ways", "role=both size=64", Some(900)),
     case("1500-both", "1,500 bytes, both ways", "role=both size=1514", Some(1_100)),
+    case("64-unlent", "64 bytes, no page lent", "role=sink size=64 lend=no", None),
+    case("1500-unlent", "1,500 bytes, no page lent", "role=sink size=1514 lend=no", None),
+    Case {
+        count: 2_000,
+        ..case(
+            "64k-unlent",
+            "64 KiB, no page lent",
+            "role=sink size=65535 segment=1448 warm=200 lend=no",
+            None,
+        )
+    },
     Case { peer: false, ..case("64-gateway", "64 bytes to dom0", "role=pour size=64", None) },
     Case { peer: false, ..case("1500-gateway", "1,500 bytes to dom0", "role=pour size=1514", None) },
 ];
@@ -152,10 +163,10 @@ fn measure(case: &Case, system: On) -> Result<(Vec<Block>, String)> {
     Ok((plugin::blocks(&std::fs::read_to_string(&counts)?), console))
 }
 
-/// The words of a load that are about its packets.
+/// The words of a load that hold for both ends.
 fn of_packet(words: &str) -> String {
-    let is_of_packet = |word: &&str| word.starts_with("size=") || word.starts_with("segment=");
-    words.split(' ').filter(is_of_packet).collect::<Vec<_>>().join(" ")
+    let is_of_both = |word: &&str| ["size=", "segment=", "lend="].iter().any(|key| word.starts_with(key));
+    words.split(' ').filter(is_of_both).collect::<Vec<_>>().join(" ")
 }
 
 /// How many packets went both ways while they counted, by the line `netload: counted N received N sent N` of the counting
@@ -347,6 +358,7 @@ mod tests {
     fn both_ends_have_the_same_packets() {
         assert_eq!(of_packet("role=sink size=64"), "size=64");
         assert_eq!(of_packet("role=both size=65535 segment=1448 warm=9"), "size=65535 segment=1448");
+        assert_eq!(of_packet("role=sink size=64 lend=no"), "size=64 lend=no");
     }
 
     #[test]
