@@ -77,16 +77,35 @@ impl Paths {
         state: u32,
         rings: [&str; N],
     ) -> Option<([GrantMap; N], Port)> {
-        let front = |name: &str| dom0.read_as::<u32>(&format!("{}/{name}", self.front)).ok();
+        self.reach(dom0, state).await;
+        self.take(dom0, rings, "event-channel")
+    }
+
+    /// Waits a while until the frontend is in this state.
+    pub(crate) async fn reach(&self, dom0: &Client, state: u32) {
         for _ in 0..100 {
-            if front("state") == Some(state) {
+            if self.number(dom0, "state") == Some(state) {
                 break;
             }
             sleep(1000).await;
         }
-        let map = |name: &str| map_grants(GUEST, &[GrantRef::new(front(name)?)], true).ok();
+    }
+
+    /// What the frontend's node says.
+    pub(crate) fn number(&self, dom0: &Client, name: &str) -> Option<u32> {
+        dom0.read_as(&format!("{}/{name}", self.front)).ok()
+    }
+
+    /// Takes a page for each of the nodes `rings`, and the port.
+    pub(crate) fn take<const N: usize>(
+        &self,
+        dom0: &Client,
+        rings: [&str; N],
+        port: &str,
+    ) -> Option<([GrantMap; N], Port)> {
+        let map = |name: &str| map_grants(GUEST, &[GrantRef::new(self.number(dom0, name)?)], true).ok();
         let pages: Vec<GrantMap> = rings.into_iter().map_while(map).collect();
-        let port = Port::bind_interdomain(GUEST, PortNumber::new(front("event-channel")?)).ok()?;
+        let port = Port::bind_interdomain(GUEST, PortNumber::new(self.number(dom0, port)?)).ok()?;
         Some((pages.try_into().ok()?, port))
     }
 

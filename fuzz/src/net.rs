@@ -5,9 +5,10 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use dom0::net::capture::Capture;
 use dom0::net::headers::{Endpoint, Side, checksum};
 use dom0::net::switch::{Action, BridgeId, PortConfig, PortId, Rule, Rules, Switch, Verdict, Vlans};
-use dom0::net::switch::{Form, Guard};
+use dom0::net::switch::{Form, Guard, Tap, Target};
 use dom0::net::{Head, MacAddr};
 use smoltcp::phy::{Checksum, ChecksumCapabilities};
 use smoltcp::wire::{
@@ -97,6 +98,8 @@ struct Bench {
     /// What the walled guest has asked by UDP: own address and port, the other's.
     asked: HashSet<(IpAddr, u16, IpAddr, u16)>,
     now_ns: u64,
+    /// The last frame, and where it came in.
+    last: Option<(usize, Vec<u8>)>,
 }
 
 fn add(switch: &mut Switch, bridges: [BridgeId; 2], n: usize) -> PortId {
@@ -126,7 +129,7 @@ impl Bench {
         let mut switch = Switch::new([1, 2]);
         let bridges = ["a", "b"].map(|name| switch.add_bridge(name).expect("a bridge"));
         let ports = (0..KINDS.len()).map(|n| add(&mut switch, bridges, n)).collect();
-        Bench { switch, bridges, ports, asked: HashSet::new(), now_ns: 0 }
+        Bench { switch, bridges, ports, asked: HashSet::new(), now_ns: 0, last: None }
     }
 
     fn send(&mut self, from: usize, frame: &[u8]) {
@@ -139,18 +142,33 @@ impl Bench {
             self.asked.insert((seen.from, seen.ports.0, seen.to, seen.ports.1));
         }
         let id = self.ports[from];
-        let targets = match self.switch.forward(self.now_ns, id, &head, false) {
-            Verdict::Drop(_) => return,
-            Verdict::One(target) => vec![target],
+        let again = self.switch.again(self.now_ns, id, frame.first_chunk().expect("a header"));
+        let again = again.filter(|again| again.takes(frame.len() as u32, false));
+        let captured = self.captured();
+        let verdict = self.switch.forward(self.now_ns, id, &head, false);
+        let targets: Vec<Target> = match &verdict {
+            Verdict::Drop(_) => Vec::new(),
+            Verdict::One(target) => vec![*target],
             Verdict::Many(targets) => targets.iter(&self.switch).collect(),
         };
+        self.check_tap(captured, id, &targets);
+        if let Some(again) = again {
+            let [target] = targets[..] else { panic!("{verdict:?} in place of one port") };
+            assert!(target.port == again.to && target.form == Form::Untagged, "{verdict:?}");
+            assert_eq!(again.is_ipv6, frame[12..14] == [0x86, 0xdd]);
+        }
+        if matches!(verdict, Verdict::Drop(_)) {
+            return;
+        }
         assert!(!targets.is_empty());
         let (kind, bridge) = KINDS[from];
+        let vlans = |port| &self.switch.config(port).expect("a port").vlans;
+        let vlan = vlans(id).ingress(&head).expect("a VLAN of the port's");
         for target in targets {
+            assert_eq!(vlans(target.port).egress(vlan, &head), Some(target.form));
             let to = self.ports.iter().position(|port| *port == target.port).expect("a port that is there");
             assert!(to != from && KINDS[to].1 == bridge, "{from} -> {to}");
             assert!(!(kind == Kind::Isolated && KINDS[to].0 == Kind::Isolated));
-            assert!(target.form == Form::Untagged || matches!(KINDS[to].0, Kind::Trunk | Kind::Wire));
             if KINDS[to].0 == Kind::Walled {
                 self.check_walled(frame);
             }
@@ -161,6 +179,37 @@ impl Bench {
         if !matches!(kind, Kind::Free | Kind::Wire) {
             assert_eq!(frame[6..12], station(from as u8).0, "a station of its own");
         }
+    }
+
+    /// Frames that the tap has seen.
+    fn captured(&mut self) -> Option<u64> {
+        self.switch.tap().map(|tap| tap.capture().packets())
+    }
+
+    /// The tap has seen the frame once, if it went by one of its ports.
+    fn check_tap(&mut self, before: Option<u64>, from: PortId, targets: &[Target]) {
+        let Some(before) = before else { return };
+        let tap = self.switch.tap().expect("still there");
+        let is_tapped = |port: PortId| tap.ports().is_empty() || tap.ports().contains(&port);
+        let is_seen = is_tapped(from) || targets.iter().any(|target| is_tapped(target.port));
+        assert_eq!(tap.capture().packets(), before + u64::from(is_seen));
+    }
+
+    /// Puts a port into other VLANs. A guest with a judge stays where frames have no tags.
+    fn move_port(&mut self, n: usize, which: usize) {
+        let places = match KINDS[n].0 {
+            Kind::Wire => return,
+            Kind::Guarded | Kind::Walled => ["", ".5", ".6", ""],
+            _ => ["", ".5", ":5:6", ".5:6"],
+        };
+        let vlans = Vlans::parse(places[which]).expect("VLANs");
+        self.switch.set_vlans(self.ports[n], vlans).expect("nobody else has the station");
+    }
+
+    /// Begins a capture at a port, or at all of them.
+    fn set_tap(&mut self, port: Option<PortId>) {
+        let capture = Capture::new(4096, 64).expect("memory");
+        self.switch.set_tap(Some(Tap::new(capture, port.into_iter().collect(), 0)));
     }
 
     /// The walled guest gets nothing that its rules do not let in.
@@ -364,9 +413,27 @@ pub(crate) fn switch(data: &[u8]) {
                 bench.switch.filter_groups(bench.ports[n], names);
                 let _ = bench.switch.add_group(bench.ports[n], MacAddr([0x33, 0x33, 0, 0, 0, 1]));
             }
+            3 => bench.move_port(n, input.below(4)),
+            4 => match input.below(3) {
+                0 => drop(bench.switch.set_tap(None)),
+                1 => bench.set_tap(None),
+                _ => bench.set_tap(Some(bench.ports[n])),
+            },
+            // The same header once more, and perhaps other bytes behind.
+            5 | 6 => {
+                let Some((from, mut frame)) = bench.last.take() else { continue };
+                let at = 14 + usize::from(input.u8());
+                let byte = input.u8();
+                if let Some(place) = frame.get_mut(at) {
+                    *place = byte;
+                }
+                bench.send(from, &frame);
+                bench.last = Some((from, frame));
+            }
             _ => {
                 let frame = frame(&input, n);
                 bench.send(n, &frame);
+                bench.last = Some((n, frame));
             }
         }
     }

@@ -20,8 +20,14 @@ use ring_abi::types::GrantRef;
 use crate::devices::{self, GUEST, Paths, World};
 use crate::input::Input;
 
+mod control;
+
+use control::Control;
+
 const PATHS: Paths = Paths { back: "/local/domain/0/backend/vif/5/0", front: "/local/domain/5/device/vif/0" };
 const SLOTS_PER_RING: u32 = 256;
+/// Queues that the frontend asks for, at most.
+const QUEUES: usize = 4;
 
 fn make_device(dom0: &Client, input: &Input) {
     let back = [
@@ -30,6 +36,8 @@ fn make_device(dom0: &Client, input: &Input) {
         ("feature-gso-tcpv4", "1"),
         ("feature-gso-tcpv6", "1"),
         ("feature-ipv6-csum-offload", "1"),
+        ("multi-queue-max-queues", "3"),
+        ("feature-ctrl-ring", "1"),
     ];
     PATHS.make(dom0, input, &back, &[("mac", "00:16:3e:01:02:03"), ("mtu", "9000")]);
 }
@@ -52,6 +60,14 @@ struct Liar {
 }
 
 impl Liar {
+    /// Takes the rings of the queue with its nodes in `directory`.
+    fn attach(dom0: &Client, directory: &str) -> Option<Liar> {
+        let node = |name: &str| format!("{directory}{name}");
+        let rings = [&*node("tx-ring-ref"), &*node("rx-ring-ref")];
+        let ([transmit, receive], port) = PATHS.take(dom0, rings, &node("event-channel"))?;
+        Some(Liar { transmit, receive, port, kept: Vec::new(), sent: 0, received: 0, owes_extra: false })
+    }
+
     /// Does one wrong or right thing.
     fn act(&mut self, input: &Input) {
         match input.below(16) {
@@ -160,16 +176,25 @@ impl Liar {
 }
 
 async fn backend(dom0: &Client, input: &Input) {
-    let Some(([transmit, receive], port)) = PATHS.attach(dom0, 4, ["tx-ring-ref", "rx-ring-ref"]).await
-    else {
+    PATHS.reach(dom0, 4).await;
+    let queues = PATHS.number(dom0, "multi-queue-num-queues");
+    let directories = (0..queues.unwrap_or(1)).map(|number| match queues {
+        Some(_) => format!("queue-{number}/"),
+        None => String::new(),
+    });
+    let mut liars: Vec<Liar> = directories.map_while(|directory| Liar::attach(dom0, &directory)).collect();
+    if liars.is_empty() {
         return;
-    };
+    }
+    let mut control = Control::attach(dom0, liars.len() as u32);
     let state = if input.u8() & 15 == 0 { input.text(2) } else { "4".into() };
     PATHS.set_state(dom0, &state);
-    let mut liar =
-        Liar { transmit, receive, port, kept: Vec::new(), sent: 0, received: 0, owes_extra: false };
     while !input.is_empty() {
-        liar.act(input);
+        if let Some(control) = &mut control {
+            control.serve(input);
+        }
+        let number = input.below(liars.len());
+        liars[number].act(input);
         sleep(u64::from(input.u8() & 3) * 50).await;
     }
     PATHS.set_state(dom0, "6");
@@ -208,7 +233,7 @@ async fn use_it(interface: &Interface, input: &Input) {
             }
         }
         // No more than there are buffers, so that the frontend comes to an end.
-        for _ in 0..=SLOTS_PER_RING {
+        for _ in 0..=SLOTS_PER_RING as usize * QUEUES {
             received.clear();
             match interface.receive(&mut received) {
                 Ok(Some(offload)) => {
@@ -232,7 +257,14 @@ async fn use_it(interface: &Interface, input: &Input) {
 }
 
 async fn frontend(guest: &Xenstore, input: &Input) {
-    let Ok(Ok(interface)) = timeout(1_000_000, Interface::connect(guest, PATHS.front)).await else { return };
+    // More than the frontend waits for answers on the control ring.
+    let attempt = timeout(3_000_000_000, Interface::connect_queues(guest, PATHS.front, QUEUES));
+    let Ok(Ok(interface)) = attempt.await else { return };
+    let (arrangement, state) = (interface.arrangement(), interface.ring_state());
+    assert!((1..=QUEUES).contains(&arrangement.queues) && (arrangement.queues > 1 || !arrangement.hashed));
+    // An interface that has ended meanwhile has no slots.
+    let slots = (state.transmit_slots + state.receive_slots) as usize;
+    assert!(slots == 0 || arrangement.lent <= slots);
     let properties = interface.properties();
     assert!(properties.mtu >= 68 && (properties.scatter_gather || properties.mtu <= 1500));
     assert!(properties.scatter_gather || !properties.gso_tcpv4 && !properties.gso_tcpv6);
