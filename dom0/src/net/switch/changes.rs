@@ -74,20 +74,18 @@ impl Switch {
         let others: usize = self.ports.iter().flatten().map(|port| Self::room_for(port)).sum();
         self.table.reserve(others + after.len());
         let mut fixed = alloc::vec::Vec::<Station>::new();
-        for station in after {
-            if before.contains(&station) {
-                continue;
-            }
-            if self.table.fix(station, id.index).is_err() {
+        for station in after.iter().filter(|station| !before.contains(station)) {
+            if self.table.fix(*station, id.index).is_err() {
                 fixed.iter().for_each(|station| self.table.unfix(*station, id.index));
-                return Err(SwitchError::MacTaken(station.mac, self.owner_of(station)));
+                return Err(SwitchError::MacTaken(station.mac, self.owner_of(*station)));
             }
-            fixed.push(station);
+            fixed.push(*station);
         }
-        let keeps = Self::fixed(&new)?;
-        for station in before.iter().filter(|station| !keeps.contains(station)) {
+        for station in before.iter().filter(|station| !after.contains(station)) {
             self.table.unfix(*station, id.index);
         }
+        // From `.10` to `:10` no station moves, and yet what other ports have decided of late is of the old form.
+        self.table.note_change();
         let slot = self.ports.get_mut(usize::from(id.index)).and_then(Option::as_deref_mut);
         if let Some(port) = slot {
             self.table.forget(id.index, &mut port.learned);
@@ -115,8 +113,9 @@ impl Switch {
 mod tests {
     use super::super::tests::{Bench, between, vlan};
     use super::*;
+    use crate::net::Head;
     use crate::net::headers::testing::station;
-    use crate::net::switch::{PortConfig, Reason};
+    use crate::net::switch::{Form, PortConfig, Reason, Verdict};
 
     #[test]
     fn places() {
@@ -162,6 +161,29 @@ mod tests {
         assert_eq!(bench.ports(one, &there), Ok([two].into()));
         assert_eq!(bench.switch.find_port("vif1.0"), Some(one));
         assert_eq!(bench.switch.find_port("vif9.0"), None);
+    }
+
+    #[test]
+    fn the_next_frame_has_the_form_of_the_new_vlans() {
+        let mut bench = Bench::new();
+        let (one, two) = (bench.vif(bench.a, 1), bench.vif(bench.a, 2));
+        let there = between(1, station(2));
+        bench.switch.set_vlans(one, Vlans::Access(vlan(10))).unwrap();
+        for (vlans, form) in [
+            (".10", Form::Untagged),
+            (":10", Form::Tagged(10)),
+            (".10:20", Form::Untagged),
+            (":10", Form::Tagged(10)),
+        ] {
+            bench.switch.set_vlans(two, Vlans::parse(vlans).unwrap()).unwrap();
+            let mut frame = there.clone();
+            let len = frame.len() as u32;
+            let head = Head::parse(&mut frame, len).unwrap();
+            let Verdict::One(target) = bench.switch.forward(bench.now_ns, one, &head, false) else {
+                panic!("one receiver");
+            };
+            assert_eq!((target.port, target.form), (two, form), "{vlans}");
+        }
     }
 
     #[test]

@@ -109,6 +109,11 @@ impl MacTable {
         self.changes
     }
 
+    /// A port's frames have another form from now on: what was decided before holds no more, though no station moved.
+    pub(super) fn note_change(&mut self) {
+        self.changes += 1;
+    }
+
     /// Makes room for `stations` in all, fixed and learned.
     pub(super) fn reserve(&mut self, stations: usize) {
         let len = (stations * 2).next_power_of_two();
