@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use pvrt::Account;
 use pvrt::executor::time;
 
 use super::fabric::Fabric;
@@ -66,7 +67,7 @@ impl Network {
         let vlans = vlans.map_err(|wrong| {
             format!("VLAN `{wrong}`: expected `untagged`, or such as `.10`, `:20:30` or `.10:20:30`")
         })?;
-        fabric.switch.set_vlans(id, vlans).map_err(|error| error.to_string())
+        fabric.move_port(id, vlans)
     }
 
     /// Adds a rule to a port: before the rule at `place`, counted from 1, or behind all others. All that goes on passes by the
@@ -175,6 +176,24 @@ impl Network {
     /// Moves captured packets to the end of `out`: about `most_bytes`. Gives their bytes; `None`: no capture goes on.
     pub fn take_captured(&self, most_bytes: usize, out: &mut Vec<u8>) -> Option<usize> {
         Some(self.0.lock().switch.tap()?.capture().take(most_bytes, out))
+    }
+}
+
+impl Fabric {
+    /// Puts a port into VLANs. A guest that comes into the gateway's VLAN has its configured address there; of one that leaves,
+    /// the gateway keeps nothing but the name.
+    fn move_port(&mut self, id: PortId, vlans: Vlans) -> Result<(), String> {
+        let was_near = self.switch.config(id).is_some_and(|config| config.vlans.has_untagged());
+        let is_near = vlans.has_untagged();
+        let guest = self.outside.as_ref().and_then(|outside| {
+            let guest = outside.guest(id).filter(|_| is_near != was_near)?;
+            Some(if is_near { outside.gateway.check(&guest).map(|()| guest) } else { Ok(guest) })
+        });
+        let guest = guest.transpose()?;
+        self.switch.set_vlans(id, vlans).map_err(|error| error.to_string())?;
+        let (Some(outside), Some(guest)) = (&mut self.outside, guest) else { return Ok(()) };
+        outside.forget(time::now_ns(), id);
+        Account::own().charge(|| outside.introduce(id, guest, is_near))
     }
 }
 

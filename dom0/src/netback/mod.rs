@@ -143,10 +143,9 @@ impl OpenPort {
     fn introduce(&self, name: String, fixed: Option<Ipv4Addr>) -> Result<(), String> {
         let fabric = &mut *self.network.0.lock();
         let Some(config) = fabric.switch.config(self.id) else { return Ok(()) };
-        let (network, fixed) = (config.bridge, fixed.filter(|_| config.vlans.has_untagged()));
+        let (network, is_near) = (config.bridge, config.vlans.has_untagged());
         let Some(outside) = &mut fabric.outside else { return Ok(()) };
-        outside.task.notify_one();
-        Account::own().charge(|| outside.gateway.set_guest(self.id, Guest { name, network, fixed }))
+        Account::own().charge(|| outside.introduce(self.id, Guest { name, network, fixed }, is_near))
     }
 }
 
@@ -155,8 +154,7 @@ impl Drop for OpenPort {
         let mut fabric = self.network.0.lock();
         fabric.way.disconnect(self.id);
         if let Some(outside) = &mut fabric.outside {
-            outside.gateway.forget(self.id);
-            outside.task.notify_one();
+            outside.forget(time::now_ns(), self.id);
         }
         fabric.switch.remove_port(self.id);
     }

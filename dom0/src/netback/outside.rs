@@ -3,8 +3,10 @@
 //! Here a packet is whole: its bytes are copied once into pages of dom0's. That is the way of what dom0 itself reads, and of
 //! what a card gets that leaves checksums and segments to dom0. What else a card gets: `card`.
 
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::net::Ipv4Addr;
 
 use arrayvec::ArrayVec;
 use backends::net::{Checksum, Copier, CopyOp, Offload, Packet, Part, Place};
@@ -17,7 +19,7 @@ use super::card::Card;
 use super::copier::Hypervisor;
 use super::sender::Sender;
 use crate::net::Head;
-use crate::net::router::{Arrival, Gateway, Routed};
+use crate::net::router::{Arrival, Gateway, Guest, Routed};
 use crate::net::switch::{BridgeId, PortId};
 use crate::net::wire::Received;
 
@@ -38,6 +40,8 @@ pub(super) struct Outside {
     locals: Vec<(BridgeId, PortId)>,
     /// Received packets whose bytes are on their way.
     pub(super) held: Vec<Received>,
+    /// The addresses that configurations give to vifs, wherever the vifs are now.
+    configured: Vec<(PortId, Ipv4Addr)>,
     /// The gateway may have something to send.
     pub(super) is_stirred: bool,
     /// Wakes the gateway's task, which sleeps until then.
@@ -53,6 +57,7 @@ impl Outside {
             cards: Vec::new(),
             locals: Vec::new(),
             held: Vec::new(),
+            configured: Vec::new(),
             is_stirred: false,
             task: Arc::new(Notify::new()),
             sleeps_until_ns: 0,
@@ -99,6 +104,33 @@ impl Outside {
     /// A vif that has to look again since a card gave something back.
     pub(super) fn untold(&mut self) -> Option<PortId> {
         self.cards.iter_mut().find_map(Card::untold)
+    }
+
+    /// Tells the gateway whose interface is behind `port`. `is_near`: the interface is in the gateway's VLAN; elsewhere its address
+    /// is the guest's business.
+    ///
+    /// # Errors
+    /// As [`Gateway::set_guest`].
+    pub(super) fn introduce(&mut self, port: PortId, guest: Guest, is_near: bool) -> Result<(), String> {
+        let fixed = guest.fixed;
+        self.gateway.set_guest(port, Guest { fixed: fixed.filter(|_| is_near), ..guest })?;
+        self.configured.retain(|(other, _)| *other != port);
+        self.configured.extend(fixed.map(|fixed| (port, fixed)));
+        self.task.notify_one();
+        Ok(())
+    }
+
+    /// The guest behind `port`, with the address that the configuration gives.
+    pub(super) fn guest(&self, port: PortId) -> Option<Guest> {
+        let fixed = self.configured.iter().find(|(at, _)| *at == port).map(|(_, fixed)| *fixed);
+        Some(Guest { fixed, ..self.gateway.guest(port)?.clone() })
+    }
+
+    /// The vif behind `port` is gone.
+    pub(super) fn forget(&mut self, now_ns: u64, port: PortId) {
+        self.configured.retain(|(other, _)| *other != port);
+        self.gateway.forget(now_ns, port);
+        self.task.notify_one();
     }
 
     /// What the gateway says to a packet that came to dom0's port `local` from behind port `from`; and on which network.

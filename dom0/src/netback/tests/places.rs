@@ -2,8 +2,11 @@
 
 use alloc::vec;
 
+use core::net::Ipv4Addr;
+
 use super::super::Network;
 use super::*;
+use crate::net::switch::PortId;
 
 /// The same frame with a tag.
 fn tagged(frame: &[u8], vlan: u8) -> Vec<u8> {
@@ -73,6 +76,40 @@ fn a_frame_gets_the_tag_that_its_receiver_knows() {
         ] {
             assert!(network.set_vlans(port, text).unwrap_err().starts_with(why), "{port} {text}");
         }
+    });
+}
+
+#[test]
+fn the_gateway_hears_of_a_port_that_moves() {
+    let (client, network) = start();
+    block_on_test(async {
+        network.set_up(Vec::new());
+        make_vif(&client, 1, &[("vlan", "10"), ("ip", "10.88.0.77")]);
+        make_vif(&client, 2, &[("vlan", "10"), ("ip", "10.88.0.1")]);
+        back_state(&client, 1, "2").await;
+        back_state(&client, 2, "2").await;
+        let known = || {
+            let fabric = network.0.lock();
+            let port = fabric.switch.find_port("vif1.0").unwrap();
+            let gateway = &fabric.outside.as_ref().unwrap().gateway;
+            let fixed = gateway.guest(port).unwrap().fixed;
+            let owner = gateway
+                .dhcp(fabric.switch.find_bridge("xenbr0").unwrap())
+                .unwrap()
+                .other_owner(time::now_ns(), PortId::testing(99), Ipv4Addr::new(10, 88, 0, 77));
+            assert_eq!(owner, fixed.map(|_| port));
+            fixed
+        };
+        assert_eq!(known(), None, "another network");
+        for (place, fixed) in [("untagged", 77), (".10", 0), (":10", 0), ("untagged", 77)] {
+            network.set_vlans("vif1.0", place).unwrap();
+            assert_eq!(known().map_or(0, |fixed| fixed.octets()[3]), fixed, "{place}");
+        }
+        let refused = network.set_vlans("vif2.0", "untagged").unwrap_err();
+        assert_eq!(refused, "ip `10.88.0.1`: it is the gateway's own address");
+        let fabric = network.0.lock();
+        let port = fabric.switch.find_port("vif2.0").unwrap();
+        assert_eq!(fabric.switch.config(port).unwrap().vlans.to_string(), ".10", "nothing is changed");
     });
 }
 

@@ -124,11 +124,9 @@ impl Gateway {
     /// # Errors
     /// The address that the configuration gives is the gateway's own.
     pub fn set_guest(&mut self, port: PortId, mut guest: Guest) -> Result<(), String> {
+        self.check(&guest)?;
         let own = self.router.network(guest.network).and_then(|network| network.address);
         if let (Some(own), Some(fixed)) = (own, guest.fixed) {
-            if own.address() == fixed {
-                return Err(alloc::format!("ip `{fixed}`: it is the gateway's own address"));
-            }
             // An address of another network is the guest's business: no server here gives it, and no forward goes there.
             if !own.contains_addr(&fixed) {
                 guest.fixed = None;
@@ -149,6 +147,25 @@ impl Gateway {
         Ok(())
     }
 
+    /// Whether a guest's interface can be as said.
+    ///
+    /// # Errors
+    /// As [`Gateway::set_guest`].
+    pub fn check(&self, guest: &Guest) -> Result<(), String> {
+        let own = self.router.network(guest.network).and_then(|network| network.address);
+        match guest.fixed {
+            Some(fixed) if own.is_some_and(|own| own.address() == fixed) => {
+                Err(alloc::format!("ip `{fixed}`: it is the gateway's own address"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A guest's interface, if the gateway knows the interface.
+    pub fn guest(&self, port: PortId) -> Option<&Guest> {
+        self.guests.get(&port)
+    }
+
     /// A domain is called otherwise from now on: names and forwards lead to whoever is called so.
     pub fn rename(&mut self, from: &str, to: &str) {
         self.guests.values_mut().filter(|guest| guest.name == from).for_each(|guest| guest.name = to.into());
@@ -156,8 +173,8 @@ impl Gateway {
     }
 
     /// The port is gone, and all that was kept for it.
-    pub fn forget(&mut self, port: PortId) {
-        let addresses = self.addresses_of(port);
+    pub fn forget(&mut self, now_ns: u64, port: PortId) {
+        let addresses = self.addresses_of(now_ns, port);
         self.guests.remove(&port);
         // The guest that gets the address next is not whom a forward is for.
         self.are_forwards_old = true;
@@ -172,12 +189,13 @@ impl Gateway {
 
     /// The addresses of the guest behind `port`, by its configuration, leases and its own words, but for those that another
     /// interface has.
-    fn addresses_of(&self, port: PortId) -> Vec<Ipv4Addr> {
+    fn addresses_of(&self, now_ns: u64, port: PortId) -> Vec<Ipv4Addr> {
         let Some(guest) = self.guests.get(&port) else { return Vec::new() };
         let server = self.segments.get(&guest.network).and_then(|segment| segment.dhcp.as_ref());
         let seen = self.router.neighbours().behind(port);
-        let is_anothers =
-            |address: &Ipv4Addr| server.is_some_and(|server| server.other_owner(0, port, *address).is_some());
+        let is_anothers = |address: &Ipv4Addr| {
+            server.is_some_and(|server| server.other_owner(now_ns, port, *address).is_some())
+        };
         let leased = server.into_iter().flat_map(|server| server.addresses(port));
         guest.fixed.into_iter().chain(leased).chain(seen).filter(|address| !is_anothers(address)).collect()
     }

@@ -303,7 +303,7 @@ fn a_forward_finds_its_guest_by_name() {
     // The guest ends: its connections and its address go, and nobody gets what was for it.
     let port = world.stations[guest].port;
     assert!(world.gateway.router().flows().len() == 1);
-    world.gateway.forget(port);
+    world.gateway.forget(world.now_ns, port);
     assert_eq!(world.address(guest), None);
     assert_eq!(
         world.gateway.router().neighbours().list(world.now_ns).filter(|known| known.3 == port).count(),

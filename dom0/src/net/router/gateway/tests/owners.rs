@@ -103,6 +103,26 @@ fn a_lease_that_was_over_is_begun_anew() {
 }
 
 #[test]
+fn forwarded_connections_end_though_the_address_was_anothers_before() {
+    let mut world = World::new();
+    let first = world.guest(21, "web");
+    let next = silent(&mut world, 20, "next", None);
+    world.pass(3000);
+    let leased = world.address(first).expect("leased");
+    // Two hours: the lease is over.
+    world.now_ns += 7_200_000 * MILLISECOND;
+    claim(&mut world, 20, leased);
+    forward_to(&mut world, "next");
+    let from = frames::UdpEnd { mac: station(99), address: outside(2), port: 7 };
+    let to = frames::UdpEnd { mac: station(202), address: outside(15), port: 8080 };
+    world.carry(UPLINK, WIRE, &frames::udp(from, to, b"knock"));
+    assert_eq!(world.gateway.router().flows().len(), 1);
+    let port = world.stations[next].port;
+    world.gateway.forget(world.now_ns, port);
+    assert!(world.gateway.router().flows().is_empty());
+}
+
+#[test]
 fn forwarded_connections_end_with_their_guest() {
     let mut world = World::new();
     forward_to(&mut world, "web");
@@ -111,7 +131,7 @@ fn forwarded_connections_end_with_their_guest() {
     assert_eq!(knock(&mut world), [guest]);
     let leased = world.address(guest);
     let port = world.stations[guest].port;
-    world.gateway.forget(port);
+    world.gateway.forget(world.now_ns, port);
     world.stations.remove(guest);
     assert!(world.gateway.router().flows().is_empty());
     let next = world.guest(21, "db");
