@@ -55,6 +55,8 @@ pub(super) enum Handed {
     Unfinished,
     /// The packet is lost.
     Lost(Unsent),
+    /// The packet's bytes cannot be had, by the fault of whoever granted them.
+    Missing,
 }
 
 /// A network card, as what stands behind a port.
@@ -193,7 +195,7 @@ impl Card {
             Hypervisor(&self.buffers).copy(&mut self.ops);
             if !is_whole || !self.ops.iter().all(CopyOp::ok) {
                 self.free.push(token);
-                return Handed::Lost(Unsent::Unfit);
+                return Handed::Missing;
             }
         }
         let spans = spans(frames.iter().map(|frame| frame.maddr()), packet.len as usize);

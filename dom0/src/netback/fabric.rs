@@ -13,7 +13,7 @@ use pvrt::Account;
 use pvrt::grant::CopyPages;
 
 use super::finisher::Finisher;
-use super::outside::Outside;
+use super::outside::{Missing, Outside};
 use super::passage::Onward;
 use super::sender::{Frame, FrameKind, MAX_PARKED, Parked, Sender};
 use super::tagging::changes_form;
@@ -26,7 +26,8 @@ use crate::net::switch::{PortId, Reason, Switch, Target, Verdict};
 /// Packets of one batch.
 pub(super) const BATCH: usize = 32;
 /// Copies after which a round ends, and what is left of its batch waits for the next: the lock is everybody's. A copy is of 4 KiB
-/// at most; one packet more may add as many copies as there are ports.
+/// at most. The round's last packet may go beyond: for many receivers by a few copies for each, since the switch takes no long
+/// packet for many, and one in small pieces is copied whole first.
 const COPIES_OF_ROUND: usize = 1024;
 /// How long a packet waits for room at its receiver.
 const PARKED_NS: u64 = 10_000_000;
@@ -55,8 +56,8 @@ pub(super) struct Fabric {
     batch: TxBatch,
     /// Packets of the batch that somebody did not get: who, and why.
     pub(super) lost: Vec<(PortId, Reason)>,
-    /// Receivers of a packet that get it in another form.
-    pub(super) in_form: Vec<Target>,
+    /// Receivers of a packet that get it out of a copy of dom0's.
+    pub(super) copied: Vec<Target>,
     pub(super) finisher: Finisher,
     /// The page by which control requests read and write pages of a frontend's.
     pub(super) control_page: CopyPages,
@@ -65,8 +66,8 @@ pub(super) struct Fabric {
 impl Fabric {
     pub(super) fn new(switch: Switch, finisher: Finisher, control_page: CopyPages) -> Self {
         let (batch, lost) = (TxBatch::with_capacity(BATCH), Vec::with_capacity(MAX_PORTS));
-        let in_form = Vec::with_capacity(MAX_PORTS);
-        Self { switch, way: Way::new(), outside: None, batch, lost, in_form, finisher, control_page }
+        let copied = Vec::with_capacity(MAX_PORTS);
+        Self { switch, way: Way::new(), outside: None, batch, lost, copied, finisher, control_page }
     }
 
     /// Carries a batch of a vif's packets to where they go.
@@ -174,7 +175,7 @@ impl Fabric {
         let mut len = sender.read_head(queue, id, bytes);
         if is_cut_short(&mut bytes[..len], packet_len) {
             if !sender.extend_head(queue, id) {
-                return sender.queue(queue).respond(id, false);
+                return self.refuse(sender, queue, id);
             }
             len = sender.read_head(queue, id, bytes);
         }
@@ -191,10 +192,9 @@ impl Fabric {
                         Onward::Target(target) => target,
                         Onward::Drop => return self.way.answer(queue, id),
                         Onward::Stack(network) => {
-                            if let Some(outside) = &mut self.outside {
-                                outside.take(now_ns, network, sender.port, &sender.queue(queue).packet(id));
-                            }
-                            return self.way.answer(queue, id);
+                            let packet = sender.ring(queue).packet(id);
+                            let taken = self.take_own(now_ns, network, sender.port, &packet);
+                            return self.settle_copied(sender, queue, id, taken);
                         }
                     };
                     if head.is_changed() {
@@ -204,8 +204,10 @@ impl Fabric {
                 let (to, is_card) = (target.port, target.kind == PortKind::Wire);
                 let kind = FrameKind::of(&head, self.way.is_hashing());
                 if changes_form(&head, target.form) {
-                    self.send_in_form(&sender.queue(queue).packet(id), target, kind);
-                    return self.way.answer(queue, id);
+                    let frame = Frame { kind, from_queue: queue, head: &[] };
+                    let packet = sender.ring(queue).packet(id);
+                    let sent = self.send_copied(&packet, &mut [target], &frame);
+                    return self.settle_copied(sender, queue, id, sent);
                 }
                 let until_ns = now_ns.saturating_add(PARKED_NS);
                 self.send_one(sender, Parked { queue, id, to, is_card, kind, until_ns }, head.bytes(), next);
@@ -213,11 +215,19 @@ impl Fabric {
             Verdict::Many(targets) => {
                 let from = (sender.port, queue);
                 let (packet, mut copier) = sender.packet_and_copier(queue, id);
-                self.send_many(Some(&mut copier), &packet, from, &targets, &mut head, now_ns);
+                let sent = self.send_many(Some(&mut copier), &packet, from, &targets, &mut head, now_ns);
                 drop((packet, copier));
                 self.way.settle_if_long(sender);
-                self.way.answer(queue, id);
+                self.settle_copied(sender, queue, id, sent);
             }
+        }
+    }
+
+    /// Answers a packet that was to be copied whole, perhaps among other things.
+    fn settle_copied(&mut self, sender: &mut Sender, queue: usize, id: TxId, copied: Result<(), Missing>) {
+        match copied {
+            Ok(()) => self.way.answer(queue, id),
+            Err(Missing) => self.refuse(sender, queue, id),
         }
     }
 

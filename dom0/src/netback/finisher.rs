@@ -56,6 +56,7 @@ impl Finisher {
             is_first = false;
             last == Sent::Yes
         });
+        way.count(self.copies.len());
         // The finisher's memory is for the next packet.
         way.deliver(&mut self.copier());
         if is_finished { last } else { Sent::Dropped(Reason::Malformed) }

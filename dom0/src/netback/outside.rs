@@ -149,18 +149,6 @@ impl Outside {
         self.is_stirred |= routed == Routed::Stack || self.gateway.has_outgoing();
         Some((network, routed))
     }
-
-    /// Takes a packet for dom0's own stack: a copy.
-    pub(super) fn take(&mut self, now_ns: u64, network: BridgeId, from: PortId, packet: &Packet<'_>) {
-        if packet.len as usize > STACK_BYTES {
-            return;
-        }
-        let is_partial = packet.offload.checksum == Checksum::Partial;
-        if let Some(frame) = self.whole.copy(packet) {
-            let frame = frame.clone();
-            self.gateway.deliver(now_ns, network, from, frame, is_partial);
-        }
-    }
 }
 
 /// Bytes of the headers of IP and transport, of a packet with a TCP header.
@@ -190,6 +178,11 @@ pub(super) fn list_copies(packet: &Packet<'_>, frames: &[Mfn], ops: &mut Vec<Cop
     (at == packet.len as usize).then_some(())
 }
 
+/// A packet's bytes cannot be had, by the fault of whoever granted them: the packet is answered as none.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Missing;
+
 /// A packet that is copied whole.
 pub(super) struct Whole {
     pages: CopyPages,
@@ -208,24 +201,31 @@ impl Whole {
         Ok(Self { pages, ops: Vec::with_capacity(MAX_COPIES), bytes: Vec::new() })
     }
 
-    /// Copies all of a packet, and gives the bytes. `None`: a part cannot be had, by the fault of whoever granted it.
-    pub(super) fn copy(&mut self, packet: &Packet<'_>) -> Option<&mut Vec<u8>> {
+    /// Copies all of a packet, and takes the bytes, which [`Self::give_back`] gets when they are used.
+    ///
+    /// # Errors
+    /// A part cannot be had.
+    pub(super) fn copy(&mut self, packet: &Packet<'_>) -> Result<Vec<u8>, Missing> {
         let len = packet.len as usize;
-        if len > WHOLE_PAGES * PAGE_SIZE {
-            return None;
-        }
         self.ops.clear();
-        list_copies(packet, self.pages.frames(), &mut self.ops)?;
+        // What is longer than the pages does not fit.
+        list_copies(packet, self.pages.frames(), &mut self.ops).ok_or(Missing)?;
         Hypervisor(&self.pages).copy(&mut self.ops);
         if !self.ops.iter().all(CopyOp::ok) {
-            return None;
+            return Err(Missing);
         }
-        self.bytes.clear();
-        self.bytes.resize(len, 0);
-        for (page, bytes) in self.bytes.chunks_mut(PAGE_SIZE).enumerate() {
+        let mut whole = core::mem::take(&mut self.bytes);
+        whole.clear();
+        whole.resize(len, 0);
+        for (page, bytes) in whole.chunks_mut(PAGE_SIZE).enumerate() {
             self.pages.pages().page(page).read(0, bytes);
         }
-        Some(&mut self.bytes)
+        Ok(whole)
+    }
+
+    /// Copies of the last packet.
+    pub(super) fn copies(&self) -> usize {
+        self.ops.len()
     }
 
     /// Takes the room of the bytes back, for the next packet.
@@ -233,14 +233,17 @@ impl Whole {
         self.bytes = bytes;
     }
 
-    /// Puts a frame of dom0's own into the pages, from where the hypervisor copies the frame to a receiver. What is longer than
-    /// the pages is left out.
-    pub(super) fn put(&self, frame: &[u8]) -> ArrayVec<Part, WHOLE_PAGES> {
+    /// Puts a frame of dom0's own into the pages, from where the hypervisor copies the frame to a receiver. `None`: the frame is
+    /// longer than the pages.
+    pub(super) fn put(&self, frame: &[u8]) -> Option<ArrayVec<Part, WHOLE_PAGES>> {
+        if frame.len() > WHOLE_PAGES * PAGE_SIZE {
+            return None;
+        }
         let pages = frame.chunks(PAGE_SIZE).zip(self.pages.frames()).enumerate();
         let put = |(page, (bytes, frame)): (usize, (&[u8], &Mfn))| {
             self.pages.pages().page(page).write(0, bytes);
             Part { place: Place::Own { frame: *frame, offset: 0 }, len: bytes.len() as u16 }
         };
-        pages.map(put).collect()
+        Some(pages.map(put).collect())
     }
 }

@@ -3,11 +3,12 @@
 use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
-use backends::net::{Checksum, Copier, HEAD_BYTES, MAX_PARTS, Offload, Packet, Part, Place};
+use backends::net::{Checksum, Copier, HEAD_BYTES, MAX_PARTS, Offload, Packet, Part, Place, TxId};
+use ring_abi::types::PAGE_SIZE;
 
 use super::card::{Handed, Unsent};
 use super::fabric::{BATCH, Fabric};
-use super::outside::STACK_BYTES;
+use super::outside::{Missing, STACK_BYTES};
 use super::sender::{Frame, FrameKind, Parked, Sender};
 use super::tagging::changes_form;
 use super::way::Sent;
@@ -16,6 +17,9 @@ use crate::net::router::Routed;
 use crate::net::switch::port::PortKind;
 use crate::net::switch::{BridgeId, PortId, Reason, Target, Targets, Verdict};
 use crate::net::wire::Received;
+
+/// So many receivers get a packet in small pieces out of its sender's pages.
+const FEW_RECEIVERS: usize = 4;
 
 /// How often the gateway is asked in a row whether it has more to send.
 const FLUSHES: usize = 4;
@@ -59,6 +63,9 @@ impl Fabric {
 
     /// Sends a packet to several receivers. One that has no room does not get it. `copier`: of the packet's sender; `None`: the
     /// packet lies in dom0's own memory.
+    ///
+    /// # Errors
+    /// Some receiver did not get the packet, whose bytes cannot be had.
     pub(super) fn send_many(
         &mut self,
         mut copier: Option<&mut dyn Copier>,
@@ -67,12 +74,17 @@ impl Fabric {
         targets: &Targets,
         head: &mut Head<'_>,
         now_ns: u64,
-    ) {
+    ) -> Result<(), Missing> {
         let kind = FrameKind::of(head, self.way.is_hashing());
-        let mut cards = ArrayVec::<PortId, 8>::new();
+        let (mut result, mut for_stack) = (Ok(()), None);
+        // Of a packet in many small pieces each receiver would cost as many copies.
+        let pages = (packet.len as usize).div_ceil(PAGE_SIZE);
+        let is_in_pieces = packet.parts.len() > pages + 1
+            && self.outside.is_some()
+            && targets.iter(&self.switch).nth(FEW_RECEIVERS).is_some();
         for target in targets.iter(&self.switch) {
             let Target { port, kind: kind_of_port, form } = target;
-            // There may be as many receivers as ports, and each costs as many copies as the packet has parts.
+            // There may be as many receivers as ports.
             if self.way.is_long() {
                 match (&mut copier, &self.outside) {
                     (Some(copier), _) => self.way.deliver(*copier),
@@ -81,7 +93,8 @@ impl Fabric {
                 }
             }
             match kind_of_port {
-                PortKind::Vif | PortKind::Wire if changes_form(head, form) => self.in_form.push(target),
+                PortKind::Wire => self.copied.push(target),
+                PortKind::Vif if is_in_pieces || changes_form(head, form) => self.copied.push(target),
                 PortKind::Vif => {
                     let bytes = if head.is_changed() { &[] } else { head.bytes() };
                     let frame = Frame { kind, from_queue, head: bytes };
@@ -98,37 +111,89 @@ impl Fabric {
                     if let Some((network, Routed::Stack)) =
                         outside.ask(now_ns, from, port, head, packet.offload)
                     {
-                        outside.take(now_ns, network, from, packet);
+                        for_stack = Some(network);
                     }
                 }
-                PortKind::Wire => _ = cards.try_push(port),
             }
         }
-        for card in cards {
-            self.send_out(packet, card);
+        // dom0 is one station of a bridge.
+        if let Some(network) = for_stack {
+            result = self.take_own(now_ns, network, from, packet);
         }
-        let mut in_form = core::mem::take(&mut self.in_form);
-        in_form.drain(..).for_each(|target| self.send_in_form(packet, target, kind));
-        self.in_form = in_form;
+        let mut copied = core::mem::take(&mut self.copied);
+        let frame = Frame { kind, from_queue, head: &[] };
+        result = result.and(self.send_copied(packet, &mut copied, &frame));
+        copied.clear();
+        self.copied = copied;
         for (port, reason) in self.lost.drain(..) {
             self.switch.count_drop(port, reason);
         }
+        result
+    }
+
+    /// Copies all of a packet. What the sender pays for, the round counts.
+    ///
+    /// # Errors
+    /// A part cannot be had.
+    pub(super) fn copy_whole(&mut self, packet: &Packet<'_>) -> Result<Vec<u8>, Missing> {
+        let Some(outside) = &mut self.outside else { return Ok(Vec::new()) };
+        let whole = outside.whole.copy(packet);
+        self.way.count(outside.whole.copies());
+        whole
+    }
+
+    /// Takes a packet for dom0's own stack: a copy.
+    ///
+    /// # Errors
+    /// A part cannot be had.
+    pub(super) fn take_own(
+        &mut self,
+        now_ns: u64,
+        network: BridgeId,
+        from: PortId,
+        packet: &Packet<'_>,
+    ) -> Result<(), Missing> {
+        if packet.len as usize > STACK_BYTES {
+            if let Some(own) = self.outside.as_ref().and_then(|outside| outside.local_on(network)) {
+                self.switch.count_drop(own, Reason::TooBig);
+            }
+            return Ok(());
+        }
+        let is_partial = packet.offload.checksum == Checksum::Partial;
+        let frame = self.copy_whole(packet)?;
+        if let Some(outside) = &mut self.outside {
+            outside.gateway.deliver(now_ns, network, from, frame, is_partial);
+        }
+        Ok(())
     }
 
     /// Sends a vif's packet by the card that it is for, and sees to the answer. `false`: there is no room yet.
     #[inline(never)]
-    pub(super) fn is_sent_out(&mut self, sender: &Sender, &Parked { queue, id, to, .. }: &Parked) -> bool {
+    pub(super) fn is_sent_out(
+        &mut self,
+        sender: &mut Sender,
+        &Parked { queue, id, to, .. }: &Parked,
+    ) -> bool {
         let Some(card) = self.outside.as_mut().and_then(|outside| outside.card(to)) else {
             self.way.answer(queue, id); // the card is gone
             return true;
         };
-        let (packet, _) = sender.packet_and_copier(queue, id);
         let mut bytes = [0; HEAD_BYTES];
         let len = sender.read_head(queue, id, &mut bytes);
+        let packet = sender.ring(queue).packet(id);
         match card.send_ready(&packet, &mut bytes[..len], (sender.port, queue, id)) {
             Handed::Lent => return true,
             Handed::Copied => {}
-            Handed::Unfinished if card.has_room(&packet) => self.send_out(&packet, to),
+            Handed::Unfinished if card.has_room(&packet) => {
+                if self.send_out(&packet, to).is_err() {
+                    self.refuse(sender, queue, id);
+                    return true;
+                }
+            }
+            Handed::Missing => {
+                self.refuse(sender, queue, id);
+                return true;
+            }
             Handed::Unfinished | Handed::NoRoom => {
                 card.wait(sender.port);
                 return false;
@@ -157,15 +222,25 @@ impl Fabric {
         }
     }
 
+    /// Answers a packet whose bytes cannot be had: its grants are none, or they are not as the sender says.
+    pub(super) fn refuse(&mut self, sender: &mut Sender, queue: usize, id: TxId) {
+        // Copies of what could be had may be on their way.
+        self.way.settle(sender);
+        self.switch.count_drop(sender.port, Reason::Malformed);
+        sender.queue(queue).respond(id, false);
+    }
+
     /// Sends a packet by a card: a copy, so that nothing of the sender's is under way.
-    pub(super) fn send_out(&mut self, packet: &Packet<'_>, card: PortId) {
-        let Some(outside) = &mut self.outside else { return };
-        let Some(frame) = outside.whole.copy(packet) else { return };
-        let mut frame = core::mem::take(frame);
+    ///
+    /// # Errors
+    /// A part cannot be had.
+    fn send_out(&mut self, packet: &Packet<'_>, card: PortId) -> Result<(), Missing> {
+        let mut frame = self.copy_whole(packet)?;
         self.send_frame_out(&mut frame, packet.offload, card);
         if let Some(outside) = &mut self.outside {
             outside.whole.give_back(frame);
         }
+        Ok(())
     }
 
     pub(super) fn send_frame_out(&mut self, frame: &mut [u8], offload: &Offload, port: PortId) {
@@ -251,29 +326,53 @@ impl Fabric {
                     if head.is_changed() {
                         received.write(0, head.bytes());
                     }
-                    let kind = FrameKind::of(&head, self.way.is_hashing());
-                    if changes_form(&head, target.form) {
-                        self.send_in_form(&packet, target, kind);
+                    let frame = Frame {
+                        kind: FrameKind::of(&head, self.way.is_hashing()),
+                        from_queue: 0,
+                        head: head.bytes(),
+                    };
+                    let sent = if changes_form(&head, target.form) {
+                        self.send_copied(&packet, &mut [target], &frame)
                     } else {
-                        self.send_now(&packet, target, &Frame { kind, from_queue: 0, head: head.bytes() });
-                    }
+                        self.send_now(&packet, target, &frame)
+                    };
+                    self.count_missing(port, sent);
                 }
             },
-            Verdict::Many(targets) => self.send_many(None, &packet, (port, 0), &targets, &mut head, now_ns),
+            Verdict::Many(targets) => {
+                let sent = self.send_many(None, &packet, (port, 0), &targets, &mut head, now_ns);
+                self.count_missing(port, sent);
+            }
+        }
+    }
+
+    /// Counts a packet that lies in dom0's own memory, and is longer than dom0 can copy.
+    fn count_missing(&mut self, from: PortId, sent: Result<(), Missing>) {
+        if sent.is_err() {
+            self.switch.count_drop(from, Reason::TooBig);
         }
     }
 
     /// Sends a packet of dom0's own memory to one receiver, which gets it now or never.
-    pub(super) fn send_now(&mut self, packet: &Packet<'_>, target: Target, frame: &Frame<'_>) {
+    ///
+    /// # Errors
+    /// The packet is longer than dom0 can copy.
+    fn send_now(&mut self, packet: &Packet<'_>, target: Target, frame: &Frame<'_>) -> Result<(), Missing> {
         if target.kind == PortKind::Wire {
             return self.send_out(packet, target.port);
         }
-        let reason = match self.finisher.send(&mut self.way, packet, target.port, frame) {
+        self.send_to_vif(packet, target.port, frame);
+        Ok(())
+    }
+
+    /// Sends a packet to a vif, which gets it now or never.
+    pub(super) fn send_to_vif(&mut self, packet: &Packet<'_>, to: PortId, frame: &Frame<'_>) {
+        let reason = match self.finisher.send(&mut self.way, packet, to, frame) {
             Sent::Yes | Sent::Unwanted | Sent::Unfinished => return,
             Sent::NoRoom { .. } => Reason::NoRoom,
             Sent::Dropped(reason) => reason,
         };
-        self.switch.count_drop(target.port, reason);
+        self.switch.count_drop(to, reason);
     }
 
     /// Ends a batch: what the gateway says to the batch is sent, and the cards are told.
@@ -319,19 +418,21 @@ impl Fabric {
     fn send_own(&mut self, network: BridgeId, mut frame: Vec<u8>, now_ns: u64) {
         let Some(own) = self.outside.as_ref().and_then(|outside| outside.local_on(network)) else { return };
         let len = frame.len() as u32;
-        let Some(parts) = self.outside.as_ref().map(|outside| outside.whole.put(&frame)) else { return };
+        let parts = self.outside.as_ref().and_then(|outside| outside.whole.put(&frame));
+        let Some(parts) = parts else { return self.switch.count_drop(own, Reason::TooBig) };
         let offload = Offload::default();
         let packet = Packet { len, offload: &offload, parts: &parts };
         let head_len = frame.len().min(HEAD_BYTES);
         let Some(mut head) = Head::parse(&mut frame[..head_len], len) else { return };
-        match self.switch.forward(now_ns, own, &head, false) {
-            Verdict::Drop(_) => {}
+        let sent = match self.switch.forward(now_ns, own, &head, false) {
+            Verdict::Drop(_) => Ok(()),
             Verdict::One(target) => {
                 let kind = FrameKind::of(&head, self.way.is_hashing());
-                self.send_now(&packet, target, &Frame { kind, from_queue: 0, head: head.bytes() });
+                self.send_now(&packet, target, &Frame { kind, from_queue: 0, head: head.bytes() })
             }
             Verdict::Many(targets) => self.send_many(None, &packet, (own, 0), &targets, &mut head, now_ns),
-        }
+        };
+        self.count_missing(own, sent);
         // The next frame takes the same page.
         self.deliver();
     }

@@ -1,13 +1,14 @@
 //! Packets that leave in another form than they came in: with a VLAN's tag, or without.
 //!
-//! Such a packet is copied to dom0 whole. Guests that know nothing of VLANs share one with each other without that.
+//! Such a packet is copied to dom0 whole, once for all its receivers. Guests that know nothing of VLANs share one with each other without that.
 
 use alloc::vec::Vec;
 
 use backends::net::{MAX_PACKET, Packet};
 
 use super::fabric::Fabric;
-use super::sender::{Frame, FrameKind};
+use super::outside::Missing;
+use super::sender::Frame;
 use crate::net::Head;
 use crate::net::headers::tag;
 use crate::net::switch::port::PortKind;
@@ -39,28 +40,66 @@ fn change_form(frame: &mut Vec<u8>, form: Form) -> bool {
 }
 
 impl Fabric {
-    /// Sends a packet to one receiver in the form that the receiver gets. The receiver gets it now or never.
-    pub(super) fn send_in_form(&mut self, packet: &Packet<'_>, target: Target, kind: FrameKind) {
+    /// Sends a packet to receivers for which the packet is copied whole, once: to each in the form that the receiver gets, cards
+    /// last. Each gets the packet now or never.
+    ///
+    /// # Errors
+    /// A part of the packet cannot be had.
+    pub(super) fn send_copied(
+        &mut self,
+        packet: &Packet<'_>,
+        targets: &mut [Target],
+        frame: &Frame<'_>,
+    ) -> Result<(), Missing> {
+        if targets.is_empty() || self.outside.is_none() {
+            return Ok(());
+        }
         // Nothing that waits may lie where this packet comes to lie.
         self.deliver();
-        let Some(outside) = &mut self.outside else { return };
-        let Some(frame) = outside.whole.copy(packet) else { return };
-        let mut frame = core::mem::take(frame);
-        if change_form(&mut frame, target.form) {
-            match target.kind {
-                PortKind::Wire => self.send_frame_out(&mut frame, packet.offload, target.port),
-                _ if frame.len() > MAX_PACKET => self.switch.count_drop(target.port, Reason::TooBig),
-                _ => {
-                    let parts = outside.whole.put(&frame);
-                    let changed = Packet { len: frame.len() as u32, offload: packet.offload, parts: &parts };
-                    self.send_now(&changed, target, &Frame { kind, from_queue: 0, head: &[] });
-                    self.deliver();
+        let mut whole = self.copy_whole(packet)?;
+        // What lies in the copy has a head of its own.
+        let frame = &Frame { head: &[], ..*frame };
+        targets.sort_unstable_by_key(|target| (target.kind == PortKind::Wire, tag_of(target.form)));
+        for alike in targets.chunk_by(|one, other| (one.kind, one.form) == (other.kind, other.form)) {
+            let Some(first) = alike.first().filter(|first| change_form(&mut whole, first.form)) else {
+                continue;
+            };
+            if first.kind == PortKind::Wire {
+                for target in alike {
+                    self.send_frame_out(&mut whole.clone(), packet.offload, target.port);
+                }
+                continue;
+            }
+            let parts = self.outside.as_ref().and_then(|outside| outside.whole.put(&whole));
+            let changed = Packet {
+                len: whole.len() as u32,
+                offload: packet.offload,
+                parts: parts.as_deref().unwrap_or_default(),
+            };
+            for target in alike {
+                if whole.len() > MAX_PACKET || parts.is_none() {
+                    self.switch.count_drop(target.port, Reason::TooBig);
+                } else {
+                    self.send_to_vif(&changed, target.port, frame);
+                    if self.way.is_long() {
+                        self.deliver();
+                    }
                 }
             }
+            // The next form takes the same pages.
+            self.deliver();
         }
         if let Some(outside) = &mut self.outside {
-            outside.whole.give_back(frame);
+            outside.whole.give_back(whole);
         }
+        Ok(())
+    }
+}
+
+fn tag_of(form: Form) -> Option<u16> {
+    match form {
+        Form::Untagged => None,
+        Form::Tagged(tci) => Some(tci),
     }
 }
 

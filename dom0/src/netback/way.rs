@@ -340,6 +340,11 @@ impl Way {
         self.copied + self.copies.len()
     }
 
+    /// The round had so many copies made elsewhere.
+    pub(super) fn count(&mut self, copies: usize) {
+        self.copied += copies;
+    }
+
     /// Does the copies so far if they are many.
     pub(super) fn settle_if_long(&mut self, sender: &mut Sender) {
         if self.is_long() {

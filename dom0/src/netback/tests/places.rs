@@ -93,10 +93,11 @@ fn the_gateway_hears_of_a_port_that_moves() {
             let port = fabric.switch.find_port("vif1.0").unwrap();
             let gateway = &fabric.outside.as_ref().unwrap().gateway;
             let fixed = gateway.guest(port).unwrap().fixed;
-            let owner = gateway
-                .dhcp(fabric.switch.find_bridge("xenbr0").unwrap())
-                .unwrap()
-                .other_owner(time::now_ns(), PortId::testing(99), Ipv4Addr::new(10, 88, 0, 77));
+            let owner = gateway.dhcp(fabric.switch.find_bridge("xenbr0").unwrap()).unwrap().other_owner(
+                time::now_ns(),
+                PortId::testing(99),
+                Ipv4Addr::new(10, 88, 0, 77),
+            );
             assert_eq!(owner, fixed.map(|_| port));
             fixed
         };
@@ -110,6 +111,27 @@ fn the_gateway_hears_of_a_port_that_moves() {
         let fabric = network.0.lock();
         let port = fabric.switch.find_port("vif2.0").unwrap();
         assert_eq!(fabric.switch.config(port).unwrap().vlans.to_string(), ".10", "nothing is changed");
+    });
+}
+
+#[test]
+fn a_packet_that_gets_a_tag_goes_to_the_queue_of_its_sender() {
+    let (client, network) = start();
+    block_on_test(async {
+        network.set_up(Vec::new());
+        make_vif(&client, 1, &[("vlan", "10")]);
+        make_vif(&client, 2, &[("bridge", "xenbr0:10")]);
+        let mut one = Frontend::connect(&client, 1, 2, &[]).await;
+        let mut two = Frontend::connect(&client, 2, 2, &[]).await;
+        two.queues.iter_mut().for_each(|queue| queue.post(4));
+        for to in [two.mac(), MacAddr::BROADCAST] {
+            let frames = [70, 80].map(|len| frame(&one, to, len));
+            frames.iter().zip(&mut one.queues).for_each(|(frame, queue)| queue.send(frame, 1));
+            moment().await;
+            for (queue, frame) in two.queues.iter_mut().zip(&frames) {
+                assert_eq!(queue.received(), [Ok(tagged(frame, 10))]);
+            }
+        }
     });
 }
 

@@ -130,3 +130,34 @@ fn packets_to_all_take_several_rounds() {
         assert!(most.is_some_and(|most| (1024..1024 + 2 * 38).contains(&most)), "{most:?} copies");
     });
 }
+
+#[test]
+fn a_packet_in_small_pieces_for_many_costs_no_more_than_a_whole_one() {
+    let (client, network) = start();
+    block_on_test(async {
+        network.set_up(Vec::new());
+        let mut one = Frontend::start(&client, 1).await;
+        let mut others = Vec::new();
+        for domain in 2..40 {
+            let mut other = Frontend::start(&client, domain).await;
+            other.queues[0].post(2);
+            others.push(other);
+        }
+        let packet = frame(&one, MacAddr::BROADCAST, 400);
+        let pieces = packet.chunks(26).count();
+        for (id, piece) in packet.chunks(26).enumerate() {
+            let size = if id == 0 { packet.len() } else { piece.len() };
+            let flags = if id + 1 < pieces { NETTXF_MORE_DATA } else { 0 };
+            one.queues[0].write_slot(piece, id as u16, flags, size as u16);
+        }
+        one.queues[0].ring();
+        moment().await;
+        for other in &mut others {
+            assert_eq!(other.queues[0].received(), [Ok(packet.clone())]);
+        }
+        assert_eq!(one.queues[0].answers().len(), pieces);
+        let most = network.0.lock().way.copied_before.iter().copied().max();
+        // Once whole for the others, perhaps once for dom0, and once for each.
+        assert!(most.is_some_and(|most| most <= 38 + 2 * 20), "{most:?} copies");
+    });
+}
