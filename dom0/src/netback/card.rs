@@ -146,10 +146,14 @@ impl Card {
         if segment > most {
             return Handed::Unfinished; // where the segments are made, they are found too long
         }
-        if len > LEND_OVER {
+        if len > LEND_OVER && packet.parts.len() <= self.features.max_spans {
             let room = self.lending_room(port);
             if room == Room::OwnFull {
                 return Handed::OwnFull;
+            }
+            // Access for a packet that the card does not take would be taken for nothing.
+            if !self.takes_more() {
+                return Handed::NoRoom;
             }
             if let Room::Slot(slot) = room
                 && let Some((spans, grants)) = self.lending.map(packet)
@@ -171,6 +175,20 @@ impl Card {
             return Handed::Unfinished;
         }
         self.send_copy(packet, head, places)
+    }
+
+    /// Whether the card has as many packets of the vif behind `port` as it may have.
+    pub(super) fn is_full_of(&self, port: PortId) -> bool {
+        self.lending.room(port) == Room::OwnFull
+    }
+
+    /// Whether the card takes one more packet, as far as the card's features say.
+    fn takes_more(&mut self) -> bool {
+        let out = |card: &Self| card.count - card.free.len() + card.lending.out();
+        if out(self) >= self.features.slots {
+            self.take_back();
+        }
+        out(self) < self.features.slots
     }
 
     fn lending_room(&mut self, port: PortId) -> Room {

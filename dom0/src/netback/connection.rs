@@ -133,9 +133,11 @@ struct Service {
 impl Service {
     async fn run(mut self) -> Ended {
         let reason = self.serve().await;
-        // A card may still read heads and frames: it gets the time that it needs. Nothing else is under way between two
-        // batches: the rings may go.
-        while self.port.network.0.lock().is_lent(&mut self.sender) {
+        // Nothing is under way between two batches: the rings may go, but for what a card may still read. The card gets the
+        // time that it needs.
+        self.control = None;
+        self.port.network.0.lock().way.quiet(self.port.id);
+        while self.port.network.0.lock().settle_lent(&mut self.sender) {
             self.task.notified().await;
         }
         self.port.network.0.lock().way.disconnect(self.port.id);

@@ -97,9 +97,7 @@ impl Fabric {
         self.way.publish();
         self.finish(now_ns);
         next.again |= sender.publish();
-        if let Some(parked) = sender.parked.first() {
-            next.at(parked.until_ns);
-        }
+        sender.parked.iter().for_each(|parked| next.at(parked.until_ns));
         taken.map(|()| next)
     }
 
@@ -268,16 +266,28 @@ impl Fabric {
         self.way.answer(packet.queue, packet.id);
     }
 
-    /// Looks again at the packets that wait.
+    /// Whether a packet waits for a card that has as many of the sender's own as it may: then the sender's ring fills, and the
+    /// sender waits, as for a card of its own. To drop packets would slow TCP down, and help nobody else.
+    fn is_slow_card(&mut self, from: PortId, packet: &Parked) -> bool {
+        let card =
+            self.outside.as_mut().filter(|_| packet.is_card).and_then(|outside| outside.card(packet.to));
+        card.is_some_and(|card| card.is_full_of(from))
+    }
+
+    /// Looks again at the packets that wait. Time that the lock took is no receiver's fault: a packet is dropped only if there
+    /// still is no room.
     fn retry(&mut self, sender: &mut Sender, now_ns: u64, next: &mut Next) {
         let mut full = ArrayVec::<_, MAX_PARKED>::new();
         let mut bytes = [0; HEAD_BYTES];
-        for packet in core::mem::take(&mut sender.parked) {
-            if now_ns >= packet.until_ns {
-                self.drop(&packet);
-            } else {
-                let len = sender.read_head(packet.queue, packet.id, &mut bytes);
-                if full.contains(&packet.flow()) || !self.is_sent(sender, &packet, &bytes[..len], next) {
+        for mut packet in core::mem::take(&mut sender.parked) {
+            let len = sender.read_head(packet.queue, packet.id, &mut bytes);
+            if full.contains(&packet.flow()) || !self.is_sent(sender, &packet, &bytes[..len], next) {
+                if now_ns >= packet.until_ns && self.is_slow_card(sender.port, &packet) {
+                    packet.until_ns = now_ns.saturating_add(PARKED_NS);
+                }
+                if now_ns >= packet.until_ns {
+                    self.drop(&packet);
+                } else {
                     full.push(packet.flow());
                     sender.parked.push(packet);
                 }

@@ -83,6 +83,11 @@ impl Lending {
         }
     }
 
+    /// Packets that the card has.
+    pub(super) fn out(&self) -> usize {
+        self.out
+    }
+
     /// Whether the card has any packet that somebody waits for.
     pub(super) fn is_out(&self) -> bool {
         self.out > 0

@@ -205,8 +205,8 @@ impl Fabric {
         true
     }
 
-    /// Whether a card still reads a packet of the vif behind `port`. What came back is forgotten: the vif's connection ends.
-    pub(super) fn is_lent(&mut self, sender: &mut Sender) -> bool {
+    /// Answers the packets of a vif that cards are done with. Gives whether a card still reads any.
+    pub(super) fn settle_lent(&mut self, sender: &mut Sender) -> bool {
         let Some(outside) = &mut self.outside else { return false };
         outside.answer(sender);
         let is_lent = outside.has_of(sender.port);

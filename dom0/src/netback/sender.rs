@@ -146,7 +146,9 @@ impl Sender {
     /// Takes the packets that the last round left.
     #[inline]
     pub(super) fn take_left(&mut self, queue: usize) -> ArrayVec<TxId, MAX_HEADS> {
-        core::mem::take(&mut self.queues[queue].left)
+        // Mostly none are left, and an empty list is as large as a full one.
+        let left = &mut self.queues[queue].left;
+        if left.is_empty() { ArrayVec::new() } else { core::mem::take(left) }
     }
 
     /// Takes packets from a ring, and has their heads copied: from pages of `stage` without a hypercall.

@@ -142,6 +142,16 @@ impl Way {
         }
     }
 
+    /// The connection is about to end: from now on nobody sends to the frontend, and the frontend's pages go back but for those that
+    /// its own packets are in. The task is still woken.
+    pub(super) fn quiet(&mut self, port: PortId) {
+        self.roomy(port);
+        if let Some(end) = self.end(port) {
+            end.queues.clear();
+            unmap_pages(end.controlled.take_pages());
+        }
+    }
+
     /// What a frontend sets by its control ring.
     pub(super) fn controlled(&mut self, port: PortId) -> Option<&mut Controlled<GrantPage>> {
         Some(&mut self.end(port)?.controlled)
@@ -209,7 +219,7 @@ impl Way {
     pub(super) fn send(&mut self, packet: &Packet<'_>, to: PortId, frame: &Frame<'_>) -> Sent {
         let kind = &frame.kind;
         let (end, lender) = pair(&mut self.ends, to, frame.lender);
-        let Some(end) = end.filter(|end| end.ruined.is_none()) else {
+        let Some(end) = end.filter(|end| end.takes()) else {
             return Sent::Dropped(Reason::NoReceiver);
         };
         if !end.intake.filter.wants(kind.to.0) {
@@ -268,7 +278,7 @@ impl Way {
     ) -> (usize, u64) {
         let (Some(end), Some(own)) = pair(&mut self.ends, again.to, Some(sender.port)) else { return (0, 0) };
         // Packets that are hashed may go to different queues.
-        if end.ruined.is_some() || end.controlled.hashing.is_on() {
+        if !end.takes() || end.controlled.hashing.is_on() {
             return (0, 0);
         }
         let queue = from_queue % end.queues.len();
@@ -463,6 +473,11 @@ impl AtOnce for Lent<'_> {
 }
 
 impl End {
+    /// Whether anything may go to the frontend.
+    fn takes(&self) -> bool {
+        self.ruined.is_none() && !self.queues.is_empty()
+    }
+
     /// The queue that a packet goes to, and the hash that the frontend is told.
     fn steer(&self, from_sender: Option<PacketHash>, frame: &Frame<'_>) -> (usize, Option<PacketHash>) {
         let (hashing, queues) = (&self.controlled.hashing, self.queues.len());

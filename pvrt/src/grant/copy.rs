@@ -88,6 +88,8 @@ impl CopyBatch {
 pub struct CopyPages {
     pages: Pages,
     frames: Vec<Mfn>,
+    /// The same, to be looked up: each copy of a list asks.
+    sorted: Vec<Mfn>,
 }
 
 impl CopyPages {
@@ -97,8 +99,10 @@ impl CopyPages {
     /// [`OutOfMemory`]: neither the kernel nor the hypervisor gives so many pages.
     pub fn new(count: usize) -> Result<Self, OutOfMemory> {
         let pages = Pages::zeroed(count)?;
-        let frames = (0..count).map(|index| pages.mfn(index)).collect();
-        Ok(Self { pages, frames })
+        let frames: Vec<_> = (0..count).map(|index| pages.mfn(index)).collect();
+        let mut sorted = frames.clone();
+        sorted.sort_unstable();
+        Ok(Self { pages, frames, sorted })
     }
 
     /// The pages.
@@ -120,8 +124,8 @@ impl CopyPages {
     pub fn copy(&self, list: &mut [GnttabCopy]) {
         for entry in &mut *list {
             entry.status = FAILED.0;
-            let is_ours =
-                entry.dest.domid == DomId::SELF.raw() && self.frames.contains(&Mfn::new(entry.dest.u));
+            let is_ours = entry.dest.domid == DomId::SELF.raw()
+                && self.sorted.binary_search(&Mfn::new(entry.dest.u)).is_ok();
             assert!(
                 entry.flags & GNTCOPY_DEST_GREF != 0 || is_ours,
                 "a copy to a page that is not for copies"

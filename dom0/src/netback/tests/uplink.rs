@@ -199,6 +199,29 @@ fn a_vif_is_lent_a_part_of_the_card_and_others_have_room() {
 }
 
 #[test]
+fn a_slow_card_fills_the_ring_of_its_sender_and_loses_nothing() {
+    block_on_test(async {
+        let (_, network, card, mut guests) = uplink(ABLE, 1).await;
+        let all = LENT_OF_ONE + 20;
+        (0..all).for_each(|_| send_long(&mut guests[0]));
+        time::sleep(100 * MOMENT_NS).await;
+        assert!(guests[0].queues[0].answers().is_empty());
+        let mut sent = 0;
+        while sent < all {
+            time::sleep(20 * MOMENT_NS).await;
+            let before = card.held();
+            assert!(before > 0, "{sent} of {all}");
+            card.let_go(1);
+            let long = card.frames().iter().filter(|(frame, _)| frame.len() > LONG).count();
+            sent += long;
+        }
+        moment().await;
+        assert_eq!(guests[0].queues[0].answers().len(), all * 4);
+        assert_eq!(dropped(&network, "eth0.card", Reason::NoRoom), 0);
+    });
+}
+
+#[test]
 fn nobody_waits_for_what_others_have_lent_the_card() {
     block_on_test(async {
         let (_, _, card, mut guests) = uplink(WireFeatures { slots: 256, ..ABLE }, 3).await;
@@ -248,7 +271,7 @@ fn whoever_finds_what_came_back_tells_its_sender() {
 #[test]
 fn a_vif_that_goes_waits_for_the_card() {
     block_on_test(async {
-        let (client, _, card, mut guests) = uplink(ABLE, 2).await;
+        let (client, network, card, mut guests) = uplink(ABLE, 2).await;
         send_long(&mut guests[0]);
         moment().await;
         client.rm(&front(1)).unwrap();
@@ -256,6 +279,13 @@ fn a_vif_that_goes_waits_for_the_card() {
         let state = client.read_str(&format!("{}/state", back(1))).unwrap();
         assert_ne!(state, "6", "the card still reads");
         assert!(guests[0].queues[0].is_lent());
+        let rings = [guests[0].queues[0].tx.page().in_use(), guests[0].queues[0].rx.page().in_use()];
+        assert_eq!(rings, [true, false], "nobody sends to a guest that goes");
+        let short = frame(&guests[1], guests[0].mac(), 60);
+        guests[1].queues[0].send(&short, 9);
+        moment().await;
+        assert_eq!(guests[1].queues[0].answers(), [(9, NETIF_RSP_OKAY)]);
+        assert_eq!(dropped(&network, "vif1.0", Reason::NoReceiver), 1);
         // The others go on meanwhile.
         send_long(&mut guests[1]);
         moment().await;
