@@ -31,6 +31,8 @@ pub(super) const fn staged_bytes(mapped: usize) -> usize {
 pub struct Stage<M> {
     /// In the order of the references.
     pages: Vec<Staged<M>>,
+    /// The number of the first reference.
+    first: u32,
     /// Most pages.
     most: usize,
 }
@@ -39,7 +41,7 @@ impl<M: RingPage> Stage<M> {
     /// A stage for one of `queues` queues.
     #[must_use]
     pub(super) fn new(queues: usize) -> Self {
-        Self { pages: Vec::new(), most: MAX_STAGED / queues.max(1) }
+        Self { pages: Vec::new(), first: 0, most: MAX_STAGED / queues.max(1) }
     }
 
     /// Most pages that the queue lends.
@@ -60,20 +62,27 @@ impl<M: RingPage> Stage<M> {
         self.pages.is_empty()
     }
 
-    #[inline]
     fn find(&self, gref: GrantRef) -> Result<usize, usize> {
+        self.pages.binary_search_by_key(&gref, |staged| staged.gref)
+    }
+
+    #[inline(always)]
+    fn staged(&self, gref: GrantRef) -> Option<&Staged<M>> {
         // Frontends lend buffers whose references are in a row, if they can.
-        let first = self.pages.first().map_or(0, |staged| staged.gref.raw());
-        let guess = gref.raw().wrapping_sub(first) as usize;
-        if self.pages.get(guess).is_some_and(|staged| staged.gref == gref) {
-            return Ok(guess);
+        let guess = gref.raw().wrapping_sub(self.first) as usize;
+        match self.pages.get(guess) {
+            Some(staged) if staged.gref == gref => Some(staged),
+            _ => self.search(gref),
         }
-        self.search(gref)
     }
 
     #[inline(never)]
-    fn search(&self, gref: GrantRef) -> Result<usize, usize> {
-        self.pages.binary_search_by_key(&gref, |staged| staged.gref)
+    fn search(&self, gref: GrantRef) -> Option<&Staged<M>> {
+        self.find(gref).ok().map(|at| &self.pages[at])
+    }
+
+    fn note_first(&mut self) {
+        self.first = self.pages.first().map_or(0, |staged| staged.gref.raw());
     }
 
     /// Whether the frontend lends the page `gref`.
@@ -101,27 +110,29 @@ impl<M: RingPage> Stage<M> {
     pub(super) fn add(&mut self, gref: GrantRef, readonly: bool, page: M) {
         if let Err(at) = self.find(gref) {
             self.pages.insert(at, Staged { gref, readonly, page });
+            self.note_first();
         }
     }
 
     /// Gives the page back, if the frontend lends the page.
     pub(super) fn remove(&mut self, gref: GrantRef) -> Option<M> {
-        self.find(gref).ok().map(|at| self.pages.remove(at).page)
+        let page = self.find(gref).ok().map(|at| self.pages.remove(at).page);
+        self.note_first();
+        page
     }
 
     /// The page, for reading.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn readable(&self, gref: GrantRef) -> Option<&M> {
-        self.find(gref).ok().map(|at| &self.pages[at].page)
+        self.staged(gref).map(|staged| &staged.page)
     }
 
     /// The page, for writing: a page that the frontend lends for reading is none.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn writable(&self, gref: GrantRef) -> Option<&M> {
-        let staged = &self.pages[self.find(gref).ok()?];
-        (!staged.readonly).then_some(&staged.page)
+        self.staged(gref).filter(|staged| !staged.readonly).map(|staged| &staged.page)
     }
 }
 

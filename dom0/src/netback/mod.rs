@@ -25,6 +25,7 @@ mod fabric;
 mod finisher;
 mod instance;
 mod lending;
+mod lent;
 mod outside;
 mod passage;
 mod run;

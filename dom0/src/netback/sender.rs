@@ -76,6 +76,35 @@ impl Parked {
     }
 }
 
+/// The heads of one queue's packets.
+#[derive(Clone, Copy)]
+pub(super) struct Heads<'a> {
+    /// Of all queues.
+    pub(super) bytes: SharedBytes<'a>,
+    /// Where the queue's begin.
+    first: usize,
+}
+
+impl Heads<'_> {
+    /// Where the page begins that a packet's head is in.
+    #[inline(always)]
+    pub(super) fn page_at(&self, id: TxId) -> usize {
+        self.first + id.head_at().0 * PAGE_SIZE
+    }
+
+    /// The Ethernet header of a packet with a head of `len` bytes. `None`: the header is not in the head as a whole.
+    #[inline(always)]
+    pub(super) fn ethernet(&self, id: TxId, len: u16) -> Option<Ethernet> {
+        if usize::from(len) < size_of::<Ethernet>() {
+            return None;
+        }
+        // Heads are apart by more than 16 bytes.
+        let at = self.page_at(id) + id.head_at().1;
+        let words = [self.bytes.load_u64(at), self.bytes.load_u64(at + 8)];
+        words.as_bytes().first_chunk().copied()
+    }
+}
+
 struct Queue {
     ring: Transmitter,
     /// Why the queue took no more.
@@ -122,10 +151,11 @@ impl Sender {
         (queue * self.pages_each + page) * PAGE_SIZE + offset
     }
 
-    /// The page that a packet's head is in.
+    /// A ring by which the frontend sends, and the heads of its packets.
     #[inline(always)]
-    pub(super) fn head(&self, queue: usize, id: TxId) -> SharedBytes<'_> {
-        self.heads.pages().page(queue * self.pages_each + id.head_at().0)
+    pub(super) fn ring_and_heads(&mut self, queue: usize) -> (&mut Transmitter, Heads<'_>) {
+        let first = queue * self.pages_each * PAGE_SIZE;
+        (&mut self.queues[queue].ring, Heads { bytes: self.heads.pages().bytes(), first })
     }
 
     pub(super) fn copy(&self) -> impl Copier {
@@ -161,13 +191,13 @@ impl Sender {
         batch: &mut TxBatch,
     ) -> Result<Taken, Disconnect> {
         let Queue { ring, last, .. } = &mut self.queues[queue];
-        let (heads, first_page) = (self.heads.pages(), queue * self.pages_each);
+        let (heads, first) = (self.heads.pages().bytes(), queue * self.pages_each);
         *last = ring.take_with(most, intake, now_ns, batch, |copy: &HeadCopy| {
             let (page, to) = copy.id.head_at();
             // The bytes stay in the page: the queue has looked.
             let from = stage.readable(copy.gref).map(SharedMemory::shared);
             from.inspect(|from| {
-                from.copy_to(copy.offset.into(), &heads.page(first_page + page), to, copy.len.into());
+                from.copy_to(copy.offset.into(), &heads, (first + page) * PAGE_SIZE + to, copy.len.into());
             })
             .is_some()
         })?;
@@ -181,24 +211,6 @@ impl Sender {
         let len = usize::from(self.queues[queue].ring.packet(id).head_len()).min(HEAD_BYTES);
         self.heads.pages().bytes().read(self.head_at(queue, id), &mut bytes[..len]);
         len
-    }
-
-    /// The Ethernet header of a packet. `None`: the header is not in the head as a whole.
-    #[inline(always)]
-    pub(super) fn ethernet(&self, queue: usize, id: TxId) -> Option<Ethernet> {
-        if usize::from(self.queues[queue].ring.packet(id).head_len()) < size_of::<Ethernet>() {
-            return None;
-        }
-        // Heads are apart by more than 16 bytes.
-        let (bytes, at) = (self.heads.pages().bytes(), self.head_at(queue, id));
-        let words = [bytes.load_u64(at), bytes.load_u64(at + 8)];
-        words.as_bytes().first_chunk().copied()
-    }
-
-    /// The ring by which the frontend sends.
-    #[inline(always)]
-    pub(super) fn ring(&self, queue: usize) -> &Transmitter {
-        &self.queues[queue].ring
     }
 
     /// Writes a head that was rewritten back to where it is sent from.

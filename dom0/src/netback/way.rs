@@ -6,16 +6,16 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use backends::net::vif::Abilities;
 use backends::net::{
-    AtOnce, Checksum, Controlled, Copier, CopyIn, CopyOp, Disconnect, Intake, MAX_SLOTS, Offload, Packet,
-    PacketHash, Place, Planned, Refused, RxQueue, Stage, TxId,
+    Checksum, Controlled, Copier, CopyOp, Disconnect, Intake, MAX_SLOTS, Offload, Packet, PacketHash,
+    Planned, Refused, RxQueue, Stage, TxId,
 };
 use pvrt::Account;
 use pvrt::executor::sync::Notify;
 use pvrt::grant::{GrantMap, GrantPage, unmap_pages};
-use ring_abi::shared::{SharedBytes, SharedMemory};
 use ring_abi::types::PAGE_SIZE;
 
 use super::MAX_QUEUES;
+use super::lent::{Bytes, Lent};
 use super::sender::{Frame, Sender};
 use crate::net::segment::MAX_SEGMENTS;
 use crate::net::switch::{Again, Ethernet, PortId, Reason};
@@ -245,9 +245,9 @@ impl Way {
         // Behind its first part a packet goes on elsewhere.
         let bytes = &frame.head[..frame.head.len().min(head.len.into())];
         let head = Bytes::Own { place: head.place, bytes };
-        let mut lent = Lent { from, to: &end.controlled.stages[queue], head, done: 0 };
+        let mut lent = Lent::new(from, &end.controlled.stages[queue], head);
         let planned = end.queues[queue].ring.plan_with(packet, &mut self.copies, &mut lent);
-        self.copied += lent.done;
+        self.copied += lent.done();
         match planned {
             Ok(planned) => {
                 if !core::mem::replace(&mut end.queues[queue].is_touched, true) {
@@ -284,10 +284,11 @@ impl Way {
         let queue = from_queue % end.queues.len();
         let (Queue { ring, is_touched }, abilities) = (&mut end.queues[queue], end.abilities);
         let (from, stage) = (&own.controlled.stages[from_queue], &end.controlled.stages[queue]);
+        let (source, heads) = sender.ring_and_heads(from_queue);
         let (to, mut count, mut bytes) = (again.to.index(), 0, 0);
         for &id in ids {
-            let packet = sender.ring(from_queue).packet(id);
-            if count != 0 && sender.ethernet(from_queue, id).as_ref() != Some(header)
+            let packet = source.packet(id);
+            if count != 0 && heads.ethernet(id, packet.head_len()).as_ref() != Some(header)
                 || !again.takes(packet.len, packet.offload.gso.is_some())
                 || !abilities.take(packet.offload, again.is_ipv6)
                 || packet.offload.hash.is_some()
@@ -296,16 +297,16 @@ impl Way {
             {
                 break;
             }
-            let head = Bytes::Page(sender.head(from_queue, id));
-            let mut lent = Lent { from: Some(from), to: stage, head, done: 0 };
+            let head = Bytes::Page { bytes: heads.bytes, page_at: heads.page_at(id) };
+            let mut lent = Lent::new(Some(from), stage, head);
             // A receiver without room, or with a ring that is ruined, is found so again when the packet goes by itself.
             let Ok(planned) = ring.plan_with(&packet, &mut self.copies, &mut lent) else { break };
-            self.copied += lent.done;
+            self.copied += lent.done();
             bytes += u64::from(packet.len);
             count += 1;
             if planned.is_there() {
                 ring.finish(planned, &self.copies);
-                sender.queue(from_queue).respond(id, true);
+                source.respond(id, true);
             } else {
                 self.flights.push(Flight { to, queue, planned });
                 self.answers.push((from_queue, id));
@@ -420,55 +421,6 @@ fn pair(ends: &mut [Option<End>], to: PortId, from: Option<PortId>) -> (Option<&
         Ok([end, own]) => (end.as_mut().filter(is_at), own.as_ref().filter(|own| own.port == from)),
         // A new port in a former port's place.
         Err(_) => (None, None),
-    }
-}
-
-/// The bytes of a packet's head.
-enum Bytes<'a> {
-    /// In a page of dom0's, which has all of dom0's own bytes of the packet.
-    Page(SharedBytes<'a>),
-    /// The first of the bytes at `place`.
-    Own { place: Place, bytes: &'a [u8] },
-}
-
-/// Copies into a receiver's pages at once: a packet's head, and what lies in a page of the sender's, if both pages are lent.
-struct Lent<'a> {
-    from: Option<&'a Stage<GrantPage>>,
-    to: &'a Stage<GrantPage>,
-    head: Bytes<'a>,
-    /// Copies that were done.
-    done: usize,
-}
-
-impl AtOnce for Lent<'_> {
-    #[inline(always)]
-    fn copy(&mut self, copy: &CopyIn) -> bool {
-        let &CopyIn { source, gref, offset: to, len } = copy;
-        let Some(page) = self.to.writable(gref) else { return false };
-        let target = page.shared();
-        let len = usize::from(len);
-        let (bytes, from) = match (source, &self.head) {
-            (Place::Grant { gref, offset, .. }, _) => {
-                match self.from.and_then(|stage| stage.readable(gref)) {
-                    Some(page) => (page.shared(), usize::from(offset)),
-                    None => return false,
-                }
-            }
-            (Place::Own { offset, .. }, Bytes::Page(page)) => (*page, usize::from(offset)),
-            (Place::Own { .. }, Bytes::Own { place, bytes }) => {
-                let at = source.bytes_behind(place);
-                let Some(piece) = at.and_then(|at| bytes.get(at..at + len)) else { return false };
-                target.write(to.into(), piece);
-                self.done += 1;
-                return true;
-            }
-        };
-        if from + len > PAGE_SIZE {
-            return false; // the hypervisor's answer is an error
-        }
-        bytes.copy_to(from, &target, to.into(), len);
-        self.done += 1;
-        true
     }
 }
 

@@ -146,7 +146,7 @@ impl<P: RingProtocol, M: RingPage> BackRing<P, M> {
     ///
     /// # Panics
     /// If the backend has answered every request that it took.
-    #[inline]
+    #[inline(always)]
     pub fn push_response(&mut self, response: &P::Response) {
         assert!(self.in_flight() > 0, "response without a request");
         let response = Aligned(*response);

@@ -96,12 +96,12 @@ impl<T: SharedMemory> RingPage for T {
         self.shared().store_u32(offset, value);
     }
 
-    #[inline]
+    #[inline(always)]
     fn copy_out(&self, offset: usize, target: &mut [u8]) {
         self.shared().read(offset, target);
     }
 
-    #[inline]
+    #[inline(always)]
     fn copy_in(&self, offset: usize, source: &[u8]) {
         self.shared().write(offset, source);
     }

@@ -267,7 +267,7 @@ impl SharedBytes<'_> {
 /// The copy uses relaxed atomics rather than `ptr::copy`: the compiler may neither repeat nor invent such accesses.
 ///
 /// # Safety
-/// Both sides are valid for `len` bytes. They overlap only where both are shared memory.
+/// Both sides are valid for `len` bytes. The two sides overlap only if both are shared memory.
 #[inline]
 unsafe fn copy(source: *mut u8, target: *mut u8, len: usize) {
     // The messages of a ring: a known length of a few words, for which the compiler makes as many moves.

@@ -227,7 +227,7 @@ fn packets_in_a_row_go_from_lent_pages_to_lent_pages() {
             let payload: Vec<u8> = (0..len).map(|at| (at * 5 + len) as u8).collect();
             ethernet(mac_of_one, mac_of_two, 0x0800, &payload)
         };
-        // Who lends: nobody, the sender, both; the receiver some pages, and some for reading alone.
+        // Nobody lends pages; the sender does; the receiver, too, lends some pages, and some for reading alone.
         let rounds = [
             (None, None),
             (Some((&mut of_one, &sending[..], XEN_NETIF_CTRLF_GREF_READONLY)), None),
