@@ -144,6 +144,12 @@ impl Sender {
         &mut self.queues[queue].ring
     }
 
+    /// A ring, to look at.
+    #[inline(always)]
+    pub(super) fn ring(&self, queue: usize) -> &Transmitter {
+        &self.queues[queue].ring
+    }
+
     /// Where a packet's head lies in the heads' pages.
     #[inline(always)]
     fn head_at(&self, queue: usize, id: TxId) -> usize {
