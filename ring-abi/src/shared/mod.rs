@@ -268,7 +268,7 @@ impl SharedBytes<'_> {
 ///
 /// # Safety
 /// Both sides are valid for `len` bytes. The two sides overlap only if both are shared memory.
-#[inline]
+#[inline(always)]
 unsafe fn copy(source: *mut u8, target: *mut u8, len: usize) {
     // The messages of a ring: a known length of a few words, for which the compiler makes as many moves.
     if len <= SHORT_COPY_BYTES && len.is_multiple_of(4) && (source.addr() | target.addr()).is_multiple_of(4) {
