@@ -1,7 +1,7 @@
-//! Moves a known stream of 200 MiB over TCP, and compares every byte. The same program is both ends, in guests and on the host.
+//! Moves a known stream over TCP, and compares every byte. The same program is both ends, in guests and on the host.
 //!
-//! `stream serve PORT`: for ever; prints the port (0: any) when it listens. `stream send ADDRESS` and `stream get ADDRESS`: the
-//! bytes go to such a server, or come from it. These fail unless all bytes are right.
+//! `stream serve PORT`: for ever; prints the port (0: any) when it listens. `stream send MIB ADDRESS` and
+//! `stream get MIB ADDRESS`: so many MiB go to such a server, or come from it. These fail unless all bytes are right.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
@@ -9,7 +9,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
-const BYTES: usize = 200 << 20;
 const PIECE: usize = 64 << 10;
 /// How long an end waits for the other.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,19 +37,23 @@ impl Stream {
     }
 }
 
-fn send(mut to: impl Write) -> io::Result<String> {
+fn pieces(mib: u16) -> usize {
+    (usize::from(mib) << 20) / PIECE
+}
+
+fn send(mut to: impl Write, mib: u16) -> io::Result<String> {
     let (mut stream, mut piece) = (Stream::new(), vec![0; PIECE]);
-    for _ in 0..BYTES / PIECE {
+    for _ in 0..pieces(mib) {
         stream.fill(&mut piece);
         to.write_all(&piece)?;
     }
-    Ok(format!("{} MiB, sum {:016x}", BYTES >> 20, stream.sum))
+    Ok(format!("{mib} MiB, sum {:016x}", stream.sum))
 }
 
-fn receive(mut from: impl Read) -> io::Result<String> {
+fn receive(mut from: impl Read, mib: u16) -> io::Result<String> {
     let mut stream = Stream::new();
     let (mut piece, mut expected) = (vec![0; PIECE], vec![0; PIECE]);
-    for number in 0..BYTES / PIECE {
+    for number in 0..pieces(mib) {
         from.read_exact(&mut piece)?;
         stream.fill(&mut expected);
         if let Some(at) = (0..PIECE).find(|at| piece[*at] != expected[*at]) {
@@ -58,7 +61,7 @@ fn receive(mut from: impl Read) -> io::Result<String> {
             return Err(io::Error::other(text));
         }
     }
-    Ok(format!("{} MiB, sum {:016x}", BYTES >> 20, stream.sum))
+    Ok(format!("{mib} MiB, sum {:016x}", stream.sum))
 }
 
 fn patient(stream: TcpStream) -> io::Result<TcpStream> {
@@ -67,20 +70,30 @@ fn patient(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// One client: its first byte says what it wants to do.
+/// One client: its first byte says what it wants to do, the next two with how many MiB.
 fn serve(stream: TcpStream) -> io::Result<String> {
     let mut stream = patient(stream)?;
-    let mut wish = [0];
+    let mut wish = [0; 3];
     stream.read_exact(&mut wish)?;
+    let mib = u16::from_le_bytes([wish[1], wish[2]]);
     match wish[0] {
         b's' => {
-            let said = receive(&stream).unwrap_or_else(|error| format!("error: {error}"));
+            let said = receive(&stream, mib).unwrap_or_else(|error| format!("error: {error}"));
             stream.write_all(said.as_bytes())?;
             Ok(said)
         }
-        b'g' => send(&stream),
+        b'g' => send(&stream, mib),
         other => Err(io::Error::other(format!("a client asks for {other:#x}"))),
     }
+}
+
+/// Tells a server what is wished.
+fn ask(address: &str, wish: u8, mib: &str) -> io::Result<(TcpStream, u16)> {
+    let mib: u16 = mib.parse().map_err(io::Error::other)?;
+    let [low, high] = mib.to_le_bytes();
+    let mut stream = patient(TcpStream::connect(address)?)?;
+    stream.write_all(&[wish, low, high])?;
+    Ok((stream, mib))
 }
 
 fn run(words: &[&str]) -> io::Result<String> {
@@ -101,20 +114,18 @@ fn run(words: &[&str]) -> io::Result<String> {
             }
             Ok(String::new())
         }
-        ["send", address] => {
-            let mut stream = patient(TcpStream::connect(address)?)?;
-            stream.write_all(b"s")?;
-            let ours = send(&stream)?;
+        ["send", mib, address] => {
+            let (mut stream, mib) = ask(address, b's', mib)?;
+            let ours = send(&stream, mib)?;
             let mut theirs = String::new();
             stream.read_to_string(&mut theirs)?;
             if ours == theirs { Ok(ours) } else { Err(io::Error::other(format!("{ours}; the server: {theirs}"))) }
         }
-        ["get", address] => {
-            let mut stream = patient(TcpStream::connect(address)?)?;
-            stream.write_all(b"g")?;
-            receive(&stream)
+        ["get", mib, address] => {
+            let (stream, mib) = ask(address, b'g', mib)?;
+            receive(stream, mib)
         }
-        _ => Err(io::Error::other("usage: stream serve PORT | send ADDRESS | get ADDRESS")),
+        _ => Err(io::Error::other("usage: stream serve PORT | send MIB ADDRESS | get MIB ADDRESS")),
     }
 }
 

@@ -1,8 +1,16 @@
 #!/bin/sh
-# Fetches without end over the one interface that there is, and says when an interface that came has carried an answer.
+# Fetches without end over the one interface that there is, and says when an interface that came has carried an answer, and when
+# there is none.
 ip -4 address flush dev eth0
 carries=
 while :; do
+    set -- /sys/class/net/eth*
+    if [ ! -e "$1" ]; then
+        [ -z "$carries" ] || echo "hotplug: none is left"
+        carries=
+        sleep 0.1
+        continue
+    fi
     for net in /sys/class/net/eth*; do
         name=${net##*/}
         # An interface that comes has a number that none had before.
