@@ -35,6 +35,8 @@ impl Outcome {
     /// From QEMU's exit status: isa-debug-exit makes 2c+1 of the code c.
     pub(crate) fn of(status: ExitStatus, errors: &str) -> Self {
         match status.code() {
+            // An emulator that a signal ends has status 0 as well, and says so.
+            Some(0) if errors.contains("terminating on signal") => None,
             Some(0) => Some(Self::Silent),
             Some(code @ 1..=0xff) if code & 1 == 1 => Self::reported((code / 2) as u8),
             _ => None,
@@ -102,6 +104,8 @@ impl fmt::Display for Outcome {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
 
     #[test]
@@ -116,6 +120,14 @@ mod tests {
         assert_eq!(status(Outcome::Silent), (3, 0));
         assert_eq!(status(Outcome::Refused), (5, 5));
         assert_eq!(status(Outcome::Broken(String::new())), (5, 5));
+    }
+
+    #[test]
+    fn an_emulator_ended_by_a_signal_is_no_machine_that_went_off() {
+        let done = ExitStatus::from_raw(0);
+        assert_eq!(Outcome::of(done, "warning: x\n"), Outcome::Silent);
+        let ended = Outcome::of(done, "qemu-system-x86_64: terminating on signal 15 from pid 7 (timeout)\n");
+        assert!(matches!(&ended, Outcome::Broken(why) if why.contains("signal 15")), "{ended:?}");
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub struct BenchOptions {
     /// Writes the figures of operations, linux, neighbour or net to this file too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only this operation, attack, or way of packets.
+    /// Only this operation or attack, or these ways of packets, with commas between.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// How often each operation is done.
@@ -157,9 +157,8 @@ fn check_name(what: Option<What>, only: &str) -> Result<()> {
         // The guest names its cases while it runs.
         Some(What::Stretch) => return Ok(()),
     };
-    if known.contains(&only) {
-        return Ok(());
-    }
+    let names = if what == Some(What::Net) { only.split(',').collect() } else { vec![only] };
+    let Some(only) = names.into_iter().find(|name| !known.contains(name)) else { return Ok(()) };
     Err(usage(format!("--only {only}: there is no such {kind}: there are {}", known.join(", "))))
 }
 
@@ -311,5 +310,7 @@ mod tests {
         for (what, only) in [(None, "clts"), (Some(What::Operations), "int3"), (Some(What::Linux), "disk")] {
             check_name(what, only).expect(only);
         }
+        check_name(Some(What::Net), "guest_tcp,64").expect("two ways");
+        check_name(Some(What::Net), "guest_tcp,nope").expect_err("there is one");
     }
 }

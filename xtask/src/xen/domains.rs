@@ -113,7 +113,7 @@ impl XenHost {
 fn script(domains: &[Domain], limit: Duration, control: &Control) -> String {
     let mut script = FUNCTIONS.to_string();
     if domains.iter().flat_map(|domain| &domain.lines).any(|line| line.starts_with("vif")) {
-        let _ = writeln!(script, "bridge {BRIDGE}");
+        let _ = writeln!(script, "quick_vifs\nbridge {BRIDGE}");
     }
     script.push_str(&control.before);
     for domain in domains {
@@ -202,5 +202,13 @@ mod tests {
         assert!(script.contains("kernel=\"two.kernel\"\n"));
         assert!(script.contains("vcpus=2\n"));
         assert!(!script.contains("ramdisk") && !script.contains("\nbridge xenbr0"));
+    }
+
+    #[test]
+    fn domains_with_a_vif_have_a_bridge_and_a_quick_script() {
+        let mut domain = domain("one");
+        domain.lines.push("vif=['bridge=xenbr0']".into());
+        let script = script(&[domain], Duration::from_secs(7), &Control::default());
+        assert!(script.contains("\nquick_vifs\nbridge xenbr0\ncat > one.cfg"), "{script}");
     }
 }

@@ -26,6 +26,8 @@ const MARKS: (u16, u16) = (300, 301);
 const TRAFFIC: &str = include_str!("traffic.sh");
 const CONFIGURATION: &str = include_str!("net.cfg");
 const MEMORY_MIB: u32 = 256;
+/// Of either emulated machine.
+const MACHINE_MIB: u32 = 1536;
 const SINK: &str = "net-sink";
 const SOURCE: &str = "net-source";
 
@@ -199,6 +201,7 @@ impl Setting {
                 "net".into(),
                 format!("xl destroy {SINK}"),
             ]),
+            memory_mib: MACHINE_MIB,
             net: Net::User,
             qemu_arguments: mode.qemu_arguments.clone(),
             timeout: Some(LIMIT),
@@ -225,6 +228,7 @@ impl Setting {
         };
         // The control domain keeps the guests' files in memory.
         let options = xen::Options {
+            memory_mib: MACHINE_MIB,
             dom0_mib: 640,
             net: Net::User,
             qemu_arguments: mode.qemu_arguments.clone(),

@@ -48,18 +48,22 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     WAYS.iter().map(|way| way.name).chain(rust::names())
 }
 
+/// Whether `--only` names a way, or nothing.
+fn is_wanted(options: &BenchOptions, name: &str) -> bool {
+    options.only.as_deref().is_none_or(|only| only.split(',').any(|word| word == name))
+}
+
 /// Measures on the systems asked for and prints the tables; false when a figure is missing.
 ///
 /// # Errors
 /// A package cannot be fetched, a build failed, or a machine did not run to its end.
 pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
-    let is_wanted = |name: &str| options.only.as_deref().is_none_or(|only| only == name);
     let mut complete = true;
     let mut json = serde_json::Map::new();
-    if WAYS.iter().any(|way| is_wanted(way.name)) {
+    if WAYS.iter().any(|way| is_wanted(options, way.name)) {
         complete &= between_linux_guests(options, &mut json)?;
     }
-    if rust::names().any(is_wanted) {
+    if rust::names().any(|name| is_wanted(options, name)) {
         let mut figures = Vec::new();
         complete &= rust::bench(options, &mut figures)?;
         json.insert("rust".into(), figures.into());
@@ -81,8 +85,7 @@ fn between_linux_guests(
             return Err(crate::usage(format!("--on {}: packets go on microhv, xen or both", other.name())));
         }
     };
-    let ways: Vec<&Way> =
-        WAYS.iter().filter(|way| options.only.as_deref().is_none_or(|only| only == way.name)).collect();
+    let ways: Vec<&Way> = WAYS.iter().filter(|way| is_wanted(options, way.name)).collect();
     let setting = linux::Setting::prepare()?;
     let mut rounds = Vec::new();
     for _ in 0..options.rounds {
