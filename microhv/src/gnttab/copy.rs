@@ -10,7 +10,6 @@ use super::state::{Access, Entries, EntryPin, GrantError, Marked, Shape};
 use super::uses::GrantUse;
 use crate::Hypervisor;
 use crate::domain::{Current, Domain};
-use crate::mem::FrameRef;
 use crate::platform::{GuestFault, Platform};
 use crate::sync::lock_pair;
 
@@ -26,79 +25,34 @@ pub(crate) struct CopyCache {
 /// What is done with the frame of a side, of which some bytes may be used.
 type WithBytes<'a> = dyn FnMut(Mfn, Range<u32>) -> Result<(), GrantError> + 'a;
 
-/// One side of a run of copies: the caller's own frames, and frames that a domain has granted, by its locked entries.
-struct Side<'a, P: Platform, const TYPED: bool> {
-    me: DomId,
-    granter: Option<(DomId, &'a Entries)>,
-    /// The last of the caller's own frames that an operation named, held until an operation names another: small pieces of one
-    /// page go in a row to and from granted pages.
-    own: Option<FrameRef<'a, P, TYPED>>,
+/// One side of a run of copies: whose frames, and the locked entries that lend them, if they are granted.
+struct Side<'a> {
+    owner: DomId,
+    entries: Option<&'a Entries>,
 }
 
-/// A granted frame for one operation: what holds the frame, and then the mark of the frame's entry, are given back when this is
-/// dropped.
-type Lent<'a, P, const TYPED: bool> = Option<(FrameRef<'a, P, TYPED>, Marked<'a>)>;
-
-impl<'a, P: Platform, const TYPED: bool> Side<'a, P, TYPED> {
-    /// The frame that an operation names, held by `get`, which gets the frame and the frame's owner.
+impl<'a> Side<'a> {
+    /// The frame that an operation names, whose entry is marked until the mark is dropped.
     ///
     /// # Errors
-    /// See [`Entries::mark`]; and what `get` says.
+    /// See [`Entries::mark`].
     #[inline(always)]
     fn frame(
-        &mut self,
+        &self,
         side: &GnttabCopyPtr,
-        is_granted: bool,
-        lent: &mut Lent<'a, P, TYPED>,
-        get: impl FnOnce(Mfn, DomId) -> Result<FrameRef<'a, P, TYPED>, GrantError>,
-    ) -> Result<Mfn, GrantError> {
-        if is_granted && let Some((granter, entries)) = self.granter {
-            let access = if TYPED { Access::Write } else { Access::Read };
-            let (frame, mark) = entries.mark(GrantRef::new(side.u as u32), self.me, access)?;
-            *lent = Some((get(frame, granter)?, mark));
-            return Ok(frame);
+        me: DomId,
+        access: Access,
+    ) -> Result<(Mfn, Marked<'a>), GrantError> {
+        match self.entries {
+            Some(entries) => entries.mark(GrantRef::new(side.u as u32), me, access),
+            None => Ok((Mfn::new(side.u), Marked::NOTHING)),
         }
-        let frame = Mfn::new(side.u);
-        if self.own.as_ref().is_none_or(|held| held.mfn() != frame) {
-            self.own = Some(get(frame, self.me)?);
-        }
-        Ok(frame)
-    }
-}
-
-/// Which operations make a run: they have one destination, and each source is the caller's own or one domain's.
-#[derive(Clone, Copy)]
-struct Alike {
-    dest: u16,
-    flags: u16,
-    /// The domain that grants what is granted of the sources.
-    lender: Option<u16>,
-}
-
-impl Alike {
-    /// Those that are like the first of `ops`.
-    #[inline(always)]
-    fn to_first(ops: &[GnttabCopy], first: &GnttabCopy) -> Self {
-        let lender = |op: &GnttabCopy| (op.flags & GNTCOPY_SOURCE_GREF != 0).then_some(op.source.domid);
-        let (dest, flags) = (first.dest.domid, first.flags & !GNTCOPY_SOURCE_GREF);
-        // Of a packet, the caller has rewritten the first piece and not the second.
-        let second =
-            || ops.get(1).filter(|op| op.dest.domid == dest && op.flags == first.flags | GNTCOPY_SOURCE_GREF);
-        Self { dest, flags, lender: lender(first).or_else(|| lender(second()?)) }
-    }
-
-    #[inline(always)]
-    fn has(&self, op: &GnttabCopy) -> bool {
-        let is_granted = op.flags & GNTCOPY_SOURCE_GREF != 0;
-        let is_of_source =
-            if is_granted { self.lender == Some(op.source.domid) } else { op.source.domid == DOMID_SELF };
-        is_of_source && op.dest.domid == self.dest && op.flags & !GNTCOPY_SOURCE_GREF == self.flags
     }
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// `GNTTABOP_copy`: the first of `ops`, and those after it that are [`Alike`], in their order; each result is told before the
-    /// next operation begins. How many were done.
+    /// `GNTTABOP_copy`: the first of `ops`, and those after it that name the same domains in the same way, in their order;
+    /// each result is told before the next operation begins. How many were done.
     ///
     /// # Errors
     /// What `tell` says: the operations after that one were not done.
@@ -111,17 +65,16 @@ impl<P: Platform> Hypervisor<P> {
         mut tell: impl FnMut(usize, Result<(), GrantError>) -> Result<(), GuestFault>,
     ) -> Result<usize, GuestFault> {
         let Some(first) = ops.first() else { return Ok(0) };
-        let mut alike = Alike::to_first(ops, first);
-        let granters = match Self::granters(cur, cache, first, &mut alike) {
+        let granters = match Self::granters(cur, cache, first) {
             Ok(granters) => granters,
             Err(error) => return tell(0, Err(error)).map(|()| 1),
         };
-        let done = self.copy_run(cur, granters, ops, &alike, &mut tell)?;
-        let Some(op) = ops.get(done).filter(|op| done == 0 || alike.has(op)) else { return Ok(done) };
+        let done = self.copy_run(cur, granters, ops, &mut tell)?;
+        let Some(op) = ops.get(done).filter(|op| done == 0 || is_alike(first, op)) else { return Ok(done) };
         tell(done, self.copy_parts(cur, op)).map(|()| done + 1)
     }
 
-    /// The granters of the two sides of a run that begins with `op`, where a side is granted.
+    /// The granters of the two sides of an operation, where a side is granted.
     ///
     /// # Errors
     /// `PermissionDenied`: another domain's page is named by frame. `BadDomain`.
@@ -130,35 +83,25 @@ impl<P: Platform> Hypervisor<P> {
         cur: &'a Current<'_, P>,
         cache: &'a mut CopyCache,
         op: &GnttabCopy,
-        alike: &mut Alike,
     ) -> Result<[Option<&'a Domain>; 2], GrantError> {
         let (from_grant, to_grant) = (op.flags & GNTCOPY_SOURCE_GREF != 0, op.flags & GNTCOPY_DEST_GREF != 0);
         if !from_grant && op.source.domid != DOMID_SELF || !to_grant && op.dest.domid != DOMID_SELF {
             return Err(GrantError::PermissionDenied);
         }
-        let source = match alike.lender.map(|lender| cache.source.get(cur, DomId::new(lender))) {
-            Some(Ok(lender)) => Some(&**lender),
-            Some(Err(error)) if from_grant => return Err(error),
-            Some(Err(_)) => {
-                alike.lender = None; // an operation behind this one will say so
-                None
-            }
-            None => None,
-        };
+        let source =
+            if from_grant { Some(&**cache.source.get(cur, DomId::new(op.source.domid))?) } else { None };
         let dest = if to_grant { Some(&**cache.dest.get(cur, DomId::new(op.dest.domid))?) } else { None };
         Ok([source, dest])
     }
 
-    /// Copies as the first of `ops` and those that are `alike` say, until one takes [`Hypervisor::copy_parts`]: how many were
-    /// done. The tables stay locked, so that no use is counted: entries are marked, and granted frames held, for one operation
-    /// each.
+    /// Copies as the first of `ops` and those that are like it say, until one takes [`Hypervisor::copy_parts`]: how many were
+    /// done. The tables stay locked, so that no use is counted: entries are marked, and frames held, for one operation each.
     #[inline(always)]
     fn copy_run(
         &self,
         cur: &Current<'_, P>,
         [source, dest]: [Option<&Domain>; 2],
         ops: &[GnttabCopy],
-        alike: &Alike,
         tell: &mut impl FnMut(usize, Result<(), GrantError>) -> Result<(), GuestFault>,
     ) -> Result<usize, GuestFault> {
         let me = cur.domain.id;
@@ -174,19 +117,19 @@ impl<P: Platform> Hypervisor<P> {
             (None, None) => (None, None),
         };
         let entries = first.as_deref();
-        let of_dest = second.as_deref().or(entries);
-        let mut source = Side {
-            me,
-            granter: source.zip(entries).map(|(domain, entries)| (domain.id, entries)),
-            own: None,
+        let source = Side {
+            owner: source.map_or(me, |domain| domain.id),
+            entries: entries.filter(|_| source.is_some()),
         };
-        let mut dest =
-            Side { me, granter: dest.zip(of_dest).map(|(domain, entries)| (domain.id, entries)), own: None };
+        let dest = Side {
+            owner: dest.map_or(me, |domain| domain.id),
+            entries: second.as_deref().or(entries).filter(|_| dest.is_some()),
+        };
         for (n, op) in ops.iter().enumerate() {
-            if n != 0 && !alike.has(op) {
+            if n != 0 && !is_alike(&ops[0], op) {
                 return Ok(n);
             }
-            match self.copy_page(&mut source, &mut dest, op) {
+            match self.copy_page(me, &source, &dest, op) {
                 Err(GrantError::NotWhole) => return Ok(n),
                 result => tell(n, result)?,
             }
@@ -200,20 +143,17 @@ impl<P: Platform> Hypervisor<P> {
     /// `NotWhole`: [`Hypervisor::copy_parts`] has to look. `BadGrantRef`, `General`, `BadPage`: see [`GrantError`].
     /// `BadCopyArg`: a side crosses its page.
     #[inline(always)]
-    fn copy_page<'a>(
-        &'a self,
-        source: &mut Side<'a, P, false>,
-        dest: &mut Side<'a, P, true>,
+    fn copy_page(
+        &self,
+        me: DomId,
+        source: &Side<'_>,
+        dest: &Side<'_>,
         op: &GnttabCopy,
     ) -> Result<(), GrantError> {
-        let (mut readable, mut writable) = (None, None);
-        let (from_grant, to_grant) = (op.flags & GNTCOPY_SOURCE_GREF != 0, op.flags & GNTCOPY_DEST_GREF != 0);
-        let from = source.frame(&op.source, from_grant, &mut readable, |frame, owner| {
-            self.get_page_of(frame, owner).ok_or(GrantError::BadPage)
-        })?;
-        let to = dest.frame(&op.dest, to_grant, &mut writable, |frame, owner| {
-            self.get_page_still_writable(frame, owner).ok_or(GrantError::NotWhole)
-        })?;
+        let (from, _marked) = source.frame(&op.source, me, Access::Read)?;
+        let _page = self.get_page_of(from, source.owner).ok_or(GrantError::BadPage)?;
+        let (to, _marked) = dest.frame(&op.dest, me, Access::Write)?;
+        let _page = self.get_page_still_writable(to, dest.owner).ok_or(GrantError::NotWhole)?;
         if !is_inside(&op.source, op.len, &PAGE) || !is_inside(&op.dest, op.len, &PAGE) {
             return Err(GrantError::BadCopyArg);
         }
@@ -301,6 +241,12 @@ impl<P: Platform> Hypervisor<P> {
         let used = GrantUse::hold(self, owner, frame, pin)?;
         then(used.frame, lent)
     }
+}
+
+/// Whether both operations name the same domains in the same way.
+#[inline(always)]
+fn is_alike(a: &GnttabCopy, b: &GnttabCopy) -> bool {
+    (a.source.domid, a.dest.domid, a.flags) == (b.source.domid, b.dest.domid, b.flags)
 }
 
 /// Whether a copy of `len` bytes stays within some bytes of a page on one side.

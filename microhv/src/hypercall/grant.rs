@@ -21,8 +21,8 @@ use crate::platform::{GuestFault, Platform};
 
 /// Operations between two looks for pending work.
 const PREEMPT_EVERY: u64 = 8;
-/// Copies that are read together, between two looks for pending work.
-const COPIES: usize = 16;
+/// Copies that are read together.
+const COPIES: usize = PREEMPT_EVERY as usize;
 /// Frames of a grant table that are told together.
 const FRAMES_TOGETHER: usize = 64;
 

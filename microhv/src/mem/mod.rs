@@ -37,7 +37,7 @@ mod validate;
 
 pub use entries::Update;
 pub use grant_pte::GrantAddress;
-pub use pages::{FrameRef, PageRef, TypedRef};
+pub use pages::{PageRef, TypedRef};
 pub use session::FrameOwner;
 pub use teardown::Progress;
 

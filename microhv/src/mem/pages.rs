@@ -29,7 +29,6 @@ pub type TypedRef<'a, P> = FrameRef<'a, P, true>;
 
 impl<P: Platform, const TYPED: bool> FrameRef<'_, P, TYPED> {
     /// The frame.
-    #[inline(always)]
     pub fn mfn(&self) -> Mfn {
         self.mfn
     }

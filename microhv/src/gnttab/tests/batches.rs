@@ -217,62 +217,24 @@ fn a_batch_between_domains_reaches_those_that_it_names() {
 }
 
 #[test]
-fn own_and_granted_sources_take_turns() {
-    for w in worlds() {
-        let (page, target) = (w.page(&w.granter), w.page(&w.granter));
-        let mine = [w.page(&w.mapper), w.page(&w.mapper)];
-        w.grant(8, ACCESS | GTF_READONLY, 0, page);
-        w.grant(9, ACCESS, 0, target);
-        let own = |n: usize, at| (mine[n].raw(), DOMID_SELF, at);
-        let from_own = |n, at| copy(own(n, 0), (9, 1, at), 8, GNTCOPY_DEST_GREF);
-        let from_grant = |at| copy((8, 1, 0), (9, 1, at), 8, BOTH);
-        let ops = [
-            (from_own(0, 0), GNTST_OKAY),
-            (from_grant(8), GNTST_OKAY),
-            (from_own(0, 16), GNTST_OKAY),
-            (from_own(1, 24), GNTST_OKAY),
-            (copy((8, 77, 0), (9, 1, 32), 8, BOTH), GNTST_BAD_DOMAIN),
-            (from_grant(40), GNTST_OKAY),
-            (copy((page.raw(), DOMID_SELF, 0), (9, 1, 48), 8, GNTCOPY_DEST_GREF), GNTST_BAD_PAGE),
-            (from_own(1, 56), GNTST_OKAY),
-            (copy((8, 77, 0), (9, 1, 64), 8, BOTH), GNTST_BAD_DOMAIN),
-            (copy((mine[0].raw(), 1, 0), (9, 1, 72), 8, GNTCOPY_DEST_GREF), GNTST_PERMISSION_DENIED),
-            (copy((8, 1, 0), own(0, 8), 8, GNTCOPY_SOURCE_GREF), GNTST_OKAY),
-        ];
-        for value in [100, 200] {
-            [(page, 0), (mine[0], 1), (mine[1], 2)].map(|(frame, n)| w.set_word(frame, 0, value + n));
-            assert_eq!(w.batch(&ops.map(|op| op.0)), ops.map(|op| op.1));
-            let copied = [(0, 1), (8, 0), (16, 1), (24, 2), (32, 0), (40, 0), (48, 0), (56, 2)];
-            let expected = copied.map(|(at, n)| if matches!(at, 32 | 48) { 0 } else { value + n });
-            assert_eq!(copied.map(|(at, _)| w.word(target, at)), expected);
-            assert_eq!([page, target, mine[0], mine[1]].map(|frame| w.uses(frame)), [(0, 0); 4]);
-        }
-        // What is unknown may stand second, too.
-        let ops = [from_own(0, 0), copy((8, 77, 0), (9, 1, 8), 8, BOTH), from_own(0, 16)];
-        assert_eq!(w.batch(&ops), [GNTST_OKAY, GNTST_BAD_DOMAIN, GNTST_OKAY]);
-        w.nothing_is_left();
-    }
-}
-
-#[test]
 fn a_batch_is_interrupted_and_its_granter_dies_meanwhile() {
     for w in worlds() {
         let (page, mine) = (w.page(&w.granter), w.page(&w.mapper));
         w.grant(9, ACCESS, 0, page);
         let op = copy((9, 1, 0), (mine.raw(), DOMID_SELF, 0), 8, GNTCOPY_SOURCE_GREF);
-        (0..20).for_each(|n| w.put(n, &GnttabCopy { status: 99, ..op }));
+        (0..12).for_each(|n| w.put(n, &GnttabCopy { status: 99, ..op }));
         w.hv.platform.pending.store(true, Ordering::Relaxed);
-        assert_eq!(w.call(&w.mapper, GNTTABOP_COPY, 20), Ok(Outcome::Continue));
+        assert_eq!(w.call(&w.mapper, GNTTABOP_COPY, 12), Ok(Outcome::Continue));
         let rest = w.mapper.vcpus[0].continuation();
-        let done = 16 * size_of::<GnttabCopy>() as u64;
+        let done = 8 * size_of::<GnttabCopy>() as u64;
         assert_eq!(rest, [u64::from(GNTTABOP_COPY), ARGS + done, 4, 0, 0, 0]);
-        assert_eq!((w.statuses(0..16), w.statuses(16..20)), (vec![GNTST_OKAY; 16], vec![99; 4]));
+        assert_eq!((w.statuses(0..8), w.statuses(8..12)), (vec![GNTST_OKAY; 8], vec![99; 4]));
         w.hv.platform.pending.store(false, Ordering::Relaxed);
         assert!(w.hv.release_grant_table(&w.granter));
         let mut regs = CpuUserRegs::default();
         let mut cur = Current { hv: &w.hv, domain: &w.mapper, vcpu: &w.mapper.vcpus[0], regs: &mut regs };
         assert_eq!(grant_table_op(&mut cur, &rest), Ok(Outcome::OK));
-        assert_eq!(w.statuses(16..20), [GNTST_BAD_GNTREF; 4]);
+        assert_eq!(w.statuses(8..12), [GNTST_BAD_GNTREF; 4]);
         assert_eq!(w.uses(page), (0, 0));
         w.nothing_is_left();
     }
