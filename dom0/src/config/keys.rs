@@ -288,7 +288,7 @@ pub const VIF_WORDS: &[Key] = &[
     done("vifname", "the name of the switch's port, as `net` shows ports"),
     done(
         "vlan",
-        "of later Xens (4.17 does not know the word): `10` (the guest's frames have no tag), `10p/20/30-40` (with tags in 20 and \
+        "not known to xl 4.17: `10` (the guest's frames have no tag), `10p/20/30-40` (with tags in 20 and \
          30 to 40). Beside `backend` a warning: the other domain's backend may not keep to the word",
     ),
 ];

@@ -167,8 +167,8 @@ impl Vlans {
         Ok(Vlans::Trunk(access, tagged.into_iter().collect()))
     }
 
-    /// Reads the word `vlan=` of a network interface, which Xen's `xl` has since 4.20 for bridges that know VLANs: `10`, or
-    /// several with `/` between, such as `10p/20/30-40`. `p` marks the VLAN of untagged frames; one number alone needs no mark.
+    /// Reads the word `vlan=` of a network interface, which `xl` of Xen 4.17 does not know: `10`, or several with `/` between, such
+    /// as `10p/20/30-40`. `p` marks the VLAN of untagged frames; one number alone needs no mark.
     ///
     /// # Errors
     /// The part that is no VLAN, or is the second one with a mark.

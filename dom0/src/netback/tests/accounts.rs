@@ -23,12 +23,7 @@ fn a_packet_to_all_is_on_its_way_to_some_at_a_time() {
     let (client, network) = start();
     block_on_test(async {
         let mut one = Frontend::start(&client, 1).await;
-        let mut others = Vec::new();
-        for domain in 2..40 {
-            let mut other = Frontend::start(&client, domain).await;
-            other.queues[0].post(20);
-            others.push(other);
-        }
+        let mut others = receivers(&client, 20).await;
         let before = network.0.lock().way.most();
         let to_all = ethernet(one.mac(), MacAddr::BROADCAST, 0x88b5, &[7; 1600]);
         // Each part is a copy for each receiver.

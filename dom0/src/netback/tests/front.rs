@@ -102,6 +102,17 @@ pub(super) struct Frontend {
     pub(super) queues: Vec<Queue>,
 }
 
+/// The frontends of domains 2 to 39, each with room for so many packets.
+pub(super) async fn receivers(client: &Client, room: usize) -> Vec<Frontend> {
+    let mut receivers = Vec::new();
+    for domain in 2..40 {
+        let mut receiver = Frontend::start(client, domain).await;
+        receiver.queues[0].post(room);
+        receivers.push(receiver);
+    }
+    receivers
+}
+
 impl Frontend {
     /// Makes a vif, and connects to it as Linux does: with one queue.
     pub(super) async fn start(client: &Client, domain: u16) -> Self {

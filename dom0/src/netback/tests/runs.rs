@@ -107,12 +107,7 @@ fn packets_to_all_take_several_rounds() {
     let (client, network) = start();
     block_on_test(async {
         let mut one = Frontend::start(&client, 1).await;
-        let mut others = Vec::new();
-        for domain in 2..40 {
-            let mut other = Frontend::start(&client, domain).await;
-            other.queues[0].post(25);
-            others.push(other);
-        }
+        let mut others = receivers(&client, 25).await;
         // A head and the rest for each receiver.
         let packets: Vec<_> = (0..20).map(|n| frame(&one, MacAddr::BROADCAST, 1000 + n)).collect();
         for (id, packet) in packets.iter().enumerate() {

@@ -34,9 +34,8 @@ fn a_busy_uplink_hides_neither_the_way_to_the_world_nor_a_station() {
     assert_eq!(send(&mut router, GUESTS, &syn(outside(20))).0, Routed::Forward(UPLINK));
 }
 
-/// The world has no address of the guests', of the router's, and none that is no station's.
-#[test]
-fn nobody_comes_by_a_forward_in_a_guests_name() {
+/// A router whose port 8080 leads to a guest's port 80.
+fn router_with_forward() -> Router {
     let mut router = router();
     let forward = Forward {
         protocol: protocol::TCP,
@@ -46,6 +45,13 @@ fn nobody_comes_by_a_forward_in_a_guests_name() {
         to_port: 80,
     };
     router.add_forward(forward).expect("free");
+    router
+}
+
+/// The world has no address of the guests', of the router's, and none that is no station's.
+#[test]
+fn nobody_comes_by_a_forward_in_a_guests_name() {
+    let mut router = router_with_forward();
     let syn = |from| from_world(&testing::tcp((v4(from), 50_000), (v4(outside(15)), 8080), SYN, b""));
     for from in [
         guest(21),
@@ -69,15 +75,7 @@ fn nobody_comes_by_a_forward_in_a_guests_name() {
 /// A server behind a forward, with fifty clients at a time that come and go: no packet of a connection that lives is lost.
 #[test]
 fn a_busy_forward_loses_nothing() {
-    let mut router = router();
-    let forward = Forward {
-        protocol: protocol::TCP,
-        port: 8080,
-        guest: "x".to_string(),
-        to: Some(guest(GUEST)),
-        to_port: 80,
-    };
-    router.add_forward(forward).expect("free");
+    let mut router = router_with_forward();
     let mut running: alloc::collections::VecDeque<(u16, u8)> = alloc::collections::VecDeque::new();
     let mut next = 10_000u16;
     for _ in 0..20_000 {
