@@ -141,7 +141,7 @@ impl SharedMemory for GrantMap {
 
 impl Drop for GrantMap {
     fn drop(&mut self) {
-        let mut first = 0;
+        let (mut first, mut all_gone) = (0, true);
         for chunk in self.handles.chunks(BATCH) {
             let mut entries = [GnttabUnmapGrantRef::default(); BATCH];
             for (i, (entry, handle)) in entries.iter_mut().zip(chunk).enumerate() {
@@ -157,7 +157,11 @@ impl Drop for GrantMap {
             } else if let Some(entry) = refused {
                 log::error!("unmapping grants at {:#x}: {}", self.va, GrantStatus(entry.status));
             }
+            all_gone &= called.is_ok() && refused.is_none();
         }
-        mem::free_window(self.va, self.count);
+        // Else a page may still be mapped: nothing else may come to lie there.
+        if all_gone {
+            mem::free_window(self.va, self.count);
+        }
     }
 }

@@ -123,10 +123,14 @@ fn unmap(pages: &[GrantPage]) {
     }));
     // SAFETY: the caller gives the pages up, which accessors borrow: none is left.
     let called = unsafe { call::unmap(&mut entries) };
-    if let Some(bad) = entries.iter().find(|entry| called.is_err() || entry.status != 0) {
-        log::error!("unmapping a page, handle {}: {}", bad.handle, GrantStatus(bad.status));
+    for (page, entry) in pages.iter().zip(&entries) {
+        match called {
+            Ok(()) if entry.status == 0 => mem::free_window(page.va, 1),
+            // The page may still be mapped: nothing else may come to lie there.
+            Ok(()) => log::error!("unmapping a page at {:#x}: {}", page.va, GrantStatus(entry.status)),
+            Err(errno) => log::error!("unmapping a page at {:#x}: {errno}", page.va),
+        }
     }
-    pages.iter().for_each(|page| mem::free_window(page.va, 1));
 }
 
 impl SharedMemory for GrantPage {

@@ -226,7 +226,8 @@ impl SharedBytes<'_> {
     #[inline]
     pub fn copy_to(&self, offset: usize, target: &SharedBytes<'_>, to: usize, len: usize) {
         let (source, target) = (self.inside(offset, len), target.inside(to, len));
-        // SAFETY: `inside` checked both sides; neither is memory of ours alone.
+        // SAFETY: `inside` checked the bounds of both sides; the makers of the two views keep the memory valid as long as the
+        // views live, and hand out no reference to it.
         unsafe { copy_any(source, target, len) }
     }
 
@@ -313,7 +314,7 @@ unsafe fn copy_any(source: *mut u8, target: *mut u8, len: usize) {
         // Packets' headers: a loop costs as much as the words.
         while len - done >= 32 {
             for at in [0, 8, 16, 24] {
-                // SAFETY: 32 more bytes are left on both sides, both aligned.
+                // SAFETY: valid by the caller's promise; 32 more bytes are left on both sides, aligned as was checked above.
                 unsafe {
                     let word = AtomicU64::from_ptr(source.add(done + at).cast()).load(Ordering::Relaxed);
                     AtomicU64::from_ptr(target.add(done + at).cast()).store(word, Ordering::Relaxed);
