@@ -38,8 +38,8 @@ use smoltcp::wire::Ipv4Cidr;
 use self::errors::{Budget, Complaint};
 use self::flows::{Direction, End, Flow, Flows, Owner};
 use self::neighbours::Neighbours;
-use self::packet::{ends, is_global, reason, rewrite};
-use super::headers::{Endpoint, Fragment, Network as Carries, Side, Transport};
+use self::packet::{ends, is_for_no_service, is_global, reason, rewrite};
+use super::headers::{Endpoint, Network as Carries, Side};
 use super::mac::MacAddr;
 use super::switch::{BridgeId, PortId};
 
@@ -306,14 +306,7 @@ impl Router {
         packet: &Arrival<'_, '_>,
         network: &Network,
     ) -> Result<Routed, Reason> {
-        let is_datagram =
-            packet.head.transport() == Transport::Udp && packet.head.fragment() == Fragment::Whole;
-        let Some((_, port)) = packet.head.ports().filter(|_| is_datagram) else { return Ok(Routed::Stack) };
-        let is_served = match network.role {
-            Role::Inside => matches!(port, dhcp::SERVER_PORT | dns::PORT),
-            Role::Uplink => port == dhcp::CLIENT_PORT || dns::ASKING_PORTS.contains(&port),
-        };
-        if is_served {
+        if !is_for_no_service(packet.head, network.role) {
             return Ok(Routed::Stack);
         }
         self.complain(now_ns, packet, network, Complaint::Closed);
