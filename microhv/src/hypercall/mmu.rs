@@ -79,10 +79,9 @@ pub fn mmu_update<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
 
 #[inline(never)]
 fn update_own<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    HypercallError::NoSuchDomain.when(cur.domain.is_dying())?;
     let domain = cur.domain;
     let mut mm = cur.tables(domain);
-    mm.begin()?;
+    mm.begin_alive()?;
     let (requests, count) = (GuestVa::new(args[0]), u64::from(args[1] as u32));
     let (done, result) = perform(&mut mm, requests, count, FrameOwner::Domain(domain));
     let drained = mm.finish_deferred();
@@ -104,9 +103,8 @@ fn update_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     };
     let caller = cur.domain;
     let dom = tables_of.domain(caller)?;
-    HypercallError::NoSuchDomain.when(dom.is_dying())?;
     let mut mm = cur.tables(dom);
-    mm.begin()?;
+    mm.begin_alive()?;
     if batch.only_finish {
         return Ok(batch::saved_result(args));
     }

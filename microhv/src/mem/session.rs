@@ -76,10 +76,11 @@ impl<'a, P: Platform> Mm<'a, P> {
     }
 
     /// Like [`Mm::begin`], for what a dying domain gets no more: the domain's teardown may have been there already.
+    /// (I50)
     ///
     /// # Errors
     /// `Restart`: there is more to finish than there is time for now. `NoSuchDomain`: the domain is dying.
-    pub(super) fn begin_alive(&mut self) -> Result<(), MemError> {
+    pub(crate) fn begin_alive(&mut self) -> Result<(), MemError> {
         self.begin()?;
         if self.dom.is_dying() { Err(MemError::NoSuchDomain) } else { Ok(()) }
     }

@@ -3,6 +3,7 @@
 use crate::platform::MachineMemory;
 mod basics;
 mod calls;
+mod cpus;
 mod descriptors;
 mod exchange;
 mod frames;
