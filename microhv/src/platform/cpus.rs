@@ -62,6 +62,11 @@ impl CpuSet {
         self.0 & (1 << cpu.0) != 0
     }
 
+    /// Takes `cpu` out.
+    pub const fn without(self, cpu: CpuId) -> Self {
+        Self(self.0 & !(1 << cpu.0))
+    }
+
     /// Adds `cpu`.
     pub const fn with(self, cpu: CpuId) -> Self {
         Self(self.0 | 1 << cpu.0)

@@ -9,6 +9,7 @@ mod exchange;
 mod frames;
 mod guest;
 mod memory;
+mod owed;
 mod pieces;
 mod random;
 mod remembered;
