@@ -295,7 +295,7 @@ impl<'a, P: Platform> Mm<'a, P> {
         self.invalidate(mfn, now.page_type().level(), 512);
     }
 
-    /// Gives a type and a general reference on a page table back. If they are the last, the table is left for later.
+    /// Gives a type and a general reference on a page table back. If these are the last references, the table is left for later.
     fn leave_table(&mut self, mfn: Mfn) {
         let info = self.hv.frames.held(mfn);
         let now = info.load_kind();
