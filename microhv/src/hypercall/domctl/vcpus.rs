@@ -100,7 +100,7 @@ impl<P: Platform> Operation<'_, '_, P> {
             blocked: (vcpu.pause_flags.load(Ordering::Relaxed) & PauseFlags::BLOCKED != 0).into(),
             running: vcpu.running_on().is_some().into(),
             cpu_time: vcpu.time.lock().cpu_ns(self.cur.hv.platform.now_ns()),
-            cpu: vcpu.cpu_id.raw(),
+            cpu: vcpu.sched.cpu().raw(),
             ..wanted
         })
     }
