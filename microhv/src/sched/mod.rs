@@ -198,45 +198,43 @@ impl<P: Platform> Hypervisor<P> {
         }
         let now = self.platform.now_ns();
         let mut queue = per_cpu.queue.lock();
-        let is_alone = queue.is_alone();
-        if !is_alone {
+        let is_shared = queue.is_shared();
+        if is_shared {
             queue = self.take_over(cpu, queue, now);
         }
         let change = queue.pick(now);
         let slice_end = queue.slice_ns().map_or(NO_SLICE, |slice| now + slice);
         per_cpu.slice_end.store(slice_end, Ordering::Relaxed);
-        let news = if is_alone { CpuSet::default() } else { self.settle(cpu, &queue, now) };
+        let news = if is_shared { self.settle(cpu, &queue, now) } else { CpuSet::default() };
         drop(queue);
         if slice_end != NO_SLICE {
             self.wake_by(cpu, slice_end);
         }
-        if let Some((previous, next)) = &change {
-            self.go_over(cpu, previous.as_ref(), next.as_ref(), now);
-        }
-        if !is_alone {
-            self.chosen(cpu, news, change.as_ref());
-        }
-        let Some((_, next)) = change else { return Decision::Same };
-        if self.unfinished.has_dead() {
-            // A vCPU of a dead domain may have run here until now.
-            self.raise_softirq(cpu, SOFTIRQ_TIMER);
-        }
-        Decision::Switch(next)
-    }
-
-    /// Accounts for a change of vCPUs.
-    fn go_over(&self, cpu: CpuId, previous: Option<&VcpuRef>, next: Option<&VcpuRef>, now: u64) {
-        if let Some(previous) = previous {
+        let Some((previous, next)) = change else {
+            if is_shared {
+                self.call(cpu, news);
+            }
+            return Decision::Same;
+        };
+        if let Some(previous) = &previous {
             let (domain, vcpu) = (previous.domain(), previous.vcpu());
             self.end_running(vcpu, || state_of(domain, vcpu), now);
             // From now on another CPU may run the vCPU.
             vcpu.set_running_on(None);
         }
-        if let Some(next) = next {
+        if let Some(next) = &next {
             let (domain, vcpu) = (next.domain(), next.vcpu());
             vcpu.set_running_on(Some(cpu));
             self.begin_running(domain, vcpu, cpu, now);
         }
+        if is_shared {
+            self.changed(cpu, news, previous.as_ref(), next.as_ref());
+        }
+        if self.unfinished.has_dead() {
+            // A vCPU of a dead domain may have run here until now.
+            self.raise_softirq(cpu, SOFTIRQ_TIMER);
+        }
+        Decision::Switch(next)
     }
 
     /// Puts a vCPU into its CPU's queue, if the vCPU may run.
@@ -254,7 +252,7 @@ impl<P: Platform> Hypervisor<P> {
             }
         }
         let mut queue = self.sched.cpus[cpu.index()].queue.lock();
-        if !queue.is_alone() || vcpu.sched.cpu() != cpu {
+        if queue.is_shared() || vcpu.sched.cpu() != cpu {
             drop(queue);
             return self.place(&waking, now);
         }

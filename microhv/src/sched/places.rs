@@ -10,7 +10,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{Ordering, fence};
 
-use super::runqueue::{Change, RunQueue, Wake};
+use super::runqueue::{RunQueue, Wake};
 use super::{NO_SLICE, Scheduler, TIME_SLICE_NS, is_runnable};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu, VcpuRef};
@@ -129,7 +129,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Lets one idle CPU look that may run what waits for `cpu`, and those of `news` that have no slices.
-    fn call(&self, cpu: CpuId, news: CpuSet) {
+    pub(super) fn call(&self, cpu: CpuId, news: CpuSet) {
         fence(Ordering::SeqCst);
         let wanted = CpuSet::from_bits(self.sched.cpus[cpu.index()].shown.wanted.load(Ordering::Relaxed));
         let idle = CpuSet::from_bits(self.sched.idle.load(Ordering::Relaxed));
@@ -234,25 +234,21 @@ impl<P: Platform> Hypervisor<P> {
         news
     }
 
-    /// The end of a choice that several CPUs take part in.
+    /// A CPU has gone over from one vCPU to another, where there are several CPUs.
     #[cold]
-    pub(super) fn chosen(&self, cpu: CpuId, news: CpuSet, change: Option<&Change>) {
+    pub(super) fn changed(&self, cpu: CpuId, news: CpuSet, from: Option<&VcpuRef>, to: Option<&VcpuRef>) {
         fence(Ordering::SeqCst);
-        if let Some((previous, next)) = change {
-            // Whoever stopped this vCPU meanwhile has not seen it run.
-            let pool = self.sched.cpus[cpu.index()].queue.lock().pool();
-            let goes_on = |next: &VcpuRef| {
-                is_runnable(next.domain(), next.vcpu()) && next.sched.allowed(pool).contains(cpu)
-            };
-            if !next.as_ref().is_none_or(goes_on) {
-                self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
-            }
-            // This vCPU may go on, but not on this CPU.
-            if let Some(previous) = previous
-                && !previous.sched.queued.load(Ordering::Relaxed)
-            {
-                self.make_runnable(previous.domain(), previous.vcpu());
-            }
+        let pool = self.sched.cpus[cpu.index()].queue.lock().pool();
+        let goes_on = |next: &VcpuRef| {
+            is_runnable(next.domain(), next.vcpu()) && next.sched.allowed(pool).contains(cpu)
+        };
+        // Whoever stopped the new vCPU meanwhile has not seen it run.
+        if !to.is_none_or(goes_on) {
+            self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
+        }
+        // The old vCPU may go on, but not on this CPU.
+        if let Some(from) = from.filter(|from| !from.sched.queued.load(Ordering::Relaxed)) {
+            self.make_runnable(from.domain(), from.vcpu());
         }
         self.call(cpu, news);
     }

@@ -27,6 +27,13 @@ struct Waiting {
     vcpu: VcpuRef,
 }
 
+impl Waiting {
+    /// The least runs first: least run time, then first come.
+    fn order(&self) -> (u64, u64) {
+        (self.run_time, self.arrival)
+    }
+}
+
 impl PartialEq for Waiting {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Order::Equal
@@ -42,9 +49,9 @@ impl PartialOrd for Waiting {
 }
 
 impl Ord for Waiting {
-    /// The greatest runs first: least run time, then first come.
+    /// The greatest runs first.
     fn cmp(&self, other: &Self) -> Order {
-        (other.run_time, other.arrival).cmp(&(self.run_time, self.arrival))
+        other.order().cmp(&self.order())
     }
 }
 
@@ -71,6 +78,8 @@ pub(super) struct RunQueue {
     wanted: CpuSet,
     /// The CPUs among which vCPUs move, this one too while it is online.
     pool: CpuSet,
+    /// Whether `pool` has another CPU than this one.
+    is_shared: bool,
     cpu: CpuId,
 }
 
@@ -93,7 +102,7 @@ pub(super) enum Wake {
 }
 
 /// The vCPU that ran, and the vCPU that runs.
-pub(super) type Change = (Option<VcpuRef>, Option<VcpuRef>);
+type Change = (Option<VcpuRef>, Option<VcpuRef>);
 
 impl RunQueue {
     pub(super) fn new(cpu: CpuId) -> Self {
@@ -169,7 +178,7 @@ impl RunQueue {
         let sched = &vcpu.vcpu().sched;
         self.arrivals += 1;
         sched.queued.store(true, Ordering::Relaxed);
-        if !self.is_alone() {
+        if self.is_shared {
             self.wanted = CpuSet::from_bits(self.wanted.bits() | sched.allowed(self.pool).bits());
         }
         let (run_time, arrival) = (sched.run_time(), self.arrivals);
@@ -204,6 +213,7 @@ impl RunQueue {
     }
 
     /// Lets `vcpu` wait for the CPU, unless it waits or runs already, and says when it should get the CPU.
+    #[inline(always)]
     pub(super) fn add(&mut self, vcpu: VcpuRef, now: u64) -> Wake {
         if self.current.as_ref().is_some_and(|current| current.same(&vcpu)) {
             return Wake::Later;

@@ -92,7 +92,7 @@ impl<K: Copy> TimerQueue<K> {
     }
 
     /// Sets a timer to `deadline`, or stops it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn set(&mut self, id: TimerId, deadline: Option<u64>) {
         let place = self.slots[id.0 as usize].place;
         let Some(deadline) = deadline else {

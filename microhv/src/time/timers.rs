@@ -66,8 +66,17 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Sets one of a vCPU's timers to a system time, or stops it.
+    /// Sets one of the timers of the vCPU that runs here to a system time, or stops it.
     #[inline]
+    pub fn arm_own_timer(&self, vcpu: &Vcpu, kind: TimerKind, deadline_ns: Option<u64>) {
+        let timer = vcpu.time.lock().timer(kind);
+        if let Some((cpu, id)) = timer {
+            self.arm(cpu, id, deadline_ns);
+        }
+    }
+
+    /// Sets one of a vCPU's timers to a system time, or stops it.
+    #[cold]
     pub fn arm_timer(&self, vcpu: &Vcpu, kind: TimerKind, deadline_ns: Option<u64>) {
         // Under the lock, since the timers move with the vCPU.
         let time = vcpu.time.lock();

@@ -13,7 +13,7 @@ use super::info::{online_cpus, read_bitmap, write_bitmap};
 use crate::domain::{Callback, Current, PauseFlags, Vcpu};
 use crate::frames::pte::is_canonical;
 use crate::hypercall::{Answer, HypercallError};
-use crate::platform::Platform;
+use crate::platform::{CpuSet, Platform};
 
 /// Reads a vCPU's whole state, which is too large for the stack.
 ///
@@ -113,7 +113,7 @@ impl<P: Platform> Operation<'_, '_, P> {
             if set {
                 let bits = read_bitmap(self.cur, &wanted.cpumap_hard)?;
                 HypercallError::Invalid.when(bits & online == 0)?;
-                vcpu.sched.affinity.store(bits, Ordering::Relaxed);
+                self.cur.hv.set_affinity(self.domain, vcpu, CpuSet::from_bits(bits));
             }
             let allowed = vcpu.sched.affinity.load(Ordering::Relaxed) & online;
             write_bitmap(self.cur, &wanted.cpumap_hard, allowed)?;

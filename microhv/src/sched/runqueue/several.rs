@@ -16,10 +16,10 @@ const MOST_BEHIND_NS: u64 = 2 * TIME_SLICE_NS;
 const MOST_AHEAD: u64 = 8;
 
 impl RunQueue {
-    /// Whether no other CPU gives vCPUs to this queue, or takes some.
+    /// Whether other CPUs give vCPUs to this queue, or take some.
     #[inline]
-    pub(in super::super) fn is_alone(&self) -> bool {
-        self.pool == CpuSet::only(self.cpu)
+    pub(in super::super) fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     /// The CPUs among which vCPUs move, this one too while it is online.
@@ -29,7 +29,7 @@ impl RunQueue {
 
     /// Sets the CPUs among which vCPUs move.
     pub(in super::super) fn set_pool(&mut self, pool: CpuSet) {
-        self.pool = pool;
+        (self.pool, self.is_shared) = (pool, pool != CpuSet::only(self.cpu));
         let waiting = self.waiting.iter().map(|entry| entry.vcpu.sched.allowed(pool).bits());
         self.wanted = CpuSet::from_bits(waiting.fold(0, |all, bits| all | bits));
     }
@@ -37,7 +37,7 @@ impl RunQueue {
     /// Whether the current vCPU may go on here.
     #[inline]
     pub(super) fn may_keep(&self, current: &Vcpu) -> bool {
-        self.is_alone() || current.sched.allowed(self.pool).contains(self.cpu)
+        !self.is_shared || current.sched.allowed(self.pool).contains(self.cpu)
     }
 
     /// Whether `vcpu` runs here, or waits here.
@@ -48,11 +48,13 @@ impl RunQueue {
 
     /// The least run time, in the common scale, of what may run here; `None`: there is nothing.
     pub(in super::super) fn least(&mut self) -> Option<u64> {
-        while let Some(first) = self.waiting.peek()
-            && !is_runnable(first.vcpu.domain(), first.vcpu.vcpu())
-        {
-            let stopped = self.waiting.pop();
-            stopped.inspect(|entry| entry.vcpu.sched.queued.store(false, Ordering::Relaxed));
+        let runs = |entry: &Waiting| is_runnable(entry.vcpu.domain(), entry.vcpu.vcpu());
+        if !self.waiting.peek().is_none_or(runs) {
+            self.waiting.retain(|entry| {
+                let keep = runs(entry);
+                entry.vcpu.sched.queued.store(keep, Ordering::Relaxed);
+                keep
+            });
         }
         let current = self.current.as_ref().map(|current| (current.domain(), current.vcpu()));
         let current = current.filter(|(domain, vcpu)| is_runnable(domain, vcpu) && self.may_keep(vcpu));
@@ -87,23 +89,15 @@ impl RunQueue {
                 && vcpu.running_on().is_none()
                 && is_runnable(domain, vcpu)
         };
-        let taken = if self.waiting.peek().filter(goes).is_some() {
-            self.waiting.pop().map(|entry| entry.vcpu)
-        } else {
-            let found = self.waiting.iter().take(LOOKED_AT).filter(goes);
-            let found = found.min_by_key(|entry| (entry.run_time, entry.arrival));
-            let found = found.map(|entry| (entry.arrival, entry.vcpu.clone()));
-            found.map(|(arrival, vcpu)| {
-                self.waiting.retain(|entry| entry.arrival != arrival);
-                vcpu
-            })
-        };
-        match &taken {
-            Some(vcpu) => vcpu.sched.queued.store(false, Ordering::Relaxed),
+        let first = self.waiting.peek().filter(goes);
+        let found = || self.waiting.iter().take(LOOKED_AT).filter(goes).min_by_key(|entry| entry.order());
+        let found = first.or_else(found).map(|entry| entry.vcpu.clone());
+        match &found {
+            Some(vcpu) => self.remove(vcpu),
             None if self.waiting.len() <= LOOKED_AT => self.set_pool(pool), // nobody needs to look again
             None => {}
         }
-        taken
+        found
     }
 
     /// Takes a waiting vCPU out.
