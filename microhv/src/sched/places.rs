@@ -21,7 +21,7 @@ use crate::sync::{MutexGuard, lock_pair};
 /// turns, on different CPUs, are apart by as much as a slice.
 const MOVE_LAG_NS: u64 = TIME_SLICE_NS;
 /// How far a queue stays behind another that cannot relieve it.
-const MOST_BEHIND_NS: u64 = 2 * TIME_SLICE_NS;
+const MOST_BEHIND_NS: u64 = 10 * TIME_SLICE_NS;
 
 type Guard<'a> = MutexGuard<'a, RunQueue>;
 

@@ -11,7 +11,7 @@ use crate::platform::{CpuId, CpuSet};
 /// How many waiting vCPUs a CPU looks at for one that may move to it: guests choose how many wait. (I13)
 const LOOKED_AT: usize = 1024;
 /// How far behind the queue to which it moves a vCPU may be.
-const MOST_BEHIND_NS: u64 = 2 * TIME_SLICE_NS;
+const MOST_BEHIND_NS: u64 = 4 * TIME_SLICE_NS;
 /// How many slices of its own a vCPU may be ahead of the queue to which it moves.
 const MOST_AHEAD: u64 = 8;
 

@@ -9,7 +9,7 @@ use ring_abi::evtchn::VIRQ_TIMER;
 
 use super::*;
 use crate::domain::PauseFlags;
-use crate::testing::{CPUS, World};
+use crate::testing::World;
 use crate::time::state::TimerKind;
 
 /// A machine of several CPUs whose dom0 sleeps.
