@@ -87,6 +87,8 @@ pub struct TestMachine {
     cr3: [AtomicU64; CPUS],
     /// The CPU that the hypervisor runs on.
     current: AtomicU32,
+    /// Answer of `online`.
+    pub online: AtomicU64,
     /// What the CPUs remember of page tables.
     tlb: Mutex<Tlb>,
     /// Not 0: accesses choose among what is remembered, by this word.
@@ -132,6 +134,7 @@ impl TestMachine {
             m2p: zeros(frames, u64::MAX),
             cr3: [const { AtomicU64::new(u64::MAX) }; CPUS],
             current: AtomicU32::new(0),
+            online: AtomicU64::new(1),
             tlb: Mutex::new(Tlb::new()),
             adversary: AtomicU64::new(0),
             collects: AtomicBool::new(false),

@@ -217,6 +217,10 @@ impl Cpus for TestMachine {
         CpuId::new(self.current.load(Ordering::Relaxed)).expect("few CPUs")
     }
 
+    fn online(&self) -> CpuSet {
+        CpuSet::from_bits(self.online.load(Ordering::Relaxed))
+    }
+
     fn kick(&self, cpu: CpuId) {
         self.events.lock().kicks.push(cpu);
     }
