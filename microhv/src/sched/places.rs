@@ -5,7 +5,7 @@
 //! scale: what its vCPUs missed is due to affinity, or there are no more vCPUs than CPUs, and it is not made up for later.
 //!
 //! Two orders of stores and loads matter. A CPU first says that it is idle, or that its slice has no end, then looks what waits
-//! elsewhere. Who lets a vCPU wait first publishes that, then looks who is idle or has no slice. So one of the two sees the other.
+//! elsewhere. A CPU that lets a vCPU wait first publishes that, then looks which CPU is idle or has no slice. So one sees the other.
 
 use alloc::sync::Arc;
 use core::sync::atomic::{Ordering, fence};
@@ -25,17 +25,8 @@ const MOST_BEHIND_NS: u64 = 10 * TIME_SLICE_NS;
 
 type Guard<'a> = MutexGuard<'a, RunQueue>;
 
-/// The CPUs of a set, in the order of their numbers.
-fn each(cpus: CpuSet) -> impl Iterator<Item = CpuId> {
-    (0..MAX_CPUS as u32).filter_map(CpuId::new).filter(move |cpu| cpus.contains(*cpu))
-}
-
 fn both(a: CpuSet, b: CpuSet) -> CpuSet {
     CpuSet::from_bits(a.bits() & b.bits())
-}
-
-fn without(cpus: CpuSet, cpu: CpuId) -> CpuSet {
-    CpuSet::from_bits(cpus.bits() & !CpuSet::only(cpu).bits())
 }
 
 /// The first of `cpus` behind `cpu`, and round.
@@ -47,7 +38,7 @@ fn next_of(cpus: CpuSet, cpu: CpuId) -> Option<CpuId> {
 impl Scheduler {
     /// The CPUs whose queues have room for all vCPUs.
     pub(crate) fn known(&self) -> impl Iterator<Item = CpuId> + use<> {
-        each(CpuSet::from_bits(self.known.load(Ordering::SeqCst)))
+        CpuSet::from_bits(self.known.load(Ordering::SeqCst)).iter()
     }
 
     /// Locks the queues of two CPUs; the second is missing when both are one.
@@ -73,7 +64,7 @@ impl Scheduler {
             let wanted = self.cpus[other.index()].shown.wanted.load(Ordering::Relaxed);
             CpuSet::from_bits(wanted).contains(cpu)
         };
-        each(without(cpus, cpu)).filter(wants)
+        cpus.without(cpu).iter().filter(wants)
     }
 
     /// Of `cpus`, the CPU where something waits with the least run time in the common scale, below `below`, that may run on
@@ -96,7 +87,7 @@ impl Scheduler {
             if self.idle.fetch_and(!bit.bits(), Ordering::SeqCst) & bit.bits() != 0 {
                 return cpu;
             }
-            idle = without(idle, cpu);
+            idle = idle.without(cpu);
         }
         next_of(allowed, last).unwrap_or(last)
     }
@@ -110,6 +101,7 @@ impl<P: Platform> Hypervisor<P> {
         // First the mark, then the count of vCPUs: a vCPU that is made meanwhile makes its own room.
         self.sched.known.fetch_or(bit, Ordering::SeqCst);
         if !self.make_room_on(cpu, self.time.vcpus()) {
+            self.sched.known.fetch_and(!bit, Ordering::SeqCst);
             return false;
         }
         self.set_online(CpuSet::from_bits(self.sched.online.fetch_or(bit, Ordering::SeqCst) | bit));
@@ -137,8 +129,8 @@ impl<P: Platform> Hypervisor<P> {
             let slice_end = self.sched.cpus[other.index()].slice_end.load(Ordering::Relaxed);
             slice_end == NO_SLICE && !idle.contains(*other)
         };
-        let one_idle = next_of(without(both(wanted, idle), cpu), cpu);
-        for other in each(without(news, cpu)).filter(rests).chain(one_idle) {
+        let one_idle = next_of(both(wanted, idle).without(cpu), cpu);
+        for other in news.without(cpu).iter().filter(rests).chain(one_idle) {
             self.raise_softirq(other, SOFTIRQ_SCHEDULE);
         }
     }
@@ -153,13 +145,15 @@ impl<P: Platform> Hypervisor<P> {
             let to = self.sched.choose(vcpu, last, pool);
             let (mut from, mut other) = self.sched.lock_two(last, to);
             let stays = from.has(waking) || vcpu.running_on().is_some();
-            if vcpu.sched.cpu() != last || stays && other.is_some() {
+            let may = stays || vcpu.sched.allowed(pool).contains(to);
+            if vcpu.sched.cpu() != last || stays && other.is_some() || !may {
                 drop((from, other));
                 self.raise_softirq(to, SOFTIRQ_SCHEDULE); // the CPU may have nothing to do after all
                 continue;
             }
             if let Some(other) = &mut other {
                 from.account(now);
+                other.account(now);
                 other.adopt(&vcpu.sched, &from);
             }
             let mut queue = other.unwrap_or(from);
@@ -200,7 +194,7 @@ impl<P: Platform> Hypervisor<P> {
             if is_taken {
                 return queue;
             }
-            others = without(others, other);
+            others = others.without(other);
         }
         let (_, wanted) = queue.offer().unwrap_or_default();
         let cannot_relieve = |other: &CpuId| !wanted.contains(*other);
@@ -242,7 +236,7 @@ impl<P: Platform> Hypervisor<P> {
         let goes_on = |next: &VcpuRef| {
             is_runnable(next.domain(), next.vcpu()) && next.sched.allowed(pool).contains(cpu)
         };
-        // Whoever stopped the new vCPU meanwhile has not seen it run.
+        // A CPU that stopped the new vCPU meanwhile has not seen the vCPU run.
         if !to.is_none_or(goes_on) {
             self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
         }

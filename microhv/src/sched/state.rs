@@ -42,7 +42,7 @@ impl DomainSched {
 pub struct VcpuSched {
     /// Weighted ns that the vCPU ran.
     run_time: AtomicU64,
-    /// Weighted ns that the vCPU lagged when CPUs took it over. What it runs is free by half until that is made up for.
+    /// Weighted ns that the vCPU lagged when CPUs took the vCPU over. Half of the time that the vCPU runs is free until that is made up for.
     pub(super) owed: AtomicU64,
     /// Share of the CPU, relative to others.
     pub weight: AtomicU32,

@@ -17,7 +17,7 @@ use crate::domain::Vcpu;
 use crate::platform::{CpuId, MAX_CPUS};
 use crate::sync::{Mutex, rank};
 use queue::TimerQueue;
-use state::VcpuTimers;
+use state::{TimerKind, VcpuTimers};
 use timers::TimerKey;
 
 type Queue = Mutex<rank::TimerQueue, TimerQueue<TimerKey>>;
@@ -48,6 +48,11 @@ impl Time {
     /// How many vCPUs have timers.
     pub(crate) fn vcpus(&self) -> usize {
         self.vcpus.load(Ordering::SeqCst)
+    }
+
+    /// Makes room for so many vCPUs in the queue of `cpu`. `false`: there is no memory.
+    pub(crate) fn make_room(&self, cpu: CpuId, vcpus: usize, may_spend: impl Fn(usize) -> bool) -> bool {
+        self.queue(cpu).lock().make_room(vcpus * TimerKind::ALL.len(), may_spend)
     }
 
     /// Stops the timers of a vCPU that will run no more. Returns whether the vCPU had any.

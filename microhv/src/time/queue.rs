@@ -75,7 +75,7 @@ impl<K: Copy> TimerQueue<K> {
         }
     }
 
-    /// Ends a timer, and makes one that is alike in `other`. Its deadline.
+    /// Ends a timer, and makes one that is alike in `other`. Returns the timer's deadline.
     pub(super) fn move_to(&mut self, other: &mut Self, id: &mut TimerId) -> Option<u64> {
         let Slot { key, place } = self.slots[id.0 as usize];
         let deadline = (place != NOT_QUEUED).then(|| self.heap[place as usize].deadline);

@@ -50,8 +50,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Makes room for so many vCPUs in all in the queues of a CPU. `false`: there is no memory.
     pub(crate) fn make_room_on(&self, cpu: CpuId, vcpus: usize) -> bool {
         let may_spend = |bytes| self.may_spend(bytes);
-        self.time.queue(cpu).lock().make_room(vcpus * TimerKind::ALL.len(), may_spend)
-            && self.sched.make_room(cpu, vcpus, may_spend)
+        self.time.make_room(cpu, vcpus, may_spend) && self.sched.make_room(cpu, vcpus, may_spend)
     }
 
     /// Moves the timers of a vCPU that now runs on `cpu`.

@@ -127,7 +127,8 @@ impl RunQueue {
         }
         let run_time = vcpu.run_time().wrapping_add(from.to_common).wrapping_sub(self.to_common);
         let ahead = (run_time as i64).saturating_sub_unsigned(self.minimum);
-        let slice = TIME_SLICE_NS * u64::from(DEFAULT_WEIGHT) / u64::from(vcpu.weight.load(Ordering::Relaxed).max(1));
+        let slice =
+            TIME_SLICE_NS * u64::from(DEFAULT_WEIGHT) / u64::from(vcpu.weight.load(Ordering::Relaxed).max(1));
         let ahead = ahead.clamp(-(MOST_BEHIND_NS as i64), (MOST_AHEAD * slice) as i64);
         vcpu.set_run_time(self.minimum.saturating_add_signed(ahead));
         vcpu.set_cpu(self.cpu);

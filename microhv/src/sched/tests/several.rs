@@ -170,7 +170,7 @@ fn a_vcpu_that_wakes_takes_an_idle_cpu_and_goes_back_to_its_own() {
         several.turn();
         assert_eq!(cpu(&sleeper), own, "the CPU is idle");
     }
-    // Its own CPU is busy, but another is idle.
+    // The sleeper's own CPU is busy, but another is idle.
     several.world.sleep(&sleeper);
     several.turn();
     let pinned = several.hog(1, 256);
@@ -211,6 +211,22 @@ fn timers_move_with_their_vcpu() {
     assert_eq!(several.world.hv.time.vcpus(), made - 1);
 }
 
+#[test]
+fn each_cpu_has_room_for_all_vcpus() {
+    let several = Several::new(2);
+    let guests: Vec<_> = (0..3).map(|_| several.hog(100, 256)).collect();
+    let late = CpuId::new(2).expect("few CPUs");
+    assert!(several.world.hv.add_cpu(late));
+    let vcpus = several.world.hv.time.vcpus();
+    assert_eq!(vcpus, 1 + guests.iter().map(|guest| guest.vcpus.len()).sum::<usize>());
+    for cpu in [CpuId::BOOT, several.cpus[1], late] {
+        assert!(several.world.hv.sched.make_room(cpu, vcpus, |_| false), "{cpu:?}");
+        assert!(several.world.hv.time.make_room(cpu, vcpus, |_| false), "{cpu:?}");
+    }
+    several.world.hv.platform.heap_has_room.store(false, Ordering::Relaxed);
+    assert!(!several.world.hv.add_cpu(CpuId::new(3).expect("few CPUs")), "no room, no CPU");
+}
+
 /// How long a domain that sleeps for 3 to 40 ms and then runs for 100 us waits for a CPU beside hogs: sorted, in ns.
 fn waits_beside(hogs: u32, cpus: u32, rounds: usize) -> Vec<u64> {
     let several = Several::new(cpus);
@@ -243,7 +259,11 @@ fn a_sleeper_beside_four_hogs_waits_for_a_millisecond_at_most() {
     for cpus in [1, 2, 4] {
         let waits = waits_beside(4, cpus, 1000);
         let (median, late) = (waits[500], waits[990]);
-        assert!(late <= MS, "{cpus} CPUs: median {median}, of 100 one waits {late} ns, the last {:?}", waits.last());
+        assert!(
+            late <= MS,
+            "{cpus} CPUs: median {median}, of 100 one waits {late} ns, the last {:?}",
+            waits.last()
+        );
     }
 }
 
@@ -283,7 +303,7 @@ proptest::proptest! {
             }
             several.run(ms * MS / 4);
         }
-        // It has at least half of what it would get beside all others that never sleep.
+        // The domain has at least half of what would be left if no other ever slept.
         let passed = several.now() - start;
         let all = 256 + 3 * (128 + 256 + 512 + 1024 + 128 + 256);
         let share = (u64::from(cpus) * 256 * 1000 / all).min(1000);
