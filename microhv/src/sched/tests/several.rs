@@ -177,9 +177,10 @@ fn a_vcpu_that_wakes_takes_an_idle_cpu_and_goes_back_to_its_own() {
     several.world.hv.set_affinity(&pinned, &pinned.vcpus[0], CpuSet::only(own));
     several.turn();
     assert_eq!(cpu(&pinned), own);
+    several.run(20 * MS);
     several.world.wake(&sleeper);
     several.turn();
-    assert_ne!(cpu(&sleeper), own);
+    assert_ne!(cpu(&sleeper), own, "nobody is disturbed");
     assert_eq!(several.world.hv.sched.idle.load(Ordering::Relaxed), 0);
 }
 
@@ -201,10 +202,11 @@ fn timers_move_with_their_vcpu() {
         let timer = several.world.hv.platform.timers[other.index()].load(Ordering::Relaxed);
         assert!(timer <= deadline, "its new CPU's timer comes in time");
         assert_eq!(several.world.hv.time.deadline(vcpu, TimerKind::Singleshot), Some(deadline));
-        several.run(4 * MS);
         clear_pending(&guest);
-        several.run(MS);
+        several.world.pass(5 * MS);
+        several.world.settle_on(*other); // the old CPU does nothing
         assert!(guest.events.is_pending(port));
+        several.turn();
     }
     let made = several.world.hv.time.vcpus();
     assert!(several.world.hv.time.remove_timers(vcpu));
