@@ -105,18 +105,14 @@ impl<P: Platform> Hypervisor<P> {
             return false;
         }
         self.set_online(CpuSet::from_bits(self.sched.online.fetch_or(bit, Ordering::SeqCst) | bit));
-        self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
         true
     }
 
-    /// Makes `online` the CPUs among which vCPUs move.
+    /// Makes `online` the CPUs among which vCPUs move, and lets each look what there is to do now.
     fn set_online(&self, online: CpuSet) {
         for cpu in self.sched.known() {
-            let mut queue = self.sched.cpus[cpu.index()].queue.lock();
-            queue.set_pool(online);
-            let news = self.sched.publish(cpu, &queue);
-            drop(queue);
-            self.call(cpu, news);
+            self.sched.cpus[cpu.index()].queue.lock().set_pool(online);
+            self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
         }
     }
 

@@ -107,6 +107,13 @@ impl Several {
                 assert!(seen.contains(&(domain.id, vcpu.id)), "{vcpu:?} is lost");
             }
         }
+        let known_idle = CpuSet::from_bits(self.world.hv.sched.idle.load(Ordering::Relaxed));
+        if self.cpus.len() > 1 {
+            assert!(
+                known_idle.iter().eq(idle.iter().copied()),
+                "{known_idle:?} are known to be idle of {idle:?}"
+            );
+        }
         for cpu in idle {
             let could = waiting.iter().find(|(_, may)| may >> cpu.index() & 1 == 1);
             assert!(could.is_none(), "{cpu:?} idles, and {could:?} waits");
