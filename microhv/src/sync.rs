@@ -235,11 +235,16 @@ impl<R: Rank, T> Mutex<R, T> {
     }
 
     /// Waits for this lock, which is a lock of the domain `owner`. The caller may hold another lock of the same rank if
-    /// the other lock's domain has a lower number.
+    /// the other lock comes first in the order of [`lock_pair`].
     #[inline(always)]
     #[track_caller]
     fn lock_of(&self, owner: Option<u16>) -> MutexGuard<'_, T> {
-        MutexGuard { _held: Held::in_order(R::PLACE, owner), inner: self.take() }
+        let order = owner.map(|number| (number, self.address()));
+        MutexGuard { _held: Held::in_order(R::PLACE, order), inner: self.take() }
+    }
+
+    fn address(&self) -> usize {
+        core::ptr::from_ref(self).addr()
     }
 
     #[inline(always)]
@@ -278,8 +283,9 @@ impl<R: Rank, T> Mutex<R, T> {
     }
 }
 
-/// Takes the locks `a` and `b`, each given with its domain's number, the lower number first. The first guard returned
-/// is of lock `a`; the second is missing when both are one lock.
+/// Takes the locks `a` and `b`, each given with its domain's number, the lower number first. A domain that left the list may
+/// still be in use when another has its number: of two locks with one number, the one at the lower address is taken first. The
+/// first guard returned is of lock `a`; the second is missing when both are one lock.
 #[inline]
 #[track_caller]
 pub fn lock_pair<'a, R: Rank, T>(
@@ -289,7 +295,7 @@ pub fn lock_pair<'a, R: Rank, T>(
     if core::ptr::eq(a.1, b.1) {
         return (a.1.lock(), None);
     }
-    let is_first = a.0 < b.0;
+    let is_first = a.0 < b.0 || a.0 == b.0 && a.1.address() < b.1.address();
     let (first, second) = if is_first { (a, b) } else { (b, a) };
     let (first, second) = (first.1.lock_of(Some(first.0)), second.1.lock_of(Some(second.0)));
     if is_first { (first, Some(second)) } else { (second, Some(first)) }
@@ -303,7 +309,7 @@ struct Held(PhantomData<*const ()>);
 #[cfg(not(any(test, feature = "testing")))]
 impl Held {
     #[inline(always)]
-    fn in_order(_: Place, _: Option<u16>) -> Self {
+    fn in_order(_: Place, _: Option<(u16, usize)>) -> Self {
         Self(PhantomData)
     }
 }

@@ -43,26 +43,26 @@ impl<P: Platform> Hypervisor<P> {
         Ok(())
     }
 
-    /// `EVTCHNOP_expand_array`: adds a page of words, for 1,024 more ports (`true`). `false`: other work waits; the same call
-    /// goes on with the events that the page brings.
+    /// `EVTCHNOP_expand_array` by `vcpu`: adds a page of words, for 1,024 more ports (`true`). `false`: other work waits; the
+    /// same call goes on with the events that the page brings.
     ///
     /// # Errors
     /// `NotSupported`: the domain has two levels; `Invalid`: no frame to write; `NoSpace`: all ports have a word.
-    pub fn expand_array(&self, domain: &Arc<Domain>, mfn: Mfn) -> Result<bool, EvtchnError> {
+    pub fn expand_array(&self, domain: &Arc<Domain>, vcpu: u32, mfn: Mfn) -> Result<bool, EvtchnError> {
         if !domain.events.is_fifo() {
             return Err(EvtchnError::NotSupported);
         }
         let mut page = Some(self.get_page_writable(mfn, domain).map_err(|_| EvtchnError::Invalid)?);
         let mut is_added = false;
         loop {
-            let binding = domain.events.binding.lock();
+            let _binding = domain.events.binding.lock();
             if domain.is_dying() {
                 return Err(EvtchnError::Invalid);
             }
             let mut slot = domain.events.fifo.lock();
             let fifo = slot.as_mut().ok_or(EvtchnError::NotSupported)?;
+            is_added |= fifo.take_added(vcpu, mfn);
             if let Some(first) = fifo.next_piece() {
-                is_added |= fifo.is_last(mfn); // by this call, before it was interrupted
                 self.adopt_ports(domain, fifo, first);
             } else if !is_added && fifo.add_page(Part::new(mfn, self.platform.shared(mfn))) {
                 if let Some(page) = page.take() {
@@ -72,12 +72,13 @@ impl<P: Platform> Hypervisor<P> {
             } else {
                 return if is_added { Ok(true) } else { Err(EvtchnError::NoSpace) };
             }
-            let is_left = fifo.has_piece();
-            drop((slot, binding));
-            if is_added && !is_left {
+            if is_added && !fifo.has_piece() {
                 return Ok(true);
             }
             if self.platform.work_pending() {
+                if is_added {
+                    fifo.keep_added(vcpu, mfn);
+                }
                 return Ok(false);
             }
         }

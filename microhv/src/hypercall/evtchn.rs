@@ -103,7 +103,7 @@ pub fn event_channel_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> H
         }
         EVTCHNOP_EXPAND_ARRAY => {
             let op: EvtchnExpandArray = cur.copy_in(arg)?;
-            if !hv.expand_array(caller, Mfn::new(op.array_gfn))? {
+            if !hv.expand_array(caller, cur.vcpu.id.raw(), Mfn::new(op.array_gfn))? {
                 return Ok(cur.again(*args));
             }
         }

@@ -13,6 +13,7 @@ use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::frames::pte::{Pte, is_guest_address};
+use crate::mem::pages::cpus_of;
 use crate::mem::session::Mm;
 use crate::mem::{FrameOwner, Update};
 use crate::platform::{CpuSet, Platform};
@@ -79,10 +80,9 @@ pub fn mmu_update<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
 
 #[inline(never)]
 fn update_own<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    HypercallError::NoSuchDomain.when(cur.domain.is_dying())?;
     let domain = cur.domain;
     let mut mm = cur.tables(domain);
-    mm.begin()?;
+    mm.begin_alive()?;
     let (requests, count) = (GuestVa::new(args[0]), u64::from(args[1] as u32));
     let (done, result) = perform(&mut mm, requests, count, FrameOwner::Domain(domain));
     let drained = mm.finish_deferred();
@@ -104,9 +104,8 @@ fn update_any<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
     };
     let caller = cur.domain;
     let dom = tables_of.domain(caller)?;
-    HypercallError::NoSuchDomain.when(dom.is_dying())?;
     let mut mm = cur.tables(dom);
-    mm.begin()?;
+    mm.begin_alive()?;
     if batch.only_finish {
         return Ok(batch::saved_result(args));
     }
@@ -243,11 +242,10 @@ fn flush<P: Platform>(cur: &Current<'_, P>, flags: u64, va: GuestVa) {
 
 /// Flushes an address from every CPU whose TLB may hold entries of the caller's domain.
 pub(super) fn invlpg_all<P: Platform>(cur: &Current<'_, P>, va: GuestVa) {
-    let me = CpuSet::only(cur.hv.platform.cpu());
     if !is_guest_address(va) {
         return; // nothing of the guest's can be there, and it may not flush what is ours
     }
-    if cur.domain.dirty_cpus.load(core::sync::atomic::Ordering::Acquire) & !me.bits() == 0 {
+    if cpus_of(cur.domain).without(cur.hv.platform.cpu()) == CpuSet::default() {
         cur.hv.platform.invlpg(va);
     } else {
         cur.hv.flush_domain(cur.domain);

@@ -94,7 +94,7 @@ impl<'a, P: Platform> Mm<'a, P> {
                 return Ok(page.with_type());
             }
             if flush.0 {
-                self.owe_flush();
+                self.forget_type();
                 self.settle(); // descriptors are changed below, which a CPU may still take for entries of a table
             }
             for cell in self.hv.platform.table(mfn) {

@@ -83,6 +83,7 @@ impl<P: Platform> Mm<'_, P> {
             done.inspect_err(|_| self.put_leaf(taken))?;
         }
         if old.is_present() {
+            self.others_are_clean = false;
             self.put_leaf(old);
         }
         Ok(())
@@ -119,8 +120,7 @@ impl<P: Platform> Mm<'_, P> {
         if was_present {
             // Paging-structure caches may hold the old entry (XSA-286). Not before it is gone, or a CPU could take it in
             // again; and before the table that it names can become something else.
-            self.owe_flush();
-            self.put_table(old.frame());
+            self.forget_table(old.frame());
         }
         Ok(())
     }
@@ -130,8 +130,8 @@ impl<P: Platform> Mm<'_, P> {
     /// work on the tables to finish, or something else waits.
     ///
     /// # Errors
-    /// `Invalid`: the frame is not the domain's. `Busy`: the frame's use forbids writing. Else the same as of the
-    /// table's kind.
+    /// `Invalid`: the frame is not the domain's. `Busy`: the frame's use forbids writing. `Restart`: more is to be finished
+    /// than there is time for. Else the same as of the table's kind.
     #[inline]
     pub(crate) fn update_entry(
         &mut self,
@@ -142,6 +142,49 @@ impl<P: Platform> Mm<'_, P> {
         update: Update,
     ) -> Result<bool, MemError> {
         let slot = (offset / 8) as usize & 511;
+        if self.owes_flush() {
+            self.update_amid_others(mfn, slot, new, owner, update)
+        } else {
+            self.try_update(mfn, slot, new, owner, update)
+        }
+    }
+
+    /// Replaces an entry while tables that left their parents may be kept until the flush: these are tables no more, unless they
+    /// are used elsewhere, and an entry that is refused for their sake is tried again after the flush.
+    #[cold]
+    #[inline(never)]
+    fn update_amid_others(
+        &mut self,
+        mfn: Mfn,
+        slot: usize,
+        new: Pte,
+        owner: FrameOwner<'_>,
+        update: Update,
+    ) -> Result<bool, MemError> {
+        if self.tables.gone_tables.contains(&mfn) {
+            self.settle();
+        }
+        let done = self.try_update(mfn, slot, new, owner, update);
+        if !matches!(done, Err(refused) if refused != MemError::Restart) || self.tables.gone_tables.is_empty()
+        {
+            return done;
+        }
+        self.settle();
+        if self.is_interrupted() {
+            return Err(MemError::Restart);
+        }
+        self.try_update(mfn, slot, new, owner, update)
+    }
+
+    #[inline(always)]
+    fn try_update(
+        &mut self,
+        mfn: Mfn,
+        slot: usize,
+        new: Pte,
+        owner: FrameOwner<'_>,
+        update: Update,
+    ) -> Result<bool, MemError> {
         match self.table_level(mfn) {
             Some(1) => self.update_leaf(mfn, slot, new, owner, update).map(|()| true),
             Some(level) => {

@@ -87,6 +87,7 @@ impl<P: Platform> Hypervisor<P> {
         let new = entry_of(frame, read_only, flags & (pte::US | pte::GUEST_FLAGS)).stored(1);
         let old = Pte::new(self.platform.table(table)[slot].swap(new.raw(), Ordering::AcqRel));
         if old.is_present() {
+            mm.others_are_clean = false;
             mm.put_leaf(old);
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! The owners of frames: allocation, sharing, references, and the count of each domain's pages.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{Ordering, fence};
 
 use ring_abi::types::{DomId, GuestVa, Mfn, Pfn};
 
@@ -295,7 +295,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Flushes every CPU whose TLB may hold entries of the domain, the calling CPU included.
     pub(crate) fn flush_domain(&self, dom: &Domain) {
         let me = self.platform.cpu();
-        let cpus = CpuSet::from_bits(dom.dirty_cpus.load(Ordering::Acquire)).with(me);
+        let cpus = cpus_of(dom).with(me);
         if cpus == CpuSet::only(me) {
             self.platform.flush_tlb_local();
         } else {
@@ -303,8 +303,26 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
+    /// Does the same as [`Hypervisor::flush_domain`], the calling CPU excluded.
+    pub(crate) fn flush_others(&self, dom: &Domain) {
+        let others = cpus_of(dom).without(self.platform.cpu());
+        if others != CpuSet::default() {
+            self.platform.flush_tlb(others);
+        }
+    }
+
     /// The entry of a frame that is in use by `owner`.
     pub(crate) fn owned_info(&self, mfn: Mfn, owner: DomId) -> Option<&FrameInfo> {
         self.frames.info(mfn).filter(|info| info.load_use().is_owned_by(owner))
     }
+}
+
+/// The CPUs on which tables of the domain are loaded. What the caller has written into tables before is there for each other CPU
+/// when it loads them. (I51)
+#[inline]
+pub(crate) fn cpus_of(dom: &Domain) -> CpuSet {
+    // Such a CPU sets its bit, then loads the tables, with a full barrier between: either this load sees the bit, or the CPU's
+    // walks see what was written.
+    fence(Ordering::SeqCst);
+    CpuSet::from_bits(dom.dirty_cpus.load(Ordering::Acquire))
 }

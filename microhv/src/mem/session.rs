@@ -10,9 +10,8 @@ use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::Domain;
 use crate::frames::info::{FlushOwed, PageType, TypeWord};
-use crate::platform::{CpuSet, Platform, Settled};
+use crate::platform::{Platform, Settled};
 use crate::sync::MutexGuard;
-use core::sync::atomic::Ordering;
 
 /// The owner whose frames new level 1 entries may name.
 #[derive(Clone, Copy, Debug)]
@@ -27,15 +26,21 @@ pub enum FrameOwner<'a> {
 
 /// The page tables of one domain, locked.
 ///
-/// The session does the flushes that this CPU owes when the session ends, and before the session reaches anything by a
-/// guest's address ([`Mm::settle`]). Other CPUs are flushed at once.
+/// What CPUs may still know of entries that are gone is flushed when the session ends, and before the session reaches
+/// anything by a guest's address ([`Mm::settle`]): one flush for all entries until then, of the CPUs that have tables of the
+/// domain loaded. What those entries referred to is given back after that.
 #[derive(Debug)]
 #[must_use = "dropped, the session ends"]
 pub struct Mm<'a, P: Platform> {
     pub(crate) hv: &'a Hypervisor<P>,
     pub(super) dom: &'a Domain,
     pub(super) tables: MutexGuard<'a, Tables>,
+    /// This CPU may know something that has changed.
     owes_flush: bool,
+    /// Other CPUs may, too.
+    owes_others: bool,
+    /// The other CPUs were flushed in this session, and no entry was taken out since.
+    pub(super) others_are_clean: bool,
     /// No vCPU of the domain has a page of an LDT in its window, since the session took the pages out; no page comes in
     /// meanwhile.
     pub(super) has_dropped_ldts: bool,
@@ -48,10 +53,16 @@ impl<P: Platform> Drop for Mm<'_, P> {
 }
 
 impl<P: Platform> Hypervisor<P> {
+    #[inline(always)]
+    fn session<'a>(&'a self, dom: &'a Domain, tables: MutexGuard<'a, Tables>) -> Mm<'a, P> {
+        let (owes_flush, owes_others, others_are_clean, has_dropped_ldts) = (false, false, false, false);
+        Mm { hv: self, dom, tables, owes_flush, owes_others, others_are_clean, has_dropped_ldts }
+    }
+
     /// Locks a domain's page tables for changes that take no table references.
     #[inline]
     pub(in crate::mem) fn lock_tables<'a>(&'a self, dom: &'a Domain) -> Mm<'a, P> {
-        Mm { hv: self, dom, tables: dom.mm.tables.lock(), owes_flush: false, has_dropped_ldts: false }
+        self.session(dom, dom.mm.tables.lock())
     }
 }
 
@@ -71,15 +82,18 @@ impl<P: Platform> Current<'_, P> {
 
 impl<'a, P: Platform> Mm<'a, P> {
     /// Finishes what was interrupted. `false`: there is more than there is time for now.
+    #[inline]
     pub(crate) fn finish_deferred(&mut self) -> bool {
+        self.settle();
         self.tables.deferred.is_empty() || self.drain()
     }
 
     /// Like [`Mm::begin`], for what a dying domain gets no more: the domain's teardown may have been there already.
+    /// (I50)
     ///
     /// # Errors
     /// `Restart`: there is more to finish than there is time for now. `NoSuchDomain`: the domain is dying.
-    pub(super) fn begin_alive(&mut self) -> Result<(), MemError> {
+    pub(crate) fn begin_alive(&mut self) -> Result<(), MemError> {
         self.begin()?;
         if self.dom.is_dying() { Err(MemError::NoSuchDomain) } else { Ok(()) }
     }
@@ -94,12 +108,73 @@ impl<'a, P: Platform> Mm<'a, P> {
         if self.finish_deferred() { Ok(()) } else { Err(MemError::Restart) }
     }
 
-    /// Does the flush of this CPU that is owed: the platform copies from and to guests for what this gives.
+    /// Does the flush that is owed: the platform copies from and to guests for what this gives.
+    #[inline(always)]
     pub(crate) fn settle(&mut self) -> Settled<'_> {
-        if core::mem::take(&mut self.owes_flush) {
-            self.hv.platform.flush_tlb_local();
+        if self.owes_flush {
+            self.pay();
         }
         Settled::new()
+    }
+
+    /// Flushes, then gives back what was kept until the flush. (I51)
+    #[cold]
+    #[inline(never)]
+    fn pay(&mut self) {
+        // A table that is given back may map others' pages, for which the next flush is owed; it brings no table that is kept.
+        while self.owes_flush {
+            self.flush_pages();
+            for mfn in core::mem::take(&mut self.tables.gone_tables) {
+                if self.is_interrupted() || self.hv.platform.work_pending() {
+                    self.leave_table(mfn);
+                } else {
+                    self.put_table(mfn);
+                }
+            }
+        }
+    }
+
+    /// Flushes, and gives back others' pages that were kept until the flush.
+    fn flush_pages(&mut self) {
+        self.owes_flush = false;
+        if core::mem::take(&mut self.owes_others) {
+            self.hv.flush_domain(self.dom);
+            self.others_are_clean = true;
+        } else {
+            self.hv.platform.flush_tlb_local();
+        }
+        while let Some(mfn) = self.tables.gone_pages.pop() {
+            self.hv.put_page_and_type(mfn);
+        }
+    }
+
+    /// Keeps a table until the flush whose entry is gone from its parent: a CPU may still walk there, and what the table names
+    /// must not become something else meanwhile. (I51)
+    #[inline(never)]
+    pub(super) fn forget_table(&mut self, mfn: Mfn) {
+        self.tables.gone_tables.push(mfn);
+        self.owe_flush();
+        if self.tables.gone_tables.is_full() {
+            self.pay();
+        }
+    }
+
+    /// Keeps another's page until the flush whose entry for writing is gone: the page's owner may make it a page table next, and
+    /// then flushes the owner's CPUs, not this domain's. (I51)
+    #[cold]
+    #[inline(never)]
+    pub(super) fn forget_page(&mut self, mfn: Mfn) {
+        self.tables.gone_pages.push(mfn);
+        self.owe_flush();
+        if self.tables.gone_pages.is_full() {
+            self.flush_pages();
+        }
+    }
+
+    /// Whether a flush is owed.
+    #[inline(always)]
+    pub(super) const fn owes_flush(&self) -> bool {
+        self.owes_flush
     }
 
     /// Whether the session has left work for later, since an interrupt waits: the session is to end.
@@ -107,15 +182,21 @@ impl<'a, P: Platform> Mm<'a, P> {
         !self.tables.deferred.is_empty()
     }
 
-    /// Notes that CPUs may know something of the domain's tables that has changed: other CPUs are flushed now, this CPU
-    /// later.
+    /// Notes that CPUs may know something of the domain's tables that has changed.
     #[inline]
     pub(crate) fn owe_flush(&mut self) {
-        let me = CpuSet::only(self.hv.platform.cpu());
-        if self.dom.dirty_cpus.load(Ordering::Acquire) & !me.bits() == 0 {
-            self.owes_flush = true;
-        } else {
-            self.hv.flush_domain(self.dom);
+        (self.owes_flush, self.owes_others, self.others_are_clean) = (true, true, false);
+    }
+
+    /// A frame of the domain's has got another type than CPUs may know it by. Other CPUs are flushed now, since the caller looks
+    /// at the frame next, or maps the frame; this CPU, which uses no guest's address meanwhile, later.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn forget_type(&mut self) {
+        self.owes_flush = true;
+        if !self.others_are_clean {
+            self.hv.flush_others(self.dom);
+            (self.owes_others, self.others_are_clean) = (false, true);
         }
     }
 
@@ -140,7 +221,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     /// Takes over a flush that a frame's new type owes.
     pub(super) fn owe(&mut self, flush: FlushOwed) {
         if flush.0 {
-            self.owe_flush();
+            self.forget_type();
         }
     }
 
@@ -212,6 +293,17 @@ impl<'a, P: Platform> Mm<'a, P> {
     fn put_last(&mut self, mfn: Mfn, now: TypeWord) {
         self.hv.frames.held(mfn).set_kind(TypeWord(now.0 & !TypeWord::VALIDATED));
         self.invalidate(mfn, now.page_type().level(), 512);
+    }
+
+    /// Gives a type and a general reference on a page table back. If these are the last references, the table is left for later.
+    fn leave_table(&mut self, mfn: Mfn) {
+        let info = self.hv.frames.held(mfn);
+        let now = info.load_kind();
+        if now.count() > 1 {
+            return self.put_table(mfn);
+        }
+        info.set_kind(TypeWord(now.0 & !TypeWord::VALIDATED));
+        self.invalidate_later(mfn, 512);
     }
 
     /// Makes a table partial, with `progress` entries that hold references. The caller's two references become the
@@ -302,7 +394,7 @@ impl<P: Platform> Hypervisor<P> {
     #[cold]
     #[inline(never)]
     fn drain_locked(&self, dom: &Domain, tables: MutexGuard<'_, Tables>) -> bool {
-        Mm { hv: self, dom, tables, owes_flush: false, has_dropped_ldts: false }.drain()
+        self.session(dom, tables).drain()
     }
 
     /// Pins a page table of a domain.

@@ -10,10 +10,15 @@ use ring_abi::types::Mfn;
 use crate::frames::regions::{REGION_FRAMES, Regions};
 use crate::sync::{Mutex, rank};
 
+/// Most tables and most pages that a session keeps until the flush that it owes. Then the session pays early.
+const GONE_TABLES: usize = 8;
+const GONE_PAGES: usize = 32;
+
 /// Most interrupted tables. An operation that gives a table back leaves one table of each level from 4 to 1. No
-/// operation gives back more than two tables before it looks whether one was left (`Mm::is_interrupted`). Tables of the
-/// lowest level are finished first, so that their number does not grow (`Mm::drain`).
-const DEFERRED: usize = 8;
+/// operation gives back more than two tables before it looks whether one was left (`Mm::is_interrupted`), but for those that
+/// were kept until a flush: of these the others are left as they are, one note each. Tables of the lowest level are finished
+/// first, so that their number does not grow (`Mm::drain`).
+const DEFERRED: usize = 8 + GONE_TABLES;
 
 /// What the page-table lock of a domain guards beside the tables themselves.
 #[derive(Debug, Default)]
@@ -21,6 +26,11 @@ pub(crate) struct Tables {
     /// Tables whose invalidation was interrupted. Each of these tables is partial, so the table holds its own two
     /// references. Every operation that gives tables back first finishes these tables.
     pub(super) deferred: ArrayVec<Mfn, DEFERRED>,
+    /// Tables whose entry is gone from their parent, and to which CPUs may still know the way: each holds the two references
+    /// of that entry until the flush. There is none between sessions.
+    pub(super) gone_tables: ArrayVec<Mfn, GONE_TABLES>,
+    /// Others' pages whose entry for writing is gone, likewise.
+    pub(super) gone_pages: ArrayVec<Mfn, GONE_PAGES>,
     /// Pages of LDTs in the windows of the domain's vCPUs.
     pub(super) ldt_pages: u32,
 }

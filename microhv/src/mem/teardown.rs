@@ -29,6 +29,9 @@ impl<P: Platform> Hypervisor<P> {
     /// The hypervisor owns the pages of `shared_info` and of the grant table and lends them to the domain: this
     /// function leaves those pages alone; `reap` and `release_grant_table` take them back.
     pub fn relinquish_memory(&self, dom: &Domain) -> Progress {
+        // A session of another CPU that found the domain alive is over once the lock was free here, and what the session took is
+        // found below. A later session finds the domain dying. (I50)
+        drop(dom.mm.tables.lock());
         dom.mm.close();
         self.drop_claim(dom);
         if !self.drop_cleaning(dom) {

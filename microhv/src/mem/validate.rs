@@ -143,7 +143,7 @@ impl<P: Platform> Mm<'_, P> {
 
     /// Leaves the table partial and notes the table for invalidation. If there is no room for the note, the table is
     /// invalidated now.
-    fn invalidate_later(&mut self, mfn: Mfn, below: usize) {
+    pub(super) fn invalidate_later(&mut self, mfn: Mfn, below: usize) {
         if self.has_room_for_deferred() {
             self.make_partial(mfn, below);
             self.tables.deferred.push(mfn);
@@ -237,9 +237,7 @@ impl<P: Platform> Mm<'_, P> {
         }
         if entry.has(pte::RW) {
             if !using.is_owned_by(self.dom.id) {
-                // The frame's owner may make the frame a page table next, and then flushes the owner's CPUs, not this
-                // domain's.
-                self.owe_flush();
+                return self.forget_page(mfn);
             }
             info.put_type();
         } else {

@@ -72,6 +72,11 @@ impl CpuSet {
         (0..MAX_CPUS as u32).filter_map(CpuId::new).filter(move |cpu| self.contains(*cpu))
     }
 
+    /// Takes `cpu` out.
+    pub const fn without(self, cpu: CpuId) -> Self {
+        Self(self.0 & !(1 << cpu.0))
+    }
+
     /// Adds `cpu`.
     pub const fn with(self, cpu: CpuId) -> Self {
         Self(self.0 | 1 << cpu.0)

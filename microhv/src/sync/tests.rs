@@ -52,10 +52,24 @@ fn a_pair_is_taken_by_number_and_given_by_argument() {
         assert_eq!((*first, second.as_deref()), (1, Some(&2)));
     }
     assert!(lock_pair((3, &a), (3, &a)).1.is_none());
-    complaint(|| drop(lock_pair((5, &a), (5, &b))));
     let _b = b.lock_of(Some(7));
     complaint(|| drop(a.lock_of(Some(3))));
     drop(a.lock_of(Some(8)));
+}
+
+/// A domain that left the list is in use still, and its successor has its number.
+#[test]
+fn a_pair_of_one_number_has_an_order_too() {
+    let locks = [Outer::new(1), Outer::new(2)];
+    for (n, m) in [(0, 1), (1, 0)] {
+        let (first, second) = lock_pair((5, &locks[n]), (5, &locks[m]));
+        assert_eq!((*first, second.as_deref().copied()), (n as u32 + 1, Some(m as u32 + 1)));
+    }
+    let _first = locks[0].lock_of(Some(5));
+    drop(locks[1].lock_of(Some(5)));
+    drop(_first);
+    let _second = locks[1].lock_of(Some(5));
+    complaint(|| drop(locks[0].lock_of(Some(5))));
 }
 
 #[test]

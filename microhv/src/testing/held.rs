@@ -6,8 +6,8 @@ use core::marker::PhantomData;
 
 use crate::sync::Place;
 
-/// A lock by its place, and by its owner's number where two of one rank are taken.
-type Lock = (Place, Option<u16>);
+/// A lock by its place, and by its owner's number and its address where two of one rank are taken.
+type Lock = (Place, Option<(u16, usize)>);
 
 std::thread_local! {
     static LOCKS: RefCell<Vec<Lock>> = const { RefCell::new(Vec::new()) };
@@ -26,7 +26,7 @@ impl Held {
     /// # Panics
     /// If the thread holds a lock that must be taken after this one.
     #[track_caller]
-    pub(crate) fn in_order(place: Place, owner: Option<u16>) -> Self {
+    pub(crate) fn in_order(place: Place, owner: Option<(u16, usize)>) -> Self {
         let is_before = |&(at, of): &Lock| at < place || at == place && of.is_some() && of < owner;
         let wrong = LOCKS.with_borrow(|locks| locks.iter().copied().find(|held| !is_before(held)));
         // What a panic drops may take locks while others are held still.

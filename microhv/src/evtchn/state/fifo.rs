@@ -109,6 +109,8 @@ pub(in crate::evtchn) struct Fifo {
     adopted: u32,
     /// Of each vCPU.
     controls: Vec<Option<Part>>,
+    /// Of each vCPU, the page that its call added and then left to be adopted, since other work waited.
+    added: Vec<Option<Mfn>>,
     /// The port that was added last to each queue; 16 queues for each vCPU.
     tails: Vec<Port>,
 }
@@ -117,15 +119,19 @@ impl Fifo {
     /// Bytes that it takes for so many vCPUs.
     pub(in crate::evtchn) const fn bytes(vcpus: usize) -> usize {
         let queues = vcpus * EVTCHN_FIFO_MAX_QUEUES * size_of::<Port>();
-        size_of::<Self>() + MAX_PAGES * size_of::<Part>() + vcpus * size_of::<Option<Part>>() + queues
+        let of_vcpus = vcpus * (size_of::<Option<Part>>() + size_of::<Option<Mfn>>());
+        size_of::<Self>() + MAX_PAGES * size_of::<Part>() + of_vcpus + queues
     }
 
     /// For so many vCPUs, none of which has a control block; `None`: there is no memory for it.
     pub(in crate::evtchn) fn new(vcpus: usize) -> Option<Box<Self>> {
-        let mut fifo = Self { array: Vec::new(), adopted: 0, controls: Vec::new(), tails: Vec::new() };
+        let (array, controls, added, tails) = Default::default();
+        let mut fifo = Self { array, adopted: 0, controls, added, tails };
         fifo.array.try_reserve_exact(MAX_PAGES).ok()?;
         fifo.controls.try_reserve_exact(vcpus).ok()?;
         fifo.controls.resize_with(vcpus, || None);
+        fifo.added.try_reserve_exact(vcpus).ok()?;
+        fifo.added.resize(vcpus, None);
         fifo.tails.try_reserve_exact(vcpus * EVTCHN_FIFO_MAX_QUEUES).ok()?;
         fifo.tails.resize(vcpus * EVTCHN_FIFO_MAX_QUEUES, NO_PORT);
         Some(Box::new(fifo))
@@ -146,9 +152,17 @@ impl Fifo {
         has_room
     }
 
-    /// Whether the frame is that of the last page of words.
-    pub(in crate::evtchn) fn is_last(&self, mfn: Mfn) -> bool {
-        self.array.last().is_some_and(|page| page.mfn == mfn)
+    /// Keeps for the next call of `vcpu` that its call has added the page `mfn`. Another vCPU may add pages meanwhile, and do
+    /// what this call left.
+    pub(in crate::evtchn) fn keep_added(&mut self, vcpu: u32, mfn: Mfn) {
+        if let Some(added) = self.added.get_mut(vcpu as usize) {
+            *added = Some(mfn);
+        }
+    }
+
+    /// Whether the call of `vcpu` that goes on here has added the page `mfn` before. The answer is given once.
+    pub(in crate::evtchn) fn take_added(&mut self, vcpu: u32, mfn: Mfn) -> bool {
+        self.added.get_mut(vcpu as usize).is_some_and(|added| added.take() == Some(mfn))
     }
 
     /// Whether [`Self::next_piece`] has one.

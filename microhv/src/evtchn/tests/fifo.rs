@@ -299,14 +299,30 @@ fn a_page_brings_its_events_in_pieces() {
     let mfn = page(&world, &guest.domain);
     let before = guest.writers(mfn);
     world.hv.platform.pending.store(true, Ordering::Relaxed);
-    let calls = (1..40).find(|_| world.hv.expand_array(&guest.domain, mfn) == Ok(true));
+    let calls = (1..40).find(|_| world.hv.expand_array(&guest.domain, 0, mfn) == Ok(true));
     world.hv.platform.pending.store(false, Ordering::Relaxed);
     assert_eq!(calls, Some(17), "each ends as soon as other work waits");
     assert_eq!(guest.writers(mfn), before + 1, "one page");
     let words = world.hv.platform.shared(mfn);
     assert!(ports.iter().all(|port| words.load_u32(*port as usize * 4) & EVENT != 0));
-    assert_eq!(world.hv.expand_array(&guest.domain, mfn), Ok(true), "the same again is another page");
+    assert_eq!(world.hv.expand_array(&guest.domain, 0, mfn), Ok(true), "the same again is another page");
     assert_eq!(guest.writers(mfn), before + 2);
+}
+
+/// A call of one vCPU is interrupted. Another vCPU adds a page of its own meanwhile, and does what the first call left.
+#[test]
+fn a_page_that_another_vcpu_finished_is_added_once() {
+    let world = World::new(256);
+    let guest = Fifo::new(&world, 2);
+    let (first, second) = (page(&world, &guest.domain), page(&world, &guest.domain));
+    let before = [first, second].map(|mfn| guest.writers(mfn));
+    let add = |vcpu, mfn| world.hv.expand_array(&guest.domain, vcpu, mfn);
+    world.hv.platform.pending.store(true, Ordering::Relaxed);
+    assert_eq!(add(0, first), Ok(false));
+    world.hv.platform.pending.store(false, Ordering::Relaxed);
+    assert_eq!(add(1, second), Ok(true));
+    assert_eq!(add(0, first), Ok(true), "the call goes on");
+    assert_eq!([first, second].map(|mfn| guest.writers(mfn)), before.map(|writers| writers + 1));
 }
 
 #[test]
@@ -318,7 +334,7 @@ fn a_dying_domain_gives_no_page() {
     let (of_guest, of_fresh) = (page(&world, &guest.domain), page(&world, &fresh));
     let domains = [&guest.domain, &fresh];
     domains.iter().for_each(|domain| domain.set_dying(DyingState::Dying));
-    let expanded = world.hv.expand_array(&guest.domain, of_guest);
+    let expanded = world.hv.expand_array(&guest.domain, 0, of_guest);
     assert_eq!(expanded, Err(EvtchnError::Invalid), "a page that nobody would give back");
     assert_eq!(world.hv.init_control(&fresh, 0, of_fresh, 0), Err(EvtchnError::Invalid));
     domains.iter().for_each(|domain| domain.set_dying(DyingState::Alive));

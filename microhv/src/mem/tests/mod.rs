@@ -3,11 +3,13 @@
 use crate::platform::MachineMemory;
 mod basics;
 mod calls;
+mod cpus;
 mod descriptors;
 mod exchange;
 mod frames;
 mod guest;
 mod memory;
+mod owed;
 mod pieces;
 mod random;
 mod remembered;

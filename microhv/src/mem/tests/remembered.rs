@@ -35,7 +35,7 @@ fn pin_l1(world: &World, guest: &Guest, mfn: Mfn) -> i64 {
 }
 
 /// The hypervisor runs on this CPU now. The CPU has the guest's tables loaded, and the guest's domain says so.
-fn on_cpu(world: &World, cpu: usize, guest: &Guest) {
+pub(super) fn on_cpu(world: &World, cpu: usize, guest: &Guest) {
     world.hv.platform.on_cpu(cpu);
     world.hv.platform.switch_to(guest.tables[0]);
     guest.dom.dirty_cpus.fetch_or(1 << cpu, Ordering::Relaxed);

@@ -34,8 +34,9 @@
 //! 3. No way leads to a frame that is a table of another level than it was, or no table. What counts is the type that
 //!    the frame's entry names, in use or not: the contents of a table that is out of use cannot change before its type
 //!    does.
-//! 4. Where a table is checked for the first time (`present_groups`), no *other* CPU can write it. This CPU runs the
-//!    hypervisor, and may flush itself later, but before the next access to a guest's address.
+//! 4. Where a table is checked for the first time, or given back (`present_groups`), no CPU holds a way to it, and no *other*
+//!    CPU can write it. This CPU runs the hypervisor, and may flush itself later, but before the next access to a guest's
+//!    address.
 //! 5. The windows through which a CPU reads a guest's descriptors lead to descriptor pages.
 //!
 //! The model checks these rules against the frame table, which [`TestMachine::watch`](super::TestMachine::watch) gives it.

@@ -85,6 +85,12 @@ impl Tlb {
     pub(in crate::testing) fn checked(&mut self, memory: &Memory, mfn: Mfn, me: usize) {
         let frame = mfn.raw() as u32;
         self.catch_up(memory);
+        for cpu in 0..CPUS {
+            if let Some(way) = self.cpus[cpu].ways.keys().find(|way| way.frame == frame) {
+                let text = format!("{way:x?} is remembered while the table is checked, or given back");
+                self.violation(cpu, text);
+            }
+        }
         for cpu in (0..CPUS).filter(|cpu| *cpu != me) {
             let writable = self.cpus[cpu].leaves.keys().find(|leaf| leaf.frame == frame && leaf.writable);
             if let Some(leaf) = writable {
