@@ -170,8 +170,6 @@ pub struct Vcpu {
     running_on: AtomicU32,
     /// CPU that has the vCPU's state in its registers, or its page tables loaded; `u32::MAX` for none.
     holder: AtomicU32,
-    /// The CPU on which the vCPU runs.
-    pub cpu_id: CpuId,
     /// Where the processor sees the vCPU's GDT and LDT.
     pub window: DescriptorWindow,
     /// What the scheduler keeps of the vCPU.

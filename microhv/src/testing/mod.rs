@@ -105,8 +105,8 @@ pub struct TestMachine {
     pub now: AtomicU64,
     /// `TimeParams::generation`, raised by tests.
     pub calibrations: AtomicU32,
-    /// The programmed timer, `u64::MAX` for none.
-    pub timer: AtomicU64,
+    /// The programmed timer of each CPU, `u64::MAX` for none.
+    pub timers: [AtomicU64; CPUS],
     /// Answer of `heap_has_room`.
     pub heap_has_room: AtomicBool,
     /// Answer of `work_pending`.
@@ -145,7 +145,7 @@ impl TestMachine {
             identity_end: AtomicU64::new(frames as u64),
             now: AtomicU64::new(1_000_000),
             calibrations: AtomicU32::new(1),
-            timer: AtomicU64::new(u64::MAX),
+            timers: [const { AtomicU64::new(u64::MAX) }; CPUS],
             heap_has_room: AtomicBool::new(true),
             pending: AtomicBool::new(false),
             is_intel: AtomicBool::new(false),

@@ -208,7 +208,7 @@ impl Clock for TestMachine {
     }
 
     fn set_timer(&self, deadline_ns: Option<u64>) {
-        self.timer.store(deadline_ns.unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.timers[self.me()].store(deadline_ns.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
