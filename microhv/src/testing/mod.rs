@@ -89,6 +89,8 @@ pub struct TestMachine {
     current: AtomicU32,
     /// Answer of `online`.
     pub online: AtomicU64,
+    /// CPUs that were asked to let a vCPU's state go, a bit each.
+    pub asked_to_let_go: AtomicU64,
     /// What the CPUs remember of page tables.
     tlb: Mutex<Tlb>,
     /// Not 0: accesses choose among what is remembered, by this word.
@@ -135,6 +137,7 @@ impl TestMachine {
             cr3: [const { AtomicU64::new(u64::MAX) }; CPUS],
             current: AtomicU32::new(0),
             online: AtomicU64::new(1),
+            asked_to_let_go: AtomicU64::new(0),
             tlb: Mutex::new(Tlb::new()),
             adversary: AtomicU64::new(0),
             collects: AtomicBool::new(false),

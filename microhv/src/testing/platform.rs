@@ -225,6 +225,10 @@ impl Cpus for TestMachine {
         self.events.lock().kicks.push(cpu);
     }
 
+    fn ask_to_let_go(&self, cpu: CpuId) {
+        self.asked_to_let_go.fetch_or(CpuSet::only(cpu).bits(), Ordering::SeqCst);
+    }
+
     fn work_pending(&self) -> bool {
         let left = self.interrupt_after.load(Ordering::Relaxed);
         if left != u64::MAX && left > 0 {
