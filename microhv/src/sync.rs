@@ -184,7 +184,25 @@ impl<R: Rank, T> Mutex<R, T> {
     #[track_caller]
     fn lock_of(&self, owner: Option<u16>) -> MutexGuard<'_, T> {
         let order = owner.map(|number| (number, self.address()));
-        MutexGuard { _held: Held::in_order(R::PLACE, order), inner: self.lock.lock() }
+        MutexGuard { _held: Held::in_order(R::PLACE, order), inner: self.wait() }
+    }
+
+    #[cfg(not(any(test, feature = "testing")))]
+    #[inline(always)]
+    fn wait(&self) -> spin::MutexGuard<'_, T> {
+        self.lock.lock()
+    }
+
+    /// CPUs of tests take turns, and the holder may be one that waits for its turn.
+    #[cfg(any(test, feature = "testing"))]
+    fn wait(&self) -> spin::MutexGuard<'_, T> {
+        crate::testing::turns::point();
+        loop {
+            match self.lock.try_lock() {
+                Some(held) => return held,
+                None => crate::testing::turns::wait(),
+            }
+        }
     }
 
     fn address(&self) -> usize {

@@ -80,6 +80,8 @@ impl FrameTable {
     /// The entry of a frame, if the table reaches to the frame.
     #[inline]
     pub fn info(&self, mfn: Mfn) -> Option<&FrameInfo> {
+        #[cfg(any(test, feature = "testing"))]
+        crate::testing::turns::point();
         self.infos.get(mfn.raw() as usize)
     }
 
@@ -89,6 +91,8 @@ impl FrameTable {
     /// If the table does not reach to the frame.
     #[inline]
     pub(crate) fn held(&self, mfn: Mfn) -> &FrameInfo {
+        #[cfg(any(test, feature = "testing"))]
+        crate::testing::turns::point();
         &self.infos[mfn.raw() as usize]
     }
 
