@@ -6,6 +6,8 @@
 //!
 //! The crate `spin` is used here alone.
 
+pub(crate) mod words;
+
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 

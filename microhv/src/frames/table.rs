@@ -184,13 +184,9 @@ impl FrameTable {
         self.flushed.fetch_max(freed, Ordering::AcqRel);
     }
 
-    /// Makes a frame that the allocator gave an owner's. The type is there before the owner: from then on the owner may refer
-    /// to the frame. (I10)
+    /// Makes a frame that the allocator gave an owner's.
     pub(crate) fn publish(&self, mfn: Mfn, using: UseWord, kind: TypeWord) {
-        let info = self.held(mfn);
-        assert!(info.load_use().0 == 0, "an assigned frame was nobody's");
-        info.set_kind(kind);
-        info.using.store(using.0, Ordering::Release);
+        self.held(mfn).publish(using, kind);
     }
 
     /// The memory map for the first domain.

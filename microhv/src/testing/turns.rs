@@ -12,7 +12,7 @@ const POINTS: u64 = 10;
 /// So many times in a row all CPUs wait for each other before that is called a deadlock.
 const MOST_WAITS: u32 = 1_000_000;
 
-/// Who goes on.
+/// The turns of one game.
 #[derive(Debug)]
 struct Turns {
     state: Mutex<State>,

@@ -29,9 +29,9 @@ const ALL: u64 = P | RW | US;
 pub struct Stake {
     /// A page of guest 1.
     page: u64,
-    /// Its level 2 table.
+    /// The level 2 table of the guest.
     l2: u64,
-    /// Its second level 1 table, of which the level 2 table's entry has the only reference.
+    /// The guest's second level 1 table, of which the level 2 table's entry has the only reference.
     second: u64,
 }
 
