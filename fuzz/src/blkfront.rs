@@ -6,15 +6,15 @@ use dom0::xenstore::Client;
 use frontends::blkfront::Disk;
 use frontends::xenbus::Xenstore;
 use pvrt::event::Port;
+use pvrt::executor::join_all;
 use pvrt::executor::time::{sleep, timeout};
-use pvrt::executor::{block_on_test, join_all};
 use pvrt::grant::{GrantMap, map_grants};
 use pvrt::mem::Pages;
 use ring_abi::io::blkif::{BlkifRequest, BlkifResponse, BlkifRing};
 use ring_abi::ring::{REQ_PROD, RSP_PROD, RingProtocol, SLOTS};
 use ring_abi::types::GrantRef;
 
-use crate::devices::{self, GUEST, Paths, World};
+use crate::devices::{self, GUEST, Paths};
 use crate::input::Input;
 
 const PATHS: Paths =
@@ -115,16 +115,5 @@ async fn frontend(guest: &Xenstore) {
 
 /// Nodes and answers of any kind: every request ends or can be given up, and once both ends are gone no grant is left.
 pub(crate) fn run(data: &[u8]) {
-    let input = Input::new(data);
-    let world = World::get();
-    let grants = pvrt::grant::usage().used;
-    block_on_test(async {
-        make_device(&world.dom0, &input);
-        let both: [std::pin::Pin<Box<dyn Future<Output = ()>>>; 2] =
-            [Box::pin(frontend(&world.guest)), Box::pin(backend(&world.dom0, &input))];
-        join_all(both).await;
-        // The queue's task ends.
-        sleep(10_000).await;
-    });
-    devices::check_grants(grants);
+    devices::meet(data, make_device, async |guest, _| frontend(guest).await, backend);
 }

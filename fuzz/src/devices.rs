@@ -1,10 +1,12 @@
 //! What the frontends' targets stand on: a xenstore with a guest, and a device's nodes in it.
 
+use std::pin::Pin;
+
 use dom0::xenstore::{Client, Nodes, Perms, Quotas, serve_rings};
 use frontends::xenbus::Xenstore;
 use pvrt::event::Port;
-use pvrt::executor::spawn;
 use pvrt::executor::time::sleep;
+use pvrt::executor::{block_on_test, join_all, spawn};
 use pvrt::grant::{GrantMap, map_grants};
 use pvrt::mem::Pages;
 use ring_abi::types::{DomId, GrantRef, Port as PortNumber};
@@ -15,15 +17,15 @@ use crate::input::Input;
 pub(crate) const GUEST: DomId = DomId::new(5);
 
 /// A xenstore, dom0's way to it and the guest's: made once, since a guest connects once.
-pub(crate) struct World {
-    pub(crate) dom0: Client,
-    pub(crate) guest: Xenstore,
+struct World {
+    dom0: Client,
+    guest: Xenstore,
 }
 
 thread_local!(static WORLD: &'static World = Box::leak(Box::new(connect())));
 
 impl World {
-    pub(crate) fn get() -> &'static World {
+    fn get() -> &'static World {
         WORLD.with(|world| *world)
     }
 }
@@ -114,8 +116,29 @@ impl Paths {
     }
 }
 
+/// Has a frontend and a hostile backend do what `data` says, with the nodes that `make` makes. Both end, and then no grant is left.
+pub(crate) fn meet(
+    data: &[u8],
+    make: impl Fn(&Client, &Input),
+    frontend: impl AsyncFn(&Xenstore, &Input),
+    backend: impl AsyncFn(&Client, &Input),
+) {
+    let input = Input::new(data);
+    let world = World::get();
+    let grants = pvrt::grant::usage().used;
+    block_on_test(async {
+        make(&world.dom0, &input);
+        let both: [Pin<Box<dyn Future<Output = ()>>>; 2] =
+            [Box::pin(frontend(&world.guest, &input)), Box::pin(backend(&world.dom0, &input))];
+        join_all(both).await;
+        // The frontend's own task ends.
+        sleep(10_000).await;
+    });
+    check_grants(grants);
+}
+
 /// Both ends are gone: every grant must have come back.
-pub(crate) fn check_grants(before: usize) {
+fn check_grants(before: usize) {
     // What was kept is taken back with the next grant.
     let page = Pages::zeroed(1).expect("a page");
     drop(pvrt::grant::Granted::whole(page, DomId::DOM0, true).expect("an entry"));

@@ -7,7 +7,6 @@ use frontends::netfront::{
 use frontends::xenbus::Xenstore;
 use pvrt::event::Port;
 use pvrt::executor::time::{sleep, timeout};
-use pvrt::executor::{block_on_test, join_all};
 use pvrt::grant::{GrantMap, map_grants};
 use ring_abi::io::netif::{
     NETIF_RSP_NULL, NETIF_RSP_OKAY, NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, NETTXF_EXTRA_INFO, NetifExtraGso,
@@ -17,7 +16,7 @@ use ring_abi::io::netif::{
 use ring_abi::ring::{REQ_PROD, RSP_PROD, RingProtocol, SLOTS};
 use ring_abi::types::GrantRef;
 
-use crate::devices::{self, GUEST, Paths, World};
+use crate::devices::{self, GUEST, Paths};
 use crate::input::Input;
 
 mod control;
@@ -276,16 +275,5 @@ async fn frontend(guest: &Xenstore, input: &Input) {
 
 /// Nodes, answers and packets of any kind: the frontend ends in order, and once both ends are gone no grant is left.
 pub(crate) fn run(data: &[u8]) {
-    let input = Input::new(data);
-    let world = World::get();
-    let grants = pvrt::grant::usage().used;
-    block_on_test(async {
-        make_device(&world.dom0, &input);
-        let both: [std::pin::Pin<Box<dyn Future<Output = ()>>>; 2] =
-            [Box::pin(frontend(&world.guest, &input)), Box::pin(backend(&world.dom0, &input))];
-        join_all(both).await;
-        // The task that follows the backend ends.
-        sleep(10_000).await;
-    });
-    devices::check_grants(grants);
+    devices::meet(data, make_device, frontend, backend);
 }

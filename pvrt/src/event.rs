@@ -6,6 +6,7 @@
 mod kept;
 
 use alloc::vec::Vec;
+use core::borrow::Borrow;
 use core::future::poll_fn;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll, Waker};
@@ -207,6 +208,16 @@ impl Port {
             slots.get_mut(self.number.raw() as usize).is_some_and(|slot| core::mem::take(&mut slot.fired))
         })
     }
+}
+
+/// Waits for an event of any of the ports.
+pub async fn any<P: Borrow<Port>>(ports: &[P]) {
+    poll_fn(|context| {
+        // Each is asked, so that no event of this moment wakes the task again.
+        let ready = ports.iter().filter(|port| (*port).borrow().poll_event(context).is_ready()).count();
+        if ready > 0 { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 impl Drop for Port {

@@ -47,7 +47,6 @@ cases! {
 
 /// What ruins a control ring is for backends that serve the interface again.
 pub mod ruined {
-    use super::super::front::Ring;
     use super::*;
 
     cases! {
@@ -76,7 +75,7 @@ pub mod ruined {
             ring.claim(from_produced(ring.produced));
         }
         net.device(Which::Sender).wait_state(&[Closing, Closed]).await?;
-        let waiting = net.sender.control.as_ref().map_or(0, Ring::waiting);
+        let waiting = net.sender.control.as_ref().map_or(0, |ring| ring.waiting());
         ensure_eq!(waiting, 0, "responses of a ruined ring");
         ensure_eq!(
             net.device(Which::Receiver).state().await?,

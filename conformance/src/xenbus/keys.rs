@@ -7,7 +7,7 @@ use pvrt::executor::time;
 use ring_abi::io::blkif::*;
 use ring_abi::io::xenbus::XenbusState::{Connected, Initialised};
 
-use crate::blkif::front::{Front, Options, Ring, segment, transfer};
+use crate::blkif::front::{Front, Options, segment, transfer};
 use crate::blkif::transfers::PLACE;
 use crate::device::Device;
 use crate::{Env, Need, Verdict};
@@ -138,7 +138,10 @@ async fn refused(env: &mut Env, options: &Options, spoiled: &[(&str, Option<Stri
         ensure!(state != Connected, "the backend is Connected to a frontend with {spoiled:?}");
         time::sleep(20_000_000).await;
     }
-    ensure!(!rings.iter().any(Ring::in_use), "the backend refused, and keeps a page of the ring mapped");
+    ensure!(
+        !rings.iter().any(|ring| ring.in_use()),
+        "the backend refused, and keeps a page of the ring mapped"
+    );
     for (key, _) in spoiled {
         device.remove_front(key).await?;
     }

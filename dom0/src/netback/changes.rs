@@ -159,13 +159,11 @@ impl Network {
         Ok(header)
     }
 
-    /// Ends a capture; gives how the capture went, and the packets that nobody has taken yet.
-    pub fn stop_capture(&self) -> Option<(CaptureState, Vec<u8>)> {
+    /// Ends a capture; gives how the capture went, and the capture with the packets that nobody has taken yet.
+    pub fn stop_capture(&self) -> Option<(CaptureState, Capture)> {
         let fabric = &mut *self.0.lock();
         let state = state(fabric)?;
-        let mut rest = Vec::new();
-        fabric.switch.set_tap(None)?.capture().take(usize::MAX, &mut rest);
-        Some((state, rest))
+        Some((state, fabric.switch.set_tap(None)?.into_capture()))
     }
 
     /// How the capture goes, if one does.

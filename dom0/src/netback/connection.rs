@@ -4,14 +4,12 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::future::{pending, poll_fn};
-use core::pin::pin;
+use core::future::pending;
 use core::sync::atomic::{AtomicBool, Ordering};
-use core::task::Poll;
 
 use backends::net::vif;
 use backends::net::{Control, Disconnect, Intake, RxQueue, TxQueue};
-use pvrt::event::Port;
+use pvrt::event::{self, Port};
 use pvrt::executor::sync::{Notify, Receiver as Outcome};
 use pvrt::executor::{select, spawn_join, time};
 use pvrt::grant::{CopyPages, GrantMap, map_grants};
@@ -182,18 +180,8 @@ impl Service {
                 None => pending().await,
             }
         };
-        select(select(any(&self.events), control), select(self.task.notified(), clock)).await;
+        select(select(event::any(&self.events), control), select(self.task.notified(), clock)).await;
         // An event may tell of room for what others send here.
         self.port.network.0.lock().way.roomy(self.port.id);
     }
-}
-
-/// Waits for an event of any of the ports.
-async fn any(ports: &[Arc<Port>]) {
-    poll_fn(|context| {
-        // Each is asked, so that no event of this moment wakes the task again.
-        let ready = ports.iter().filter(|port| pin!(port.wait()).poll(context).is_ready()).count();
-        if ready > 0 { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
 }

@@ -24,6 +24,8 @@ impl Copier for Hypervisor<'_> {
 pub(super) struct Fetcher<'a> {
     pub(super) heads: &'a CopyPages,
     pub(super) stage: &'a Stage<GrantPage>,
+    /// Room for the list of those that the hypervisor does.
+    pub(super) rest: &'a mut Vec<CopyOp>,
 }
 
 impl Copier for Fetcher<'_> {
@@ -38,6 +40,6 @@ impl Copier for Fetcher<'_> {
             self.heads.pages().page(page).write(offset.into(), bytes);
             true
         });
-        copy_rest(ops, done, &mut hypervisor, &mut Vec::new());
+        copy_rest(ops, done, &mut hypervisor, self.rest);
     }
 }

@@ -8,14 +8,14 @@
 use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
-use backends::net::{Disconnect, HEAD_BYTES, Taken, TxBatch, TxId};
+use backends::net::{Disconnect, HEAD_BYTES, Taken, TxId};
 use pvrt::Account;
 use pvrt::grant::CopyPages;
 
 use super::finisher::Finisher;
 use super::outside::{Missing, Outside};
 use super::passage::Onward;
-use super::sender::{Frame, FrameKind, MAX_PARKED, Parked, Sender};
+use super::sender::{Batch, Frame, FrameKind, MAX_PARKED, Parked, Sender};
 use super::tagging::changes_form;
 use super::way::{Sent, Way};
 use crate::net::Head;
@@ -53,7 +53,7 @@ pub(super) struct Fabric {
     pub(super) way: Way,
     /// dom0's own place on the bridges, and the cards; `None`: there was no memory for that at dom0's start.
     pub(super) outside: Option<Outside>,
-    batch: TxBatch,
+    batch: Batch,
     /// Packets of the batch that somebody did not get: who, and why.
     pub(super) lost: Vec<(PortId, Reason)>,
     /// Receivers of a packet that get it out of a copy of dom0's.
@@ -65,7 +65,7 @@ pub(super) struct Fabric {
 
 impl Fabric {
     pub(super) fn new(switch: Switch, finisher: Finisher, control_page: CopyPages) -> Self {
-        let (batch, lost) = (TxBatch::with_capacity(BATCH), Vec::with_capacity(MAX_PORTS));
+        let (batch, lost) = (Batch::new(BATCH), Vec::with_capacity(MAX_PORTS));
         let copied = Vec::with_capacity(MAX_PORTS);
         Self { switch, way: Way::new(), outside: None, batch, lost, copied, finisher, control_page }
     }
@@ -94,7 +94,6 @@ impl Fabric {
         let taken = (0..sender.queues()).try_for_each(|queue| self.take(sender, queue, now_ns, &mut next));
         // Whatever this frontend did, what is on its way to others arrives.
         self.way.settle(sender);
-        self.way.publish();
         self.finish(now_ns);
         next.again |= sender.publish();
         sender.parked.iter().for_each(|parked| next.at(parked.until_ns));
@@ -122,9 +121,9 @@ impl Fabric {
             Taken::NoCredit { until_ns } => next.at(until_ns),
             Taken::NoHead | Taken::Empty => {}
         }
-        let batch = core::mem::take(&mut self.batch);
+        let batch = core::mem::take(&mut self.batch.packets);
         self.forward_all(sender, queue, batch.ids(), now_ns, next);
-        self.batch = batch;
+        self.batch.packets = batch;
         Ok(())
     }
 

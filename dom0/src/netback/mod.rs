@@ -6,7 +6,7 @@
 //! - `instance`: a vif and its port on a bridge, while the toolstack wants the vif;
 //! - `connection`: a connected frontend, and the task that carries what the frontend sends;
 //! - `sender`: the task's rings;
-//! - `fabric`, `way`: the way of a batch to the rings of others; `run`: of packets that are alike;
+//! - `fabric`, `way`: the way of a batch to the rings of others, which stand behind an `end`; `run`: of packets that are alike;
 //! - `changes`: what an administrator changes;
 //! - `tagging`: packets that get a VLAN's tag, or lose it;
 //! - `finisher`: packets whose receiver does not take them as they are;
@@ -21,6 +21,7 @@ mod changes;
 mod connection;
 mod control;
 mod copier;
+mod end;
 mod fabric;
 mod finisher;
 mod instance;

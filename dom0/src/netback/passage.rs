@@ -284,7 +284,6 @@ impl Fabric {
         if let Some(outside) = &mut self.outside {
             outside.held = held;
         }
-        self.way.publish();
         self.finish(now_ns);
         count == BATCH
     }
@@ -376,12 +375,20 @@ impl Fabric {
         self.switch.count_drop(to, reason);
     }
 
-    /// Ends a batch: what the gateway says to the batch is sent, and the cards are told.
+    /// Ends a batch, whose packets are at their receivers: what the gateway says to the batch is sent, and then each receiver is
+    /// told once.
     pub(super) fn finish(&mut self, now_ns: u64) {
         if self.outside.as_ref().is_some_and(|outside| outside.is_stirred) {
             self.flush(now_ns);
+        } else {
+            self.show();
         }
-        if let Some(outside) = &mut self.outside {
+    }
+
+    /// Tells vifs and cards of what is there for them.
+    fn show(&mut self) {
+        self.way.publish();
+        if let Some(outside) = &self.outside {
             outside.kick();
         }
         self.tell();
@@ -403,15 +410,13 @@ impl Fabric {
             }
             next_ns = now_ns;
         }
-        self.way.publish();
-        if let Some(outside) = &mut self.outside {
-            outside.kick();
-            // The task sleeps, and this may be sooner.
-            if next_ns < outside.sleeps_until_ns {
-                outside.task.notify_one();
-            }
+        self.show();
+        // The task sleeps, and this may be sooner.
+        if let Some(outside) = &self.outside
+            && next_ns < outside.sleeps_until_ns
+        {
+            outside.task.notify_one();
         }
-        self.tell();
         next_ns
     }
 

@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 use backends::net::{
-    Copier, Disconnect, Flow, HEAD_BYTES, HEADS_PER_PAGE, HeadCopy, Intake, MAX_HEADS, Packet, Stage, Taken,
-    TxBatch, TxId, TxQueue,
+    Copier, CopyOp, Disconnect, Flow, HEAD_BYTES, HEADS_PER_PAGE, HeadCopy, Intake, MAX_HEADS, MAX_PARTS,
+    Packet, Part, Place, Stage, Taken, TxBatch, TxId, TxQueue,
 };
 use pvrt::grant::{CopyPages, GrantMap, GrantPage};
 use ring_abi::shared::{SharedBytes, SharedMemory};
@@ -105,6 +105,20 @@ impl Heads<'_> {
     }
 }
 
+/// What one batch after the other of all vifs is taken by.
+pub(super) struct Batch {
+    pub(super) packets: TxBatch,
+    /// Room for copies of heads.
+    rest: Vec<CopyOp>,
+}
+
+impl Batch {
+    /// Room for so many packets.
+    pub(super) fn new(packets: usize) -> Self {
+        Self { packets: TxBatch::with_capacity(packets), rest: Vec::with_capacity(2 * packets) }
+    }
+}
+
 struct Queue {
     ring: Transmitter,
     /// Why the queue took no more.
@@ -173,6 +187,26 @@ impl Sender {
         (self.queues[queue].ring.packet(id), self.copy())
     }
 
+    /// Whether a packet, all of whose copies were tried, has a grant that is none: of the copies from `failed` the fault may be the
+    /// receiver's as well, so the ends of each part are copied once more, to the packet's own head.
+    #[cold]
+    pub(super) fn is_at_fault(&self, queue: usize, id: TxId, failed: &[Place]) -> bool {
+        let packet = self.ring(queue).packet(id);
+        let Some((head, rest)) = packet.parts.split_first() else { return false };
+        let is_of = |part: &Part, place: &Place| match (part.place, *place) {
+            (Place::Grant { domain, gref, .. }, Place::Grant { domain: of, gref: other, .. }) => {
+                (domain, gref) == (of, other)
+            }
+            _ => false,
+        };
+        let mut probes = ArrayVec::<CopyOp, { 2 * MAX_PARTS }>::new();
+        for part in rest.iter().filter(|part| failed.iter().any(|place| is_of(part, place))) {
+            probes.extend([0, part.len - 1].map(|at| CopyOp::new(part.place.after(at), head.place, 1)));
+        }
+        self.copy().copy(&mut probes);
+        !probes.iter().all(CopyOp::ok)
+    }
+
     /// Keeps packets for the next round.
     #[inline(never)]
     pub(super) fn leave(&mut self, queue: usize, ids: &[TxId]) {
@@ -194,11 +228,11 @@ impl Sender {
         most: usize,
         (intake, stage): (&mut Intake, &Stage<GrantPage>),
         now_ns: u64,
-        batch: &mut TxBatch,
+        Batch { packets, rest }: &mut Batch,
     ) -> Result<Taken, Disconnect> {
         let Queue { ring, last, .. } = &mut self.queues[queue];
         let (heads, first) = (self.heads.pages().bytes(), queue * self.pages_each);
-        *last = ring.take_with(most, intake, now_ns, batch, |copy: &HeadCopy| {
+        *last = ring.take_with(most, intake, now_ns, packets, |copy: &HeadCopy| {
             let (page, to) = copy.id.head_at();
             // The bytes stay in the page: the queue has looked.
             let from = stage.readable(copy.gref).map(SharedMemory::shared);
@@ -207,7 +241,7 @@ impl Sender {
             })
             .is_some()
         })?;
-        ring.read_heads(batch, &mut Fetcher { heads: &self.heads, stage });
+        ring.read_heads(packets, &mut Fetcher { heads: &self.heads, stage, rest });
         Ok(*last)
     }
 

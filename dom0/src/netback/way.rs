@@ -3,54 +3,27 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use arrayvec::ArrayVec;
 use backends::net::vif::Abilities;
 use backends::net::{
-    Checksum, Controlled, Copier, CopyOp, Disconnect, Intake, MAX_SLOTS, Offload, Packet, PacketHash,
-    Planned, Refused, RxQueue, Stage, TxId,
+    Checksum, Controlled, Copier, CopyOp, Disconnect, Intake, MAX_SLOTS, Offload, Packet, Place, Planned,
+    Refused, Stage, TxId,
 };
 use pvrt::Account;
 use pvrt::executor::sync::Notify;
-use pvrt::grant::{GrantMap, GrantPage, unmap_pages};
+use pvrt::grant::{GrantPage, unmap_pages};
 use ring_abi::types::PAGE_SIZE;
 
-use super::MAX_QUEUES;
+use super::end::{End, Queue, Receiver, pair};
 use super::lent::{Bytes, Lent};
 use super::sender::{Frame, Sender};
 use crate::net::segment::MAX_SEGMENTS;
 use crate::net::switch::{Again, Ethernet, PortId, Reason};
-use crate::xenbus::Bell;
 
 /// Copies after which a list is done, however many packets are left of the batch.
 const MOST_COPIES: usize = 256;
 /// Copies that one packet may add for one receiver: of each segment, if the packet is cut, the header and the bytes, and
 /// those cut where a page or a slot ends.
 const COPIES_OF_PACKET: usize = 2 * MAX_SEGMENTS as usize + 2 * MAX_SLOTS;
-
-/// A vif's ring for what its frontend receives.
-pub(super) type Receiver = RxQueue<GrantMap, Bell>;
-
-/// A connected vif, as what stands behind a port.
-struct End {
-    port: PortId,
-    queues: ArrayVec<Queue, MAX_QUEUES>,
-    intake: Intake,
-    abilities: Abilities,
-    /// What the frontend set by its control ring.
-    controlled: Controlled<GrantPage>,
-    /// The frontend ruined a ring, as a sender found. Nothing goes to the frontend any more.
-    ruined: Option<Disconnect>,
-    /// Wakes the vif's own task.
-    task: Arc<Notify>,
-    /// Senders that wait until there is room here.
-    waiting: Vec<PortId>,
-}
-
-struct Queue {
-    ring: Receiver,
-    /// The queue took part in the batch.
-    is_touched: bool,
-}
 
 /// A packet that is on its way to a queue.
 struct Flight {
@@ -83,6 +56,8 @@ pub(super) struct Way {
     flights: Vec<Flight>,
     /// Packets that are answered when the copies are done.
     answers: Vec<(usize, TxId)>,
+    /// Where bytes lie, until the answers, whose copies failed: by the fault of the sender or of a receiver.
+    failed: Vec<Place>,
     /// Queues that took part in the batch.
     touched: Vec<(usize, usize)>,
     /// Copies of the round that are done.
@@ -101,6 +76,7 @@ impl Way {
             copies: Vec::with_capacity(MOST_COPIES + COPIES_OF_PACKET),
             flights: Vec::with_capacity(MOST_COPIES + MAX_SEGMENTS as usize),
             answers: Vec::with_capacity(MOST_COPIES),
+            failed: Vec::new(),
             touched: Vec::with_capacity(MOST_COPIES),
             copied: 0,
             #[cfg(test)]
@@ -376,8 +352,10 @@ impl Way {
     pub(super) fn settle(&mut self, sender: &mut Sender) {
         self.deliver(&mut sender.copy());
         for (queue, id) in self.answers.drain(..) {
-            sender.queue(queue).respond(id, true);
+            let ok = self.failed.is_empty() || !sender.is_at_fault(queue, id, &self.failed);
+            sender.queue(queue).respond(id, ok);
         }
+        self.failed.clear();
     }
 
     /// Most copies and packets that were on their way at once, by the room that the lists have.
@@ -389,11 +367,15 @@ impl Way {
     /// Does the copies so far; the packets are at their receivers then.
     pub(super) fn deliver(&mut self, copier: &mut (impl Copier + ?Sized)) {
         copier.copy(&mut self.copies);
+        let mut has_failed = false;
         for Flight { to, queue, planned } in self.flights.drain(..) {
             // An end is taken away between two batches alone.
             if let Some(end) = &mut self.ends[to] {
-                end.queues[queue].ring.finish(planned, &self.copies);
+                has_failed |= !end.queues[queue].ring.finish(planned, &self.copies);
             }
+        }
+        if has_failed {
+            self.failed.extend(self.copies.iter().filter(|op| !op.ok()).map(CopyOp::source));
         }
         self.copied += self.copies.len();
         self.copies.clear();
@@ -407,43 +389,5 @@ impl Way {
                 end.queues[queue].ring.publish();
             }
         }
-    }
-}
-
-/// The receiver behind a port, and the sender, if the packet is a vif's and the vif is connected.
-#[inline(always)]
-fn pair(ends: &mut [Option<End>], to: PortId, from: Option<PortId>) -> (Option<&mut End>, Option<&End>) {
-    let is_at = |end: &&mut End| end.port == to;
-    let Some(from) = from.filter(|from| *from != to && from.index().max(to.index()) < ends.len()) else {
-        return (ends.get_mut(to.index()).and_then(Option::as_mut).filter(is_at), None);
-    };
-    match ends.get_disjoint_mut([to.index(), from.index()]) {
-        Ok([end, own]) => (end.as_mut().filter(is_at), own.as_ref().filter(|own| own.port == from)),
-        // A new port in a former port's place.
-        Err(_) => (None, None),
-    }
-}
-
-impl End {
-    /// Whether anything may go to the frontend.
-    fn takes(&self) -> bool {
-        self.ruined.is_none() && !self.queues.is_empty()
-    }
-
-    /// The queue that a packet goes to, and the hash that the frontend is told.
-    fn steer(&self, from_sender: Option<PacketHash>, frame: &Frame<'_>) -> (usize, Option<PacketHash>) {
-        let (hashing, queues) = (&self.controlled.hashing, self.queues.len());
-        if !hashing.is_on() {
-            // The sender's word tells its flows apart, and is good for nothing else.
-            let number = from_sender.map_or(frame.from_queue, |hash| hash.value as usize);
-            return (number % queues, None);
-        }
-        let hash = frame.kind.flow.and_then(|flow| hashing.hash(&flow));
-        (hashing.queue(hash, queues), hash)
-    }
-
-    fn ruin(&mut self, reason: Disconnect) {
-        self.ruined = Some(reason);
-        self.task.notify_one();
     }
 }

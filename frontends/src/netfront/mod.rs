@@ -17,12 +17,9 @@ mod tests;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::future::{Future, poll_fn};
 use core::ops::Add;
-use core::pin::pin;
-use core::task::Poll;
 
-use pvrt::event::Port;
+use pvrt::event::{self, Port};
 use pvrt::executor::select;
 use pvrt::executor::sync::Notify;
 use ring_abi::errno::Errno;
@@ -32,7 +29,7 @@ use spin::Mutex;
 
 use crate::xenbus::{Device, StoreError, Xenstore};
 use control::{Control, queue_for};
-pub use partial::set_partial;
+pub use partial::{header_checksum, set_partial};
 use receive::Receiver;
 use transmit::Transmitter;
 
@@ -377,7 +374,7 @@ impl Interface {
             Ok(waiting)
         });
         if waiting == Ok(false) {
-            select(any_event(&self.shared.ports), self.shared.ended.notified()).await;
+            select(event::any(&self.shared.ports), self.shared.ended.notified()).await;
         }
     }
 
@@ -427,16 +424,6 @@ impl Drop for Interface {
     fn drop(&mut self) {
         self.shared.shut();
     }
-}
-
-/// Waits for an event of any of the ports.
-async fn any_event(ports: &[Port]) {
-    poll_fn(|context| {
-        // Each is asked, so that no event of this moment wakes the task again.
-        let ready = ports.iter().filter(|port| pin!(port.wait()).poll(context).is_ready()).count();
-        if ready > 0 { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
 }
 
 /// What the backend did that the protocol forbids. The interface must end.

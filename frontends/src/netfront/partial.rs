@@ -1,4 +1,4 @@
-//! Checksums that somebody else completes.
+//! Checksums: of an IPv4 header, and those that somebody else completes.
 
 use super::ETHERNET_HEADER;
 
@@ -56,9 +56,20 @@ fn sum(bytes: &[u8]) -> u32 {
 
 /// Adds protocol and length to the sum over the addresses, in ones' complement.
 fn fold(addresses: u32, protocol: u8, len: u32) -> u16 {
-    let sum = addresses + u32::from(protocol) + len;
+    carried(addresses + u32::from(protocol) + len)
+}
+
+/// A sum of at most 65,536 half words, in ones' complement.
+fn carried(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// The checksum of an IPv4 header whose checksum field is zero; 0 of a header with a sound checksum.
+///
+/// Source: RFC 791, section 3.1.
+pub fn header_checksum(header: &[u8]) -> u16 {
+    !carried(sum(header))
 }
 
 #[cfg(test)]
@@ -106,6 +117,19 @@ mod tests {
                 assert_eq!(full(&frame[at..], pseudo.into()), 0xffff, "protocol {protocol} at {at}");
             }
         }
+    }
+
+    #[test]
+    fn a_header_with_its_checksum_has_none_left() {
+        let mut header = ipv4(TCP, &[0; 100])[ETHERNET_HEADER..ETHERNET_HEADER + 20].to_vec();
+        let checksum = header_checksum(&header);
+        assert_eq!(checksum, !full(&header, 0));
+        header[10..12].copy_from_slice(&checksum.to_be_bytes());
+        assert_eq!(header_checksum(&header), 0);
+        // An example of the field: 192.168.0.1 to 192.168.0.199, UDP.
+        let known =
+            [0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0, 0, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7];
+        assert_eq!(header_checksum(&known), 0xb861);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use frontends::netfront::{Checksum, Gso, GsoKind, Offload, set_partial};
+use frontends::netfront::{Checksum, Gso, GsoKind, Offload, header_checksum, set_partial};
 
 /// Bytes of the headers of Ethernet and IPv4, and of UDP or TCP.
 const IP_AT: usize = 14;
@@ -74,7 +74,7 @@ impl Packets {
         bytes.extend([0, 0, 0x40, 0, 64, if segment.is_some() { 6 } else { 17 }, 0, 0]);
         // 10.88.0.0/24, as dom0 has it: the number of the host is the last of its Ethernet address.
         bytes.extend([10, 88, 0, from[5], 10, 88, 0, to[5]]);
-        let sum = !sum(&bytes[IP_AT..TRANSPORT_AT]);
+        let sum = header_checksum(&bytes[IP_AT..TRANSPORT_AT]);
         bytes[IP_AT + 10..IP_AT + 12].copy_from_slice(&sum.to_be_bytes());
         bytes.extend(PORT.into_iter().chain(PORT));
         match segment {
@@ -111,17 +111,6 @@ impl Packets {
 
 fn pattern(at: usize) -> u8 {
     (at ^ at >> 8) as u8
-}
-
-/// The sum of words in ones' complement.
-fn sum(bytes: &[u8]) -> u16 {
-    let words =
-        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low)));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
 }
 
 /// How often all bytes of a packet are looked at: of every so many packets one.
@@ -176,16 +165,6 @@ pub fn label(packet: &[u8]) -> Option<Kind> {
     Kind::of(packet.get(at..at + LABEL_BYTES)?.try_into().ok()?)
 }
 
-/// Six pairs of hexadecimal digits with colons between.
-pub fn mac(text: &str) -> Option<[u8; 6]> {
-    let mut mac = [0; 6];
-    let mut words = text.split(':');
-    for byte in &mut mac {
-        *byte = u8::from_str_radix(words.next()?, 16).ok()?;
-    }
-    words.next().is_none().then_some(mac)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,7 +179,7 @@ mod tests {
             for kind in [Kind::Load(0), Kind::Load(u64::MAX), Kind::Begin, Kind::End] {
                 let packet = packets.get(kind);
                 assert_eq!((packet.len(), label(packet)), (len, Some(kind)));
-                assert_eq!(sum(&packet[IP_AT..TRANSPORT_AT]), 0xffff);
+                assert_eq!(header_checksum(&packet[IP_AT..TRANSPORT_AT]), 0);
             }
             assert_eq!(packets.offload.gso.map(|gso| gso.size), segment);
         }
@@ -227,13 +206,5 @@ mod tests {
         assert_eq!(seen.damaged, 2, "all bytes of every sixteenth, the last byte of the others");
         seen.look(&packets.get(Kind::Load(18))[..99], 18);
         assert_eq!(seen.damaged, 3, "the length");
-    }
-
-    #[test]
-    fn addresses() {
-        assert_eq!(mac("00:16:3e:7f:00:01"), Some(FROM));
-        for bad in ["", "00:16:3e:7f:00", "00:16:3e:7f:00:01:02", "00:16:3e:7f:00:xx"] {
-            assert_eq!(mac(bad), None);
-        }
     }
 }

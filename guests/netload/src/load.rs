@@ -11,6 +11,7 @@ use pvrt::executor::{select, yield_now};
 use pvrt::hypercall::sched;
 use pvrt::marker::mark;
 use pvrt::{BootInfo, println, time};
+use ring_abi::io::mac::MacAddr;
 use ring_abi::sched::SHUTDOWN_CRASH;
 
 use crate::frame::{self, Kind, Packets, Seen};
@@ -75,7 +76,7 @@ async fn run(boot: BootInfo) -> Result<(), String> {
         Some("pour") => Role::Pour,
         _ => return Err("role=: expected send, sink, both or pour".into()),
     };
-    let to = boot.option("to").and_then(frame::mac).ok_or("to=: expected an Ethernet address")?;
+    let to = boot.option("to").and_then(MacAddr::parse).ok_or("to=: expected an Ethernet address")?;
     let segment = match number("segment", 0)? {
         0 => None,
         size => Some(u16::try_from(size).map_err(|_| "segment=: too large")?),
@@ -93,7 +94,7 @@ async fn run(boot: BootInfo) -> Result<(), String> {
     };
     let net =
         Interface::connect_as(&store, path, 1, lends).await.map_err(|error| format!("{path}: {error}"))?;
-    let packets = Packets::new(net.properties().mac, to, size, segment).ok_or("size=: out of range")?;
+    let packets = Packets::new(net.properties().mac, to.0, size, segment).ok_or("size=: out of range")?;
     let (seen, figures) = (Seen::new(size), Figures::default());
     let received = Vec::new();
     let end =

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
+use frontends::netfront::header_checksum;
 use ring_abi::io::mac::MacAddr;
 
 /// One end of what is said.
@@ -31,10 +32,8 @@ pub(crate) fn udp(from: End, to: End, ports: [u16; 2], payload: &[u8]) -> Vec<u8
     header[2..4].copy_from_slice(&len.to_be_bytes());
     header[12..16].copy_from_slice(&from.ip.octets());
     header[16..].copy_from_slice(&to.ip.octets());
-    let words = header.as_chunks().0.iter().map(|word| u32::from(u16::from_be_bytes(*word)));
-    let sum: u32 = words.sum();
-    let sum = (sum & 0xffff) + (sum >> 16);
-    header[10..12].copy_from_slice(&(!(sum + (sum >> 16)) as u16).to_be_bytes());
+    let checksum = header_checksum(&header);
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
     frame.extend(header);
     frame.extend(ports.iter().flat_map(|port| port.to_be_bytes()));
     frame.extend((UDP as u16 + payload.len() as u16).to_be_bytes());

@@ -39,6 +39,8 @@ pub struct Acpi {
     pub local_apic: Option<u64>,
     /// Ids of the CPUs that can be used.
     pub cpus: ArrayVec<u32, 64>,
+    /// How many more there are.
+    pub cpus_too_many: u32,
     /// I/O APICs.
     pub io_apics: ArrayVec<IoApic, 8>,
     /// Lines that differ from one to one.
@@ -132,7 +134,7 @@ fn read_madt(madt: &[u8], acpi: &mut Acpi) {
 
 fn read_madt_entry(entry: &[u8], acpi: &mut Acpi) -> Option<()> {
     match entry[0] {
-        0 if field::<u32>(entry, 4)? & 1 != 0 => acpi.cpus.try_push(entry[3].into()).ok()?,
+        0 if field::<u32>(entry, 4)? & 1 != 0 => add_cpu(acpi, entry[3].into()),
         1 => {
             let (address, gsi_base) = (field::<u32>(entry, 4)?.into(), field(entry, 8)?);
             acpi.io_apics.try_push(IoApic { address, gsi_base }).ok()?;
@@ -144,10 +146,17 @@ fn read_madt_entry(entry: &[u8], acpi: &mut Acpi) -> Option<()> {
             acpi.overrides.try_push(found).ok()?;
         }
         5 => acpi.local_apic = Some(field(entry, 4)?),
-        9 if field::<u32>(entry, 8)? & 1 != 0 => acpi.cpus.try_push(field(entry, 4)?).ok()?,
+        9 if field::<u32>(entry, 8)? & 1 != 0 => add_cpu(acpi, field(entry, 4)?),
         _ => {}
     }
     Some(())
+}
+
+/// Firmware may name a CPU by an entry of either kind, or by both.
+fn add_cpu(acpi: &mut Acpi, id: u32) {
+    if !acpi.cpus.contains(&id) && acpi.cpus.try_push(id).is_err() {
+        acpi.cpus_too_many += 1;
+    }
 }
 
 /// In PM1 control: the machine goes into the sleep state of bits 10-12.
@@ -258,6 +267,19 @@ mod tests {
         assert_eq!(acpi.hpet, Some(0xfed0_0000));
         assert_eq!(acpi.power_off[..], [(0x604, 5 << 10 | SLEEP_ENABLE)]);
         assert_eq!(acpi.reset, None);
+    }
+
+    #[test]
+    fn a_cpu_of_two_entries_is_one_and_those_too_many_are_counted() {
+        let mut acpi = Acpi::default();
+        let mut madt = std::vec![0u8; 44];
+        for id in 0..70 {
+            madt.extend([0, 8, id, id, 1, 0, 0, 0]);
+        }
+        madt.extend([9, 16, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0]);
+        read_madt(&madt, &mut acpi);
+        assert_eq!(acpi.cpus[..], std::array::from_fn::<u32, 64, _>(|n| n as u32));
+        assert_eq!(acpi.cpus_too_many, 6);
     }
 
     #[test]

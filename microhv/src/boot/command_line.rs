@@ -1,6 +1,8 @@
 //! The hypervisor's own command line.
 #![forbid(unsafe_code)]
 
+use crate::platform::MAX_CPUS;
+
 /// What the command line asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -16,6 +18,8 @@ pub struct Options {
     pub no_reboot: bool,
     /// `dom0_max_vcpus=N`. Default 1.
     pub dom0_max_vcpus: u32,
+    /// `maxcpus=N`: CPUs that are used at most. Default 1.
+    pub max_cpus: u32,
 }
 
 impl Options {
@@ -29,6 +33,7 @@ impl Options {
             mitigations: true,
             no_reboot: false,
             dom0_max_vcpus: 1,
+            max_cpus: 1,
         };
         for word in line.split_ascii_whitespace() {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
@@ -37,6 +42,10 @@ impl Options {
                 "dom0_max_vcpus" => {
                     let vcpus = value.parse().ok().filter(|vcpus| (1..=32).contains(vcpus));
                     set(&mut options.dom0_max_vcpus, vcpus)
+                }
+                "maxcpus" => {
+                    let cpus = value.parse().ok().filter(|cpus| (1..=MAX_CPUS as u32).contains(cpus));
+                    set(&mut options.max_cpus, cpus)
                 }
                 "debug-exit" => {
                     let port = number(value).and_then(|port| u16::try_from(port).ok());
@@ -115,6 +124,7 @@ mod tests {
         assert_eq!(options.debug_exit, Some(0xf4));
         assert_eq!(options.dom0_memory_bytes, 24 << 20);
         assert_eq!(options.log_level, log::LevelFilter::Debug);
+        assert_eq!((options.max_cpus, known("maxcpus=64").max_cpus), (1, 64));
     }
 
     #[test]
@@ -131,6 +141,9 @@ mod tests {
             "dom0_max_vcpus=-1",
             "dom0_max_vcpus=0",
             "dom0_max_vcpus=33",
+            "maxcpus=0",
+            "maxcpus=65",
+            "maxcpus",
             "mitigations",
             "mitigations=on",
             "noreboot=no",

@@ -168,8 +168,6 @@ pub struct Vcpu {
     pub initialised: AtomicBool,
     /// CPU on which the vCPU runs now; `u32::MAX` for none.
     running_on: AtomicU32,
-    /// The CPU on which the vCPU runs.
-    pub cpu_id: CpuId,
     /// Where the processor sees the vCPU's GDT and LDT.
     pub window: DescriptorWindow,
     /// What the scheduler keeps of the vCPU.

@@ -105,7 +105,7 @@ pub(super) fn wait<P: Platform>(cur: &Current<'_, P>, ports: &[Port], timeout: u
     if vcpu.upcall_due() || ports.iter().any(|port| domain.events.is_pending(*port)) {
         hv.wake(domain, vcpu, PauseFlags::WAITING);
     } else if timeout != 0 {
-        hv.arm_timer(vcpu, TimerKind::Poll, Some(timeout));
+        hv.arm_own_timer(vcpu, TimerKind::Poll, Some(timeout));
     }
 }
 
@@ -120,6 +120,6 @@ pub fn set_timer_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyper
         let nonsense = (timeout as i64) < 0 || timeout.saturating_sub(now) >> 50 != 0;
         Some(if nonsense { now + NONSENSE_TIMEOUT_NS } else { timeout })
     };
-    cur.hv.arm_timer(cur.vcpu, TimerKind::Singleshot, deadline);
+    cur.hv.arm_own_timer(cur.vcpu, TimerKind::Singleshot, deadline);
     Ok(Outcome::OK)
 }

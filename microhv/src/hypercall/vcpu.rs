@@ -75,11 +75,11 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
             let op: VcpuSetSingleshotTimer = cur.copy_in(arg)?;
             HypercallError::TimePast
                 .when(op.flags & VCPU_SSHOTTMR_FUTURE != 0 && op.timeout_abs_ns < cur.hv.platform.now_ns())?;
-            cur.hv.arm_timer(vcpu, TimerKind::Singleshot, Some(op.timeout_abs_ns));
+            cur.hv.arm_own_timer(vcpu, TimerKind::Singleshot, Some(op.timeout_abs_ns));
         }
         VCPUOP_STOP_SINGLESHOT_TIMER => {
             HypercallError::Invalid.when(!itself)?;
-            cur.hv.arm_timer(vcpu, TimerKind::Singleshot, None);
+            cur.hv.arm_own_timer(vcpu, TimerKind::Singleshot, None);
         }
         VCPUOP_REGISTER_VCPU_INFO => {
             let op: VcpuRegisterVcpuInfo = cur.copy_in(arg)?;

@@ -62,6 +62,16 @@ impl CpuSet {
         self.0 & (1 << cpu.0) != 0
     }
 
+    /// How many CPUs it has.
+    pub const fn count(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    /// The CPUs in it, the lowest number first.
+    pub fn iter(self) -> impl Iterator<Item = CpuId> {
+        (0..MAX_CPUS as u32).filter_map(CpuId::new).filter(move |cpu| self.contains(*cpu))
+    }
+
     /// Takes `cpu` out.
     pub const fn without(self, cpu: CpuId) -> Self {
         Self(self.0 & !(1 << cpu.0))
@@ -77,6 +87,8 @@ impl CpuSet {
 pub trait Cpus {
     /// The CPU that this runs on.
     fn cpu(&self) -> CpuId;
+    /// The CPUs that are up: they run vCPUs, and take part in what all CPUs do.
+    fn online(&self) -> CpuSet;
     /// Makes another CPU look at its pending work.
     fn kick(&self, cpu: CpuId);
     /// Whether an interrupt is waiting: long operations then return a continuation. Once the answer is `true`, it stays so

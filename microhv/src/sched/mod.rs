@@ -20,6 +20,7 @@
 //! - `pausing`: blocking, waking, pausing
 
 mod pausing;
+mod places;
 mod runqueue;
 pub mod state;
 #[cfg(test)]
@@ -33,8 +34,8 @@ use ring_abi::types::DomId;
 
 use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags, Vcpu, VcpuRef};
-use crate::platform::{CpuId, MAX_CPUS, Platform, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
-use crate::sync::{Mutex, rank};
+use crate::platform::{CpuId, CpuSet, MAX_CPUS, Platform, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
+use crate::sync::{Mutex, MutexGuard, rank};
 use crate::time::state::Runstate;
 use runqueue::{RunQueue, Wake};
 use state::{COURTEOUS_RUN_NS, DEFAULT_WEIGHT, LEAST_RUN_NS, VAIN_WAIT_NS};
@@ -48,17 +49,37 @@ const WAKE_GRANULARITY_NS: u64 = 500_000;
 
 const NO_SLICE: u64 = u64::MAX;
 
+/// What others see of a CPU's queue, as of the last change. Written under the queue's lock.
+#[derive(Debug, Default)]
+struct Shown {
+    /// The queue's minimum in the common scale.
+    floor: AtomicU64,
+    /// The least run time of what waits, in the common scale.
+    least: AtomicU64,
+    /// On which CPUs something that waits may run, a bit each; none if nothing waits.
+    wanted: AtomicU64,
+}
+
+/// A CPU's part of the scheduler, on cache lines of its own.
 #[derive(Debug)]
+#[repr(align(64))]
 struct PerCpu {
     queue: Mutex<rank::RunQueue, RunQueue>,
     pending: AtomicU32,
     slice_end: AtomicU64,
+    shown: Shown,
 }
 
 /// The run queues.
 #[derive(Debug)]
 pub struct Scheduler {
     cpus: Vec<PerCpu>,
+    /// CPUs whose queues have room for all vCPUs, a bit each.
+    known: AtomicU64,
+    /// CPUs among which vCPUs move.
+    online: AtomicU64,
+    /// CPUs that have nothing to run.
+    idle: AtomicU64,
 }
 
 impl Default for Scheduler {
@@ -68,8 +89,11 @@ impl Default for Scheduler {
             queue: Mutex::new(RunQueue::new(cpu)),
             pending: AtomicU32::new(0),
             slice_end: AtomicU64::new(NO_SLICE),
+            shown: Shown::default(),
         };
-        Self { cpus: (0..MAX_CPUS as u32).filter_map(CpuId::new).map(cpu).collect() }
+        let boot = || AtomicU64::new(CpuSet::only(CpuId::BOOT).bits());
+        let cpus = (0..MAX_CPUS as u32).filter_map(CpuId::new).map(cpu).collect();
+        Self { cpus, known: boot(), online: boot(), idle: AtomicU64::new(0) }
     }
 }
 
@@ -174,23 +198,37 @@ impl<P: Platform> Hypervisor<P> {
         }
         let now = self.platform.now_ns();
         let mut queue = per_cpu.queue.lock();
-        let decision = queue.pick(now);
+        let is_shared = queue.is_shared();
+        if is_shared {
+            queue = self.take_over(cpu, queue, now);
+        }
+        let change = queue.pick(now);
         let slice_end = queue.slice_ns().map_or(NO_SLICE, |slice| now + slice);
-        drop(queue);
         per_cpu.slice_end.store(slice_end, Ordering::Relaxed);
+        let news = if is_shared { self.settle(cpu, &queue, now) } else { CpuSet::default() };
+        drop(queue);
         if slice_end != NO_SLICE {
             self.wake_by(cpu, slice_end);
         }
-        let Some((previous, next)) = decision else { return Decision::Same };
+        let Some((previous, next)) = change else {
+            if is_shared {
+                self.call(cpu, news);
+            }
+            return Decision::Same;
+        };
         if let Some(previous) = &previous {
             let (domain, vcpu) = (previous.domain(), previous.vcpu());
+            self.end_running(vcpu, || state_of(domain, vcpu), now);
+            // From now on another CPU may run the vCPU.
             vcpu.set_running_on(None);
-            self.end_running(vcpu, state_of(domain, vcpu), now);
         }
         if let Some(next) = &next {
             let (domain, vcpu) = (next.domain(), next.vcpu());
             vcpu.set_running_on(Some(cpu));
-            self.begin_running(domain, vcpu, now);
+            self.begin_running(domain, vcpu, cpu, now);
+        }
+        if is_shared {
+            self.changed(cpu, news, previous.as_ref(), next.as_ref());
         }
         if self.unfinished.has_dead() {
             // A vCPU of a dead domain may have run here until now.
@@ -205,7 +243,7 @@ impl<P: Platform> Hypervisor<P> {
             return;
         }
         let Some(waking) = VcpuRef::new(domain, vcpu.id.raw()) else { return };
-        let cpu = vcpu.cpu_id;
+        let cpu = vcpu.sched.cpu();
         let now = self.platform.now_ns();
         {
             let mut time = vcpu.time.lock();
@@ -213,20 +251,34 @@ impl<P: Platform> Hypervisor<P> {
                 time.enter(Runstate::Runnable, now);
             }
         }
-        let per_cpu = &self.sched.cpus[cpu.index()];
-        let mut queue = per_cpu.queue.lock();
+        let mut queue = self.sched.cpus[cpu.index()].queue.lock();
+        if queue.is_shared() || vcpu.sched.cpu() != cpu {
+            drop(queue);
+            return self.place(&waking, now);
+        }
         let wake = queue.add(waking, now);
-        drop(queue);
+        self.follow(cpu, queue, wake, now);
+    }
+
+    /// Lets a CPU, whose queue this is, look when a vCPU that wakes should get the CPU.
+    #[inline(always)]
+    fn follow(&self, cpu: CpuId, queue: MutexGuard<'_, RunQueue>, wake: Wake, now: u64) {
+        let per_cpu = &self.sched.cpus[cpu.index()];
         let slice_end = per_cpu.slice_end.load(Ordering::Relaxed);
         let end = match wake {
-            Wake::Now => return self.raise_softirq(cpu, SOFTIRQ_SCHEDULE),
+            Wake::Now => {
+                drop(queue);
+                return self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
+            }
             Wake::At(end) => end.min(slice_end),
             Wake::Later if slice_end == NO_SLICE => now + TIME_SLICE_NS,
             Wake::Later => slice_end,
         };
-        if end != slice_end {
-            per_cpu.slice_end.store(end, Ordering::Relaxed);
-            self.wake_by(cpu, end);
+        if end == slice_end {
+            return;
         }
+        per_cpu.slice_end.store(end, Ordering::Relaxed);
+        drop(queue);
+        self.wake_by(cpu, end);
     }
 }

@@ -41,7 +41,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// The vCPU, if it runs, leaves its CPU at the next chance.
-    fn stop(&self, vcpu: &Vcpu) {
+    pub(super) fn stop(&self, vcpu: &Vcpu) {
         if let Some(cpu) = vcpu.running_on() {
             self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
         }

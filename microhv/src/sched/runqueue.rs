@@ -1,5 +1,7 @@
 //! The run queue of one CPU: which vCPU runs, which wait, and which is next.
 
+mod several;
+
 use alloc::collections::BinaryHeap;
 use core::cmp::Ordering as Order;
 use core::sync::atomic::Ordering;
@@ -12,7 +14,7 @@ use super::{
 };
 use crate::domain::{Domain, Vcpu, VcpuRef};
 use crate::growth::missing;
-use crate::platform::CpuId;
+use crate::platform::{CpuId, CpuSet};
 
 /// How many vCPUs one choice puts back into the queue at most. Then the next vCPU is taken as it comes: guests choose how
 /// many wait. (I13)
@@ -23,6 +25,13 @@ struct Waiting {
     run_time: u64,
     arrival: u64,
     vcpu: VcpuRef,
+}
+
+impl Waiting {
+    /// The least runs first: least run time, then first come.
+    fn order(&self) -> (u64, u64) {
+        (self.run_time, self.arrival)
+    }
 }
 
 impl PartialEq for Waiting {
@@ -40,9 +49,9 @@ impl PartialOrd for Waiting {
 }
 
 impl Ord for Waiting {
-    /// The greatest runs first: least run time, then first come.
+    /// The greatest runs first.
     fn cmp(&self, other: &Self) -> Order {
-        (other.run_time, other.arrival).cmp(&(self.run_time, self.arrival))
+        other.order().cmp(&self.order())
     }
 }
 
@@ -63,6 +72,14 @@ pub(super) struct RunQueue {
     idle_ns: u64,
     /// The domain that waits until the current vCPU has run for [`LEAST_RUN_NS`], and since when.
     wait: Option<(DomId, u64)>,
+    /// What makes run times of this queue those of the common scale when it is added, modulo 2^64.
+    to_common: u64,
+    /// CPUs on which vCPUs that wait here may run: none is missing, and some may be left from vCPUs that went.
+    wanted: CpuSet,
+    /// The CPUs among which vCPUs move, this one too while it is online.
+    pool: CpuSet,
+    /// Whether `pool` has another CPU than this one.
+    is_shared: bool,
     cpu: CpuId,
 }
 
@@ -89,7 +106,7 @@ type Change = (Option<VcpuRef>, Option<VcpuRef>);
 
 impl RunQueue {
     pub(super) fn new(cpu: CpuId) -> Self {
-        Self { cpu, ..Self::default() }
+        Self { cpu, pool: CpuSet::only(cpu), ..Self::default() }
     }
 
     /// Makes room for so many vCPUs in all, so that adding them takes no memory. `false`: `may_spend` refuses what the room
@@ -134,7 +151,7 @@ impl RunQueue {
     }
 
     /// Adds what the current vCPU ran since the last time to its account.
-    fn account(&mut self, now: u64) {
+    pub(super) fn account(&mut self, now: u64) {
         let ran = now.saturating_sub(self.since_ns);
         self.since_ns = now;
         let Some(current) = &self.current else {
@@ -145,7 +162,7 @@ impl RunQueue {
         };
         let (domain, current) = (current.domain(), &current.vcpu().sched);
         let weight = u64::from(current.weight.load(Ordering::Relaxed).max(1));
-        let weighted = ran.saturating_mul(u64::from(DEFAULT_WEIGHT)) / weight;
+        let weighted = current.pay(ran.saturating_mul(u64::from(DEFAULT_WEIGHT)) / weight);
         let run_time = current.run_time().saturating_add(weighted);
         current.set_run_time(run_time);
         let least = self.waiting.peek().map_or(run_time, |first| first.run_time.min(run_time));
@@ -161,6 +178,9 @@ impl RunQueue {
         let sched = &vcpu.vcpu().sched;
         self.arrivals += 1;
         sched.queued.store(true, Ordering::Relaxed);
+        if self.is_shared {
+            self.wanted = CpuSet::from_bits(self.wanted.bits() | sched.allowed(self.pool).bits());
+        }
         let (run_time, arrival) = (sched.run_time(), self.arrivals);
         self.waiting.push(Waiting { run_time, arrival, vcpu });
     }
@@ -193,6 +213,7 @@ impl RunQueue {
     }
 
     /// Lets `vcpu` wait for the CPU, unless it waits or runs already, and says when it should get the CPU.
+    #[inline(always)]
     pub(super) fn add(&mut self, vcpu: VcpuRef, now: u64) -> Wake {
         if self.current.as_ref().is_some_and(|current| current.same(&vcpu)) {
             return Wake::Later;
@@ -249,7 +270,7 @@ impl RunQueue {
         let (mut stays, mut yields) = (false, false);
         if let Some(current) = &self.current {
             let (domain, current) = (current.domain(), current.vcpu());
-            stays = is_runnable(domain, current);
+            stays = is_runnable(domain, current) && self.may_keep(current);
             yields = current.sched.yielded.swap(false, Ordering::Relaxed);
             let slept_early = !stays && now < self.came_ns.saturating_add(LEAST_RUN_NS);
             if let Some((waiter, since)) = self.wait.take()

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, 
 
 use ring_abi::types::DomId;
 
-use crate::platform::MAX_CPUS;
+use crate::platform::{CpuId, CpuSet, MAX_CPUS};
 
 /// How long a vCPU keeps the CPU before a waking vCPU takes its place, unless [`COURTEOUS_RUN_NS`] applies. A frontend and a
 /// back end would else change places for every request.
@@ -42,8 +42,13 @@ impl DomainSched {
 pub struct VcpuSched {
     /// Weighted ns that the vCPU ran.
     run_time: AtomicU64,
+    /// Weighted ns that the vCPU lagged when CPUs took the vCPU over. Half of the time that the vCPU runs is free until that is made up for.
+    pub(super) owed: AtomicU64,
     /// Share of the CPU, relative to others.
     pub weight: AtomicU32,
+    /// The CPU on which the vCPU runs, or for which it waits or last waited. Changed under the locks of the old CPU's queue and
+    /// of the new one's.
+    cpu: AtomicU32,
     /// Whether the vCPU is in a run queue.
     pub(super) queued: AtomicBool,
     /// Whether the vCPU gives way at the next decision.
@@ -64,7 +69,9 @@ impl Default for VcpuSched {
     fn default() -> Self {
         Self {
             run_time: AtomicU64::new(0),
+            owed: AtomicU64::new(0),
             weight: AtomicU32::new(DEFAULT_WEIGHT),
+            cpu: AtomicU32::new(CpuId::BOOT.raw()),
             queued: AtomicBool::new(false),
             yielded: AtomicBool::new(false),
             woke_at: AtomicU64::new(0),
@@ -76,6 +83,24 @@ impl Default for VcpuSched {
 }
 
 impl VcpuSched {
+    /// The CPU on which the vCPU runs, or for which it waits or last waited.
+    #[inline]
+    pub fn cpu(&self) -> CpuId {
+        CpuId::new(self.cpu.load(Relaxed)).unwrap_or(CpuId::BOOT)
+    }
+
+    #[inline]
+    pub(super) fn set_cpu(&self, cpu: CpuId) {
+        self.cpu.store(cpu.raw(), Relaxed);
+    }
+
+    /// On which CPUs of `pool` the vCPU may run: on all if its affinity leaves none.
+    #[inline]
+    pub(super) fn allowed(&self, pool: CpuSet) -> CpuSet {
+        let bits = self.affinity.load(Relaxed) & pool.bits();
+        if bits == 0 { pool } else { CpuSet::from_bits(bits) }
+    }
+
     /// Weighted ns that the vCPU ran.
     #[inline]
     pub(super) fn run_time(&self) -> u64 {
@@ -85,6 +110,18 @@ impl VcpuSched {
     #[inline]
     pub(super) fn set_run_time(&self, weighted_ns: u64) {
         self.run_time.store(weighted_ns, Relaxed);
+    }
+
+    /// What of these weighted ns counts, as far as none are owed to the vCPU.
+    #[inline]
+    pub(super) fn pay(&self, weighted_ns: u64) -> u64 {
+        let owed = self.owed.load(Relaxed);
+        if owed == 0 {
+            return weighted_ns;
+        }
+        let free = owed.min(weighted_ns / 2);
+        self.owed.store(owed - free, Relaxed);
+        weighted_ns - free
     }
 
     /// Whether the vCPU has run for long since it last slept, and so is busy with more than the waking domain's requests.

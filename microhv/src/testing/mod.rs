@@ -92,6 +92,8 @@ pub struct TestMachine {
     m2p: Box<[AtomicU64]>,
     /// The loaded page tables of each CPU; until the first load, guest addresses are machine addresses.
     cr3: [AtomicU64; CPUS],
+    /// Answer of `online`.
+    pub online: AtomicU64,
     /// What the CPUs remember of page tables.
     tlb: Mutex<Tlb>,
     /// Not 0: accesses choose among what is remembered, by this word.
@@ -106,8 +108,8 @@ pub struct TestMachine {
     pub now: AtomicU64,
     /// `TimeParams::generation`, raised by tests.
     pub calibrations: AtomicU32,
-    /// The programmed timer, `u64::MAX` for none.
-    pub timer: AtomicU64,
+    /// The programmed timer of each CPU, `u64::MAX` for none.
+    pub timers: [AtomicU64; CPUS],
     /// Answer of `heap_has_room`.
     pub heap_has_room: AtomicBool,
     /// Answer of `work_pending`.
@@ -137,6 +139,7 @@ impl TestMachine {
             memory: zeros(frames * 512, 0),
             m2p: zeros(frames, u64::MAX),
             cr3: [const { AtomicU64::new(u64::MAX) }; CPUS],
+            online: AtomicU64::new(1),
             tlb: Mutex::new(Tlb::new()),
             adversary: AtomicU64::new(0),
             collects: AtomicBool::new(false),
@@ -144,7 +147,7 @@ impl TestMachine {
             identity_end: AtomicU64::new(frames as u64),
             now: AtomicU64::new(1_000_000),
             calibrations: AtomicU32::new(1),
-            timer: AtomicU64::new(u64::MAX),
+            timers: [const { AtomicU64::new(u64::MAX) }; CPUS],
             heap_has_room: AtomicBool::new(true),
             pending: AtomicBool::new(false),
             is_intel: AtomicBool::new(false),

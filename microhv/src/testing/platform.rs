@@ -208,13 +208,17 @@ impl Clock for TestMachine {
     }
 
     fn set_timer(&self, deadline_ns: Option<u64>) {
-        self.timer.store(deadline_ns.unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.timers[self.me()].store(deadline_ns.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
 impl Cpus for TestMachine {
     fn cpu(&self) -> CpuId {
         CpuId::new(self.me() as u32).expect("few CPUs")
+    }
+
+    fn online(&self) -> CpuSet {
+        CpuSet::from_bits(self.online.load(Ordering::Relaxed))
     }
 
     fn kick(&self, cpu: CpuId) {

@@ -121,14 +121,22 @@ impl World {
     /// Moves time on.
     pub fn pass(&self, ns: u64) {
         self.hv.platform.now.fetch_add(ns, Ordering::Relaxed);
-        if self.hv.platform.timer.load(Ordering::Relaxed) <= self.hv.platform.now_ns() {
-            self.hv.raise_softirq(CpuId::BOOT, SOFTIRQ_TIMER);
+        let now = self.hv.platform.now_ns();
+        for (timer, cpu) in self.hv.platform.timers.iter().zip((0..).filter_map(CpuId::new)) {
+            if timer.load(Ordering::Relaxed) <= now {
+                self.hv.raise_softirq(cpu, SOFTIRQ_TIMER);
+            }
         }
     }
 
     /// What the way back to a guest does: softirqs, then a decision who runs. The vCPU that runs then.
     pub fn settle(&self) -> Option<VcpuRef> {
-        let cpu = CpuId::BOOT;
+        self.settle_on(CpuId::BOOT)
+    }
+
+    /// The same on `cpu`.
+    pub fn settle_on(&self, cpu: CpuId) -> Option<VcpuRef> {
+        self.hv.platform.on_cpu(cpu.index());
         loop {
             self.hv.do_softirqs(cpu);
             if self.hv.sched.pending(cpu).load(Ordering::Acquire) & SOFTIRQ_SCHEDULE == 0 {

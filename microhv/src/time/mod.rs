@@ -9,7 +9,7 @@ pub mod state;
 mod timers;
 
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 pub(crate) use areas::{publish_time, update_areas, write_runstate, write_time_area};
 
@@ -17,7 +17,7 @@ use crate::domain::Vcpu;
 use crate::platform::{CpuId, MAX_CPUS};
 use crate::sync::{Mutex, rank};
 use queue::TimerQueue;
-use state::VcpuTimers;
+use state::{TimerKind, VcpuTimers};
 use timers::TimerKey;
 
 type Queue = Mutex<rank::TimerQueue, TimerQueue<TimerKey>>;
@@ -26,6 +26,8 @@ type Queue = Mutex<rank::TimerQueue, TimerQueue<TimerKey>>;
 #[derive(Debug)]
 pub struct Time {
     queues: Vec<Queue>,
+    /// How many vCPUs have timers. Each may have them in any queue.
+    vcpus: AtomicUsize,
     /// Wall time in ns since 1970 at system time 0.
     wall_ns: AtomicU64,
 }
@@ -34,7 +36,7 @@ impl Default for Time {
     /// No timer is set.
     fn default() -> Self {
         let queues = (0..MAX_CPUS).map(|_| Mutex::new(TimerQueue::new())).collect();
-        Self { queues, wall_ns: AtomicU64::new(0) }
+        Self { queues, vcpus: AtomicUsize::new(0), wall_ns: AtomicU64::new(0) }
     }
 }
 
@@ -43,11 +45,22 @@ impl Time {
         &self.queues[cpu.index()]
     }
 
+    /// How many vCPUs have timers.
+    pub(crate) fn vcpus(&self) -> usize {
+        self.vcpus.load(Ordering::SeqCst)
+    }
+
+    /// Makes room for so many vCPUs in the queue of `cpu`. `false`: there is no memory.
+    pub(crate) fn make_room(&self, cpu: CpuId, vcpus: usize, may_spend: impl Fn(usize) -> bool) -> bool {
+        self.queue(cpu).lock().make_room(vcpus * TimerKind::ALL.len(), may_spend)
+    }
+
     /// Stops the timers of a vCPU that will run no more. Returns whether the vCPU had any.
     pub(crate) fn remove_timers(&self, vcpu: &Vcpu) -> bool {
         let Some(VcpuTimers { cpu, ids }) = vcpu.time.lock().timers.take() else { return false };
         let mut queue = self.queue(cpu).lock();
         ids.into_iter().for_each(|id| queue.remove(id));
+        self.vcpus.fetch_sub(1, Ordering::SeqCst);
         true
     }
 

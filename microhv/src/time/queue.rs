@@ -52,18 +52,12 @@ impl<K: Copy> TimerQueue<K> {
         (self.interrupt_ns != u64::MAX).then_some(self.interrupt_ns)
     }
 
-    /// Makes room for `more` timers, so that making and setting them takes no memory. `false`: `may_spend` refuses what the
-    /// room takes, or there is none.
-    pub(super) fn make_room(&mut self, more: usize, may_spend: impl Fn(usize) -> bool) -> bool {
-        let timers = self.slots.len() + more.saturating_sub(self.free.len());
+    /// Makes room for so many timers in all, so that making and setting them takes no memory. `false`: `may_spend` refuses what
+    /// the room takes, or there is none.
+    pub(super) fn make_room(&mut self, timers: usize, may_spend: impl Fn(usize) -> bool) -> bool {
         make_room(&mut self.slots, timers, &may_spend)
             && make_room(&mut self.free, timers, &may_spend)
             && make_room(&mut self.heap, timers, &may_spend)
-    }
-
-    /// How many timers there ever were at a time.
-    pub(super) fn most(&self) -> usize {
-        self.slots.len()
     }
 
     /// Makes a timer, which is not set. The caller made room for the timer.
@@ -81,6 +75,16 @@ impl<K: Copy> TimerQueue<K> {
         }
     }
 
+    /// Ends a timer, and makes one that is alike in `other`. Returns the timer's deadline.
+    pub(super) fn move_to(&mut self, other: &mut Self, id: &mut TimerId) -> Option<u64> {
+        let Slot { key, place } = self.slots[id.0 as usize];
+        let deadline = (place != NOT_QUEUED).then(|| self.heap[place as usize].deadline);
+        self.remove(*id);
+        *id = other.insert(key);
+        other.set(*id, deadline);
+        deadline
+    }
+
     /// Ends a timer.
     pub(super) fn remove(&mut self, id: TimerId) {
         self.set(id, None);
@@ -88,7 +92,7 @@ impl<K: Copy> TimerQueue<K> {
     }
 
     /// Sets a timer to `deadline`, or stops it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn set(&mut self, id: TimerId, deadline: Option<u64>) {
         let place = self.slots[id.0 as usize].place;
         let Some(deadline) = deadline else {
@@ -218,7 +222,7 @@ mod tests {
         ids.iter().for_each(|id| queue.set(*id, Some(1)));
         ids.iter().for_each(|id| queue.remove(*id));
         assert!(queue.make_room(8, |_| false), "these places are free");
-        assert_eq!((capacities(&queue), queue.most()), ([8; 3], 8));
+        assert_eq!(capacities(&queue), [8; 3]);
     }
 
     proptest::proptest! {

@@ -11,6 +11,7 @@ use super::state::{DEFAULT_PERIOD_NS, Runstate, TimerId, TimerKind, VcpuTimers};
 use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags, Vcpu};
 use crate::platform::{CpuId, Platform, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
+use crate::sync::lock_pair;
 
 /// How many timers fire before interrupts are taken again: guests choose how many timers are due at one instant.
 const FIRED_TOGETHER: u32 = 32;
@@ -27,30 +28,58 @@ pub(super) struct TimerKey {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// Makes the timers of a new vCPU, and room for the vCPU to wait for its CPU. `false`: there is no memory.
+    /// Makes the timers of a new vCPU, and room for the vCPU and its timers in the queues of all CPUs. `false`: there is no
+    /// memory.
     #[must_use]
     pub(crate) fn create_timers(&self, vcpu: &Vcpu) -> bool {
-        let cpu = vcpu.cpu_id;
-        let may_spend = |bytes| self.may_spend(bytes);
-        let mut queue = self.time.queue(cpu).lock();
-        if !queue.make_room(TimerKind::ALL.len(), may_spend) {
+        // First the count, then the CPUs: a CPU that comes meanwhile makes room for this vCPU.
+        let vcpus = self.time.vcpus.fetch_add(1, Ordering::SeqCst) + 1;
+        if !self.sched.known().all(|cpu| self.make_room_on(cpu, vcpus)) {
+            self.time.vcpus.fetch_sub(1, Ordering::SeqCst);
             return false;
         }
+        let cpu = vcpu.sched.cpu();
         let key = |kind| TimerKey { domain: vcpu.domain_id, vcpu: vcpu.id, kind };
-        let ids = TimerKind::ALL.map(|kind| queue.insert(key(kind)));
-        let vcpus = queue.most().div_ceil(ids.len());
-        drop(queue);
         let mut time = vcpu.time.lock();
+        let mut queue = self.time.queue(cpu).lock();
+        let ids = TimerKind::ALL.map(|kind| queue.insert(key(kind)));
         (time.period_ns, time.timers) = (DEFAULT_PERIOD_NS, Some(VcpuTimers { cpu, ids }));
-        drop(time);
-        self.sched.make_room(cpu, vcpus, may_spend)
+        true
+    }
+
+    /// Makes room for so many vCPUs in all in the queues of a CPU. `false`: there is no memory.
+    pub(crate) fn make_room_on(&self, cpu: CpuId, vcpus: usize) -> bool {
+        let may_spend = |bytes| self.may_spend(bytes);
+        self.time.make_room(cpu, vcpus, may_spend) && self.sched.make_room(cpu, vcpus, may_spend)
+    }
+
+    /// Moves the timers of a vCPU that now runs on `cpu`.
+    #[cold]
+    fn move_timers(&self, timers: &mut VcpuTimers, cpu: CpuId) {
+        let queue = |cpu: CpuId| (cpu.raw() as u16, self.time.queue(cpu));
+        let (mut from, Some(mut to)) = lock_pair(queue(timers.cpu), queue(cpu)) else { return };
+        timers.cpu = cpu;
+        let deadlines = timers.ids.iter_mut().filter_map(|id| from.move_to(&mut to, id));
+        if deadlines.min().is_some_and(|deadline| to.is_too_late_for(deadline)) {
+            self.raise_softirq(cpu, SOFTIRQ_TIMER);
+        }
+    }
+
+    /// Sets one of the timers of the vCPU that runs here to a system time, or stops it.
+    #[inline]
+    pub fn arm_own_timer(&self, vcpu: &Vcpu, kind: TimerKind, deadline_ns: Option<u64>) {
+        let timer = vcpu.time.lock().timer(kind);
+        if let Some((cpu, id)) = timer {
+            self.arm(cpu, id, deadline_ns);
+        }
     }
 
     /// Sets one of a vCPU's timers to a system time, or stops it.
-    #[inline]
+    #[cold]
     pub fn arm_timer(&self, vcpu: &Vcpu, kind: TimerKind, deadline_ns: Option<u64>) {
-        let timer = vcpu.time.lock().timer(kind);
-        if let Some((cpu, id)) = timer {
+        // Under the lock, since the timers move with the vCPU.
+        let time = vcpu.time.lock();
+        if let Some((cpu, id)) = time.timer(kind) {
             self.arm(cpu, id, deadline_ns);
         }
     }
@@ -114,10 +143,8 @@ impl<P: Platform> Hypervisor<P> {
                 self.send_vcpu_virq(domain, vcpu, VIRQ_TIMER);
                 let mut time = vcpu.time.lock();
                 time.last_period_ns = now;
-                let periodic = time.periodic();
-                drop(time);
                 if vcpu.running_on().is_some()
-                    && let Some((cpu, id, period)) = periodic
+                    && let Some((cpu, id, period)) = time.periodic()
                 {
                     self.arm(cpu, id, Some(now + period));
                 }
@@ -138,9 +165,12 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Restarts the periodic timer of a vCPU that begins to run at `now`. The timer fires at once if a period
     /// has passed.
-    pub(crate) fn begin_running(&self, domain: &Arc<Domain>, vcpu: &Vcpu, now: u64) {
+    pub(crate) fn begin_running(&self, domain: &Arc<Domain>, vcpu: &Vcpu, cpu: CpuId, now: u64) {
         let mut time = vcpu.time.lock();
         time.enter(Runstate::Running, now);
+        if let Some(timers) = time.timers.as_mut().filter(|timers| timers.cpu != cpu) {
+            self.move_timers(timers, cpu);
+        }
         let Some((cpu, id, period)) = time.periodic() else { return };
         let due = now.saturating_sub(time.last_period_ns) >= period;
         if due {
@@ -155,9 +185,10 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// A vCPU stops running at `now` and is in `state` from then on: its periodic timer stops.
-    pub(crate) fn end_running(&self, vcpu: &Vcpu, state: Runstate, now: u64) {
+    pub(crate) fn end_running(&self, vcpu: &Vcpu, state: impl FnOnce() -> Runstate, now: u64) {
         let mut time = vcpu.time.lock();
-        time.enter(state, now);
+        // The state is read under the lock: a CPU that wakes the vCPU amid this finds the state entered, or is seen here.
+        time.enter(state(), now);
         let periodic = time.periodic();
         drop(time);
         if let Some((cpu, id, _)) = periodic {

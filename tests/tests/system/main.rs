@@ -9,6 +9,7 @@ mod bochs;
 mod configs;
 mod conformance;
 mod console;
+mod cpus;
 mod debugger;
 mod domains;
 mod hostile;
@@ -64,6 +65,7 @@ fn main() {
         spine::cases(),
         conformance::cases(),
         console::cases(),
+        cpus::cases(),
         domains::cases(),
         bad_input::cases(),
         configs::cases(),

@@ -264,7 +264,7 @@ impl<'a> Front<'a> {
     /// [`Problem::Fail`]: the backend keeps a ring mapped.
     pub async fn given_back(&self) -> Verdict {
         let end = time::now_ns() + PATIENCE_MS * 1_000_000;
-        while self.rings.iter().any(Ring::in_use) {
+        while self.rings.iter().any(|ring| ring.in_use()) {
             ensure!(time::now_ns() < end, "the backend is closed, but keeps the ring mapped");
             time::sleep(1_000_000).await;
         }

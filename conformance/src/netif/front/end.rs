@@ -244,7 +244,7 @@ impl End {
         let end = time::now_ns() + PATIENCE_MS * 1_000_000;
         let in_use = || {
             self.queues.iter().any(|queue| queue.tx.in_use() || queue.rx.in_use() || queue.buffers_in_use())
-                || self.control.as_ref().is_some_and(Ring::in_use)
+                || self.control.as_ref().is_some_and(|ring| ring.in_use())
         };
         while in_use() {
             ensure!(time::now_ns() < end, "the backend is closed, but keeps a page mapped");

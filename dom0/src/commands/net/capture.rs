@@ -12,6 +12,7 @@ use pvrt::{println, yield_now};
 use spin::Mutex;
 
 use crate::commands::Outcome;
+use crate::net::capture::Capture;
 use crate::netback::{CaptureState, Network};
 
 /// Bytes that are taken from the ring at a time, and those written in one turn: writing one takes a port's time.
@@ -29,6 +30,8 @@ pub struct CaptureFile {
 #[derive(Default)]
 struct Rest {
     bytes: VecDeque<u8>,
+    /// A capture that has ended, with packets that are still to be written. A megabyte of packets stays where the packets are.
+    ended: Option<Capture>,
     /// A file begins once, however often captures begin.
     has_begun: bool,
     is_served: bool,
@@ -66,8 +69,8 @@ impl CaptureFile {
 
     /// Ends the capture, if one goes on, when all that was captured is in the file. Gives how the capture went.
     pub async fn finish(&self, network: &Network) -> Option<CaptureState> {
-        let (state, rest) = network.stop_capture()?;
-        self.rest.lock().bytes.extend(rest);
+        let (state, capture) = network.stop_capture()?;
+        self.rest.lock().ended = Some(capture);
         while self.rest.lock().is_served {
             time::sleep(LOOK_NS).await;
         }
@@ -79,7 +82,12 @@ impl CaptureFile {
         let rest = &mut *self.rest.lock();
         if rest.bytes.is_empty() {
             let mut taken = Vec::new();
-            if network.take_captured(TAKEN_BYTES, &mut taken).is_none() {
+            let is_over = match &mut rest.ended {
+                Some(ended) => ended.take(TAKEN_BYTES, &mut taken) == 0,
+                None => network.take_captured(TAKEN_BYTES, &mut taken).is_none(),
+            };
+            if is_over {
+                rest.ended = None;
                 rest.is_served = false;
                 return None;
             }
@@ -130,6 +138,22 @@ fn show(what: &str, state: &CaptureState) {
 mod tests {
     use super::*;
     use pvrt::executor::block_on_test;
+
+    #[test]
+    fn what_a_capture_has_at_its_end_is_written() {
+        let (network, file) = (Network::new(), CaptureFile::new(Some(0x3e8)));
+        let capture = || {
+            let mut capture = Capture::new(1 << 20, 256).unwrap();
+            (0..100u8).for_each(|n| capture.packet(n.into(), &[n; 200], 200));
+            capture
+        };
+        let mut all = Vec::new();
+        capture().take(usize::MAX, &mut all);
+        let rest = Rest { ended: Some(capture()), is_served: true, ..Rest::default() };
+        *file.rest.lock() = rest;
+        let written: Vec<u8> = core::iter::from_fn(|| file.next(&network)).flatten().collect();
+        assert!(written == all && !file.rest.lock().is_served && file.rest.lock().ended.is_none());
+    }
 
     #[test]
     fn the_file_is_whole_whenever_captures_begin_and_end() {

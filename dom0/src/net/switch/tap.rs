@@ -27,6 +27,12 @@ impl Tap {
         &mut self.capture
     }
 
+    /// What was captured, when the tap has ended.
+    #[must_use]
+    pub fn into_capture(self) -> Capture {
+        self.capture
+    }
+
     /// The ports; none: all.
     #[must_use]
     pub fn ports(&self) -> &[PortId] {

@@ -1,5 +1,7 @@
 //! Packets that are alike, in a row, and between them others.
 
+use ring_abi::io::netif::{NETIF_RSP_ERROR, NetifRxRequest, NetifTxRequest};
+
 use super::*;
 
 /// A frame of a protocol that the switch knows, so that frames of the same stations are alike.
@@ -154,5 +156,46 @@ fn a_packet_in_small_pieces_for_many_costs_no_more_than_a_whole_one() {
         let most = network.0.lock().way.copied_before.iter().copied().max();
         // Once whole for the others, perhaps once for dom0, and once for each.
         assert!(most.is_some_and(|most| most <= 38 + 2 * 20), "{most:?} copies");
+    });
+}
+
+#[test]
+fn a_copy_that_fails_is_told_to_whose_grant_it_was() {
+    let (client, _) = start();
+    block_on_test(async {
+        let mut one = Frontend::start(&client, 1).await;
+        let mut two = Frontend::start(&client, 2).await;
+        let sound = frame(&one, two.mac(), 3000);
+        let send = |one: &mut Frontend, gref: Option<u32>, id: u16| {
+            let (first, rest) = sound.split_at(1000);
+            one.queues[0].write_slot(first, id, NETTXF_MORE_DATA, sound.len() as u16);
+            match gref {
+                None => one.queues[0].write_slot(rest, id + 1, 0, rest.len() as u16),
+                Some(gref) => {
+                    let (size, id) = (rest.len() as u16, id + 1);
+                    let request = NetifTxRequest { gref, offset: 0, flags: 0, id, size };
+                    one.queues[0].tx.push_request(&request).unwrap();
+                }
+            }
+        };
+        // The sender's second page is none of its own; one that is sound goes by the same list.
+        two.queues[0].post(2);
+        send(&mut one, Some(u32::MAX), 0);
+        send(&mut one, None, 2);
+        one.queues[0].ring();
+        moment().await;
+        let (bad, good) = (NETIF_RSP_ERROR, NETIF_RSP_OKAY);
+        assert_eq!(one.queues[0].answers(), [(0, bad), (1, bad), (2, good), (3, good)]);
+        assert_eq!(two.queues[0].received(), [Err(bad), Ok(sound.clone())]);
+        // A receiver's page is none of its own: the sender has done nothing wrong.
+        let request = NetifRxRequest { id: 0, pad: 0, gref: u32::MAX };
+        two.queues[0].rx.push_request(&request).unwrap();
+        two.queues[0].post(1);
+        send(&mut one, None, 4);
+        send(&mut one, None, 6);
+        one.queues[0].ring();
+        moment().await;
+        assert_eq!(one.queues[0].answers(), [4, 5, 6, 7].map(|id| (id, good)));
+        assert_eq!(two.queues[0].received(), [Err(bad), Ok(sound)]);
     });
 }

@@ -305,19 +305,25 @@ async fn flush_until(card: &HandWire, least: usize) {
     moment().await;
 }
 
+/// A guest, and a card that broke with a long packet of the guest's, and was reset if it `resets`.
+async fn broken(resets: bool) -> (Client, Arc<Network>, Frontend) {
+    let (client, network, card, mut guests) = uplink(ABLE, 1).await;
+    send_long(&mut guests[0]);
+    moment().await;
+    card.fail(resets);
+    moment().await;
+    (client, network, guests.remove(0))
+}
+
 #[test]
 fn a_card_that_breaks_and_resets_gives_back_what_it_had() {
     block_on_test(async {
-        let (client, network, card, mut guests) = uplink(ABLE, 1).await;
-        send_long(&mut guests[0]);
-        moment().await;
-        card.fail(true);
-        moment().await;
-        assert_eq!((guests[0].queues[0].answers().len(), guests[0].queues[0].is_lent()), (4, false));
+        let (client, network, mut guest) = broken(true).await;
+        assert_eq!((guest.queues[0].answers().len(), guest.queues[0].is_lent()), (4, false));
         // From then on packets are lost, and counted.
-        send_long(&mut guests[0]);
+        send_long(&mut guest);
         moment().await;
-        assert_eq!((guests[0].queues[0].answers().len(), guests[0].queues[0].is_lent()), (4, false));
+        assert_eq!((guest.queues[0].answers().len(), guest.queues[0].is_lent()), (4, false));
         assert!(
             network.show_bridges().iter().any(|line| line.contains("eth0.card") && line.contains("dropped"))
         );
@@ -329,13 +335,10 @@ fn a_card_that_breaks_and_resets_gives_back_what_it_had() {
 #[test]
 fn a_card_that_does_not_reset_keeps_the_pages_that_it_had() {
     block_on_test(async {
-        let (client, _, card, mut guests) = uplink(ABLE, 1).await;
-        send_long(&mut guests[0]);
-        moment().await;
-        card.fail(false);
+        let (client, _, mut guest) = broken(false).await;
         client.rm(&front(1)).unwrap();
         time::sleep(100_000 * MOMENT_NS).await;
-        assert!(guests[0].queues[0].is_lent() && guests[0].queues[0].answers().is_empty());
+        assert!(guest.queues[0].is_lent() && guest.queues[0].answers().is_empty());
         assert_ne!(client.read_str(&format!("{}/state", back(1))).unwrap(), "6");
     });
 }

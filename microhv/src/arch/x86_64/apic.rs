@@ -3,8 +3,9 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use arrayvec::ArrayVec;
 use microhv::boot::acpi::{self, Acpi, IsaOverride};
-use microhv::platform::{CpuId, Cpus};
+use microhv::platform::{CpuId, CpuSet, Cpus, MAX_CPUS};
 use microhv::sync::{Mutex, Once, rank};
 
 use super::cpu::{self, msr, port_out};
@@ -37,6 +38,10 @@ const CURRENT_COUNT: u64 = 0x390;
 const DIVIDE: u64 = 0x3e0;
 
 const MASKED: u32 = 1 << 16;
+/// In a command: the level is high, as all commands that are sent here have it.
+const ASSERT: u32 = 1 << 14;
+/// In a command: the former is not delivered yet.
+const IS_PENDING: u32 = 1 << 12;
 
 /// Where the local APIC's registers are mapped.
 static LOCAL: AtomicU64 = AtomicU64::new(0);
@@ -61,12 +66,19 @@ fn silence_pics() {
     }
 }
 
-/// Turns this CPU's local APIC on, all its sources masked; maps the I/O APICs and masks all their pins.
+/// Turns the boot CPU's local APIC on, all its sources masked; maps the I/O APICs and masks all their pins.
 pub(crate) fn init(acpi: &Acpi) {
     silence_pics();
-    let base = cpu::read_msr(msr::APIC_BASE);
-    let address = acpi.local_apic.unwrap_or(base & 0x000f_ffff_ffff_f000);
+    let address = acpi.local_apic.unwrap_or(cpu::read_msr(msr::APIC_BASE) & 0x000f_ffff_ffff_f000);
     LOCAL.store(paging::device(address).expect("a place for the local APIC"), Ordering::Relaxed);
+    init_local();
+    IO_APICS.call_once(|| Mutex::new(acpi.io_apics.iter().filter_map(IoApic::masked).collect()));
+}
+
+/// Turns this CPU's local APIC on, all its sources masked. The registers of each CPU's are at one address, which [`init`]
+/// mapped.
+pub(crate) fn init_local() {
+    let base = cpu::read_msr(msr::APIC_BASE);
     // SAFETY: turns the APIC on (bit 11), leaves its address; out of x2APIC mode (bit 10) the way leads over "off".
     unsafe {
         if base & 1 << 10 != 0 {
@@ -81,7 +93,33 @@ pub(crate) fn init(acpi: &Acpi) {
     write(ERROR, MASKED);
     write(DIVIDE, 0xb); // by 1
     write(SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
-    IO_APICS.call_once(|| Mutex::new(acpi.io_apics.iter().filter_map(IoApic::masked).collect()));
+}
+
+/// The APIC ids of the CPUs by their numbers: the boot CPU's, which this runs on, then the others' in the order of ACPI's
+/// table.
+pub(crate) fn ids(acpi: &Acpi) -> ArrayVec<u32, MAX_CPUS> {
+    let own = u32::from(id());
+    core::iter::once(own).chain(acpi.cpus.iter().copied().filter(|&id| id != own)).take(MAX_CPUS).collect()
+}
+
+/// Sends an interrupt command to the CPU with this APIC id.
+fn send(apic_id: u8, command: u32) {
+    // A command that is written over a pending one may be lost.
+    while read(COMMAND_LOW) & IS_PENDING != 0 {
+        core::hint::spin_loop();
+    }
+    write(COMMAND_HIGH, u32::from(apic_id) << 24);
+    write(COMMAND_LOW, ASSERT | command);
+}
+
+/// Stops a CPU until [`send_start`].
+pub(crate) fn send_init(apic_id: u8) {
+    send(apic_id, 5 << 8);
+}
+
+/// Lets a CPU that was stopped execute the page `page`, below 1 MiB, in real mode.
+pub(crate) fn send_start(apic_id: u8, page: u64) {
+    send(apic_id, 6 << 8 | (page >> 12) as u32 & 0xff);
 }
 
 /// This CPU's APIC id.
@@ -146,7 +184,7 @@ impl IoApic {
     }
 }
 
-static IO_APICS: Once<Mutex<rank::IoApics, arrayvec::ArrayVec<IoApic, 8>>> = Once::new();
+static IO_APICS: Once<Mutex<rank::IoApics, ArrayVec<IoApic, 8>>> = Once::new();
 
 fn with_pin(gsi: u32, act: impl FnOnce(&IoApic, u32)) {
     let Some(io_apics) = IO_APICS.get() else { return };
@@ -181,11 +219,14 @@ impl Cpus for Machine {
 
     fn kick(&self, cpu: CpuId) {
         if cpu != this_cpu()
-            && let Some(&apic_id) = self.acpi.cpus.get(cpu.index())
+            && let Some(&apic_id) = self.apic_ids.get(cpu.index())
         {
-            write(COMMAND_HIGH, u32::from(apic_id as u8) << 24);
-            write(COMMAND_LOW, 1 << 14 | u32::from(KICK_VECTOR));
+            send(apic_id as u8, u32::from(KICK_VECTOR));
         }
+    }
+
+    fn online(&self) -> CpuSet {
+        percpu::online()
     }
 
     fn work_pending(&self) -> bool {

@@ -94,6 +94,7 @@ boot_gdtr:
 
     .section .bss.boot, "aw", @nobits
     .balign 4096
+    .globl boot_l4
 boot_l4:       .skip 4096
 boot_l3_low:   .skip 4096
 boot_l3_image: .skip 4096

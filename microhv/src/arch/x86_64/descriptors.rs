@@ -1,12 +1,16 @@
 //! GDT, TSS and IDT: static, filled in place.
 //!
-//! The GDT register of a running vCPU points to its window in L4 slot 260: pages 0-13 are the guest's, page 14 is
-//! [`GDT_PAGE`]. Until the first vCPU runs, the register points so that page 14 falls on the static itself.
+//! The GDT register of a CPU that runs a vCPU points to the vCPU's window in L4 slot 260: pages 0-13 are the guest's, page 14
+//! is [`GDT_PAGE`], which all CPUs share. Each CPU has selectors of its own there for its TSS and for the LDT that it has
+//! loaded, so a vCPU that moves to another CPU takes nothing with it. Until the first vCPU runs, the register points so that
+//! page 14 falls on the static itself.
 #![allow(unsafe_code)] // tables that the processor reads
 
 use core::cell::UnsafeCell;
 use core::mem::size_of;
+use core::sync::atomic::{AtomicU64, Ordering};
 
+use microhv::platform::{CpuId, MAX_CPUS};
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
 use x86_64::instructions::tables::{lgdt, lidt, load_tss};
@@ -24,30 +28,34 @@ pub(crate) const GDT_LIMIT: u16 = (15 * 4096 - 1) as u16;
 pub(crate) const HYPERVISOR_CS: u16 = 0xe008;
 /// The hypervisor's data selector.
 pub(crate) const HYPERVISOR_DS: u16 = 0xe010;
-const TSS_SELECTOR: u16 = 0xe040;
-/// Selector of the running vCPU's LDT.
-pub(crate) const LDT_SELECTOR: u16 = 0xe050;
+/// The first CPU's TSS selector. Each CPU has two descriptors of 16 bytes from there on: of its TSS, and of its LDT.
+const FIRST_TSS: u16 = 0xe040;
+const _: () = assert!(FIRST_TSS as u64 + 32 * MAX_CPUS as u64 <= GDT_OUR_OFFSET + 4096);
+
+fn tss_selector(cpu: CpuId) -> u16 {
+    FIRST_TSS + 32 * cpu.index() as u16
+}
+
+/// Selector of the LDT of the vCPU that runs on `cpu`.
+pub(crate) fn ldt_selector(cpu: CpuId) -> u16 {
+    tss_selector(cpu) + 16
+}
 
 /// Our page of the GDT.
 #[repr(C, align(4096))]
-pub(crate) struct GdtPage(UnsafeCell<[u64; 512]>);
+pub(crate) struct GdtPage([AtomicU64; 512]);
 
-// SAFETY: written at start-up and, for the LDT slot, by the CPU whose page it is.
-unsafe impl Sync for GdtPage {}
-
-/// The boot CPU's page of the GDT.
-pub(crate) static GDT_PAGE: GdtPage = GdtPage(UnsafeCell::new([0; 512]));
+/// The page of every CPU's GDT.
+pub(crate) static GDT_PAGE: GdtPage = GdtPage([const { AtomicU64::new(0) }; 512]);
 
 impl GdtPage {
     /// Where the page lies in the image.
     pub(crate) fn address(&self) -> u64 {
-        self.0.get() as u64
+        (&raw const self.0) as u64
     }
 
     fn set(&self, selector: u16, value: u64) {
-        let index = (u64::from(selector) - GDT_OUR_OFFSET) as usize / 8;
-        // SAFETY: the index is below 512 for our selectors, and only this CPU writes its page.
-        unsafe { (*self.0.get())[index] = value };
+        self.0[(u64::from(selector) - GDT_OUR_OFFSET) as usize / 8].store(value, Ordering::Relaxed);
     }
 
     /// Sets a descriptor of 16 bytes: of a TSS, or of the LDT that `lldt` then loads.
@@ -62,18 +70,22 @@ impl GdtPage {
     }
 }
 
-/// Fills the GDT page and the TSS of a CPU, and loads them with the segment registers. The stacks are the main one, and
+/// Fills the descriptors that all CPUs share.
+pub(crate) fn fill_gdt() {
+    GDT_PAGE.set(HYPERVISOR_CS, 0x00af_9b00_0000_ffff);
+    GDT_PAGE.set(HYPERVISOR_DS, 0x00cf_9300_0000_ffff);
+    GDT_PAGE.set(0xe020, 0x00cf_fb00_0000_ffff); // FLAT_USER_CS32 (with RPL 3: 0xe023)
+    GDT_PAGE.set(0xe028, 0x00cf_f300_0000_ffff); // FLAT_USER_DS (0xe02b)
+    GDT_PAGE.set(0xe030, 0x00af_fb00_0000_ffff); // FLAT_USER_CS64 (0xe033)
+}
+
+/// Fills the TSS of a CPU and its descriptor, and loads the GDT with the segment registers. The stacks are the main one, and
 /// those for NMI, machine check, double fault and debug exceptions.
 ///
 /// # Safety
-/// Once per CPU, at its start.
-pub(crate) unsafe fn load_segments(page: &GdtPage, tss: *mut TaskStateSegment, stack: u64, ist: [u64; 4]) {
-    page.set(HYPERVISOR_CS, 0x00af_9b00_0000_ffff);
-    page.set(HYPERVISOR_DS, 0x00cf_9300_0000_ffff);
-    page.set(0xe020, 0x00cf_fb00_0000_ffff); // FLAT_USER_CS32 (with RPL 3: 0xe023)
-    page.set(0xe028, 0x00cf_f300_0000_ffff); // FLAT_USER_DS (0xe02b)
-    page.set(0xe030, 0x00af_fb00_0000_ffff); // FLAT_USER_CS64 (0xe033)
-    page.set_system(TSS_SELECTOR, tss as u64, size_of::<TaskStateSegment>() as u32 - 1, 0x89);
+/// At the CPU's start, on `cpu` itself, after [`fill_gdt`].
+pub(crate) unsafe fn load_segments(cpu: CpuId, tss: *mut TaskStateSegment, stack: u64, ist: [u64; 4]) {
+    GDT_PAGE.set_system(tss_selector(cpu), tss as u64, size_of::<TaskStateSegment>() as u32 - 1, 0x89);
     // SAFETY: start-up: no other reference to this CPU's TSS exists; the GDT holds the selectors.
     unsafe {
         // Without an I/O bitmap: ring 3 has no port of its own.
@@ -82,7 +94,7 @@ pub(crate) unsafe fn load_segments(page: &GdtPage, tss: *mut TaskStateSegment, s
             (*tss).interrupt_stack_table[n] = VirtAddr::new(top);
         }
         (*tss).privilege_stack_table[0] = VirtAddr::new(stack);
-        lgdt(&cpu::table_register(page.address().wrapping_sub(GDT_OUR_OFFSET), GDT_LIMIT));
+        lgdt(&cpu::table_register(GDT_PAGE.address().wrapping_sub(GDT_OUR_OFFSET), GDT_LIMIT));
         CS::set_reg(SegmentSelector(HYPERVISOR_CS));
         SS::set_reg(SegmentSelector(HYPERVISOR_DS));
         DS::set_reg(SegmentSelector::NULL);
@@ -90,7 +102,7 @@ pub(crate) unsafe fn load_segments(page: &GdtPage, tss: *mut TaskStateSegment, s
         FS::set_reg(SegmentSelector::NULL);
         GS::set_reg(SegmentSelector::NULL);
         cpu::lldt(0);
-        load_tss(SegmentSelector(TSS_SELECTOR));
+        load_tss(SegmentSelector(tss_selector(cpu)));
     }
 }
 
@@ -108,13 +120,15 @@ unsafe extern "C" {
     fn nmi_stub();
     fn machine_check_stub();
     fn double_fault_stub();
-    fn syscall_entry();
-    fn syscall32_entry();
+    fn syscall_entry_00();
+    fn syscall32_entry_00();
     fn sysenter_entry();
 }
 
 /// Bytes between the entry stubs of `trap.S`.
 const STUB_BYTES: u64 = 16;
+/// Bytes between the entries of two CPUs in `syscall.S`. The boot CPU's come last.
+const CPU_STUB_BYTES: u64 = 32;
 
 /// Fills the IDT.
 ///
@@ -143,19 +157,21 @@ pub(crate) unsafe fn fill_idt() {
     }
 }
 
-/// Loads the IDT and the SYSCALL and SYSENTER entries of this CPU. Without a stack for it there is no SYSENTER.
+/// Loads the IDT and the SYSCALL and SYSENTER entries of `cpu`. Without a stack for it there is no SYSENTER.
 ///
 /// # Safety
-/// After [`fill_idt`] and [`load_segments`].
-pub(crate) unsafe fn load_entries(sysenter_stack: Option<u64>) {
+/// On `cpu` itself, after [`fill_idt`] and [`load_segments`].
+pub(crate) unsafe fn load_entries(cpu: CpuId, sysenter_stack: Option<u64>) {
     // CF, TF, IF, DF, IOPL, NT, RF, AC are cleared by SYSCALL.
     const FMASK: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 16 | 1 << 18;
+    let entry_of =
+        |first: unsafe extern "C" fn()| first as *const () as u64 - CPU_STUB_BYTES * cpu.index() as u64;
     // SAFETY: the entries exist for the whole run; STAR names descriptors of our GDT page.
     unsafe {
         lidt(&cpu::table_register(IDT.0.get() as u64, (size_of::<Idt>() - 1) as u16));
         cpu::write_msr(msr::STAR, 0xe023 << 48 | u64::from(HYPERVISOR_CS) << 32);
-        cpu::write_msr(msr::LSTAR, syscall_entry as *const () as u64);
-        cpu::write_msr(msr::CSTAR, syscall32_entry as *const () as u64);
+        cpu::write_msr(msr::LSTAR, entry_of(syscall_entry_00));
+        cpu::write_msr(msr::CSTAR, entry_of(syscall32_entry_00));
         cpu::write_msr(msr::FMASK, FMASK);
         if let Some(stack) = sysenter_stack {
             cpu::write_msr(msr::SYSENTER_CS, u64::from(HYPERVISOR_CS));

@@ -8,7 +8,7 @@ use ring_abi::types::Maddr;
 
 use super::cpu::{self, cpuid, msr};
 use super::machine::Machine;
-use super::{apic, fpu, heap, paging, panic, serial, time};
+use super::{apic, fpu, heap, paging, panic, percpu, serial, time};
 
 /// How long a machine may take to go off or to start again, in ns.
 const POWER_NS: u64 = 1_000_000_000;
@@ -119,7 +119,8 @@ impl MachineFacts for Machine {
 
     fn machine_info(&self) -> MachineInfo {
         let (heap_used_bytes, heap_bytes) = heap::used_and_all();
-        MachineInfo { cpu_khz: time::params().tsc_khz, heap_used_bytes, heap_bytes, ..self.info }
+        let cpus = percpu::online().count();
+        MachineInfo { cpus, cpu_khz: time::params().tsc_khz, heap_used_bytes, heap_bytes, ..self.info }
     }
 }
 
@@ -127,5 +128,5 @@ impl MachineFacts for Machine {
 pub(crate) fn cpu_info() -> MachineInfo {
     let (one, extended, seven) = (cpuid(1, 0), cpuid(0x8000_0001, 0), cpuid(7, 0));
     let hw_cap = [one.edx, one.ecx, extended.edx, extended.ecx, 0, seven.ebx, seven.ecx, seven.edx];
-    MachineInfo { cpus: 1, hw_cap, ..MachineInfo::default() }
+    MachineInfo { hw_cap, ..MachineInfo::default() }
 }

@@ -8,7 +8,7 @@ use microhv::traps::{self, ENTRY_SYSCALL};
 use ring_abi::guest_context::CpuUserRegs;
 
 use super::machine::hypervisor;
-use super::percpu::{self, Local, boot_cpu_area};
+use super::percpu::{self, Local};
 use super::switch;
 
 unsafe extern "C" {
@@ -62,5 +62,5 @@ pub(crate) extern "C" fn leave_afresh() -> ! {
     }
     let exit = leave(local);
     // SAFETY: the frame is that of the vCPU that runs now; the stack is this CPU's.
-    unsafe { enter_guest(boot_cpu_area.stack_top(), exit.regs) }
+    unsafe { enter_guest(local.stack_top(), exit.regs) }
 }

@@ -7,10 +7,11 @@ use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use arrayvec::ArrayVec;
 use microhv::Hypervisor;
 use microhv::boot::acpi::Acpi;
 use microhv::domain::Current;
-use microhv::platform::{MachineInfo, Platform};
+use microhv::platform::{MAX_CPUS, MachineInfo, Platform};
 
 /// The hypervisor of this machine.
 pub(crate) type Hv = Hypervisor<Machine>;
@@ -22,6 +23,8 @@ pub(crate) type Cur<'a> = Current<'a, Machine>;
 pub(crate) struct Machine {
     /// ACPI's tables.
     pub(crate) acpi: &'static Acpi,
+    /// The CPUs' local APIC ids, by the CPUs' numbers.
+    pub(crate) apic_ids: ArrayVec<u32, MAX_CPUS>,
     /// The hypervisor's command line.
     pub(crate) command_line: &'static str,
     /// What the boot CPU is.

@@ -16,6 +16,7 @@
 //! | `switch.rs` | one vCPU's registers for another's, and idleness |
 //! | `macros.S`, `syscall.S`, `trap.S`, `leave.S` | the ways in and out, a file each |
 //! | `leave.rs`, `entry.rs` | what those call: decode, hand to the library, see what waits |
+//! | `trampoline.S`, `cpus.rs` | the other CPUs' start |
 //! | `boot.S`, `start.rs` | from the loader to the first guest |
 //!
 //! Each of the library's `platform` traits is implemented for `Machine` in its subject's file.
@@ -23,6 +24,7 @@
 
 mod apic;
 mod cpu;
+mod cpus;
 mod descriptors;
 mod devices;
 mod entry;
@@ -32,6 +34,7 @@ mod heap;
 mod leave;
 mod machine;
 mod memory;
+
 mod paging;
 mod panic;
 mod percpu;
@@ -45,7 +48,7 @@ use core::mem::offset_of;
 
 use ring_abi::guest_context::CpuUserRegs;
 
-core::arch::global_asm!(include_str!("boot.S"), options(att_syntax));
+core::arch::global_asm!(include_str!("boot.S"), include_str!("trampoline.S"), options(att_syntax));
 core::arch::global_asm!(
     include_str!("macros.S"),
     include_str!("memops.S"),
@@ -53,6 +56,7 @@ core::arch::global_asm!(
     include_str!("trap.S"),
     include_str!("leave.S"),
     local_scratch = const percpu::LOCAL_SCRATCH,
+    stack_to_regs_top = const percpu::STACK_TO_REGS_TOP,
     local_regs_top = const percpu::LOCAL_REGS_TOP,
     stack_before_regs = const switch::STACK_BEFORE_REGS,
     regs_rip = const offset_of!(CpuUserRegs, rip),

@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | 256 | 0xffff800000000000 | M2P, readable in ring 3 |
 //! | 260 | 0xffff820000000000 | descriptor windows, 128 KiB for each vCPU: 15 GDT pages, a hole, 16 LDT pages |
-//! | 261 | 0xffff82d080200000 | the image; device registers, uncached, 1 GiB above it |
+//! | 261 | 0xffff82d080200000 | the image; device registers, uncached, 1 GiB above it; the CPUs' areas, 512 MiB above those |
 //! | 262- | 0xffff830000000000 | all machine memory, 2 MiB pages, never executable |
 //!
 //! All guests share these tables: an L4 becomes ours by a copy of sixteen entries. The tables are global, and
@@ -18,7 +18,7 @@ use arrayvec::ArrayVec;
 use microhv::boot::memory_map::{MemoryMap, Range};
 use microhv::boot::mitigations::is_emulated;
 use microhv::frames::pte::{self, A, D, FRAME, G, NX, P, PCD, PSE, PWT, RW, US, index};
-use microhv::platform::{CpuSet, Paging};
+use microhv::platform::{CpuId, CpuSet, Paging};
 use microhv::sync::{Mutex, rank};
 use ring_abi::segment::HYPERVISOR_VIRT_START;
 use ring_abi::types::{GuestVa, Mfn};
@@ -26,7 +26,7 @@ use x86_64::registers::control::{Cr4, Cr4Flags};
 
 use super::cpu::{self, cpuid};
 use super::machine::Machine;
-use super::percpu::{boot_cpu_area, this_cpu};
+use super::percpu::{self, AREA_BYTES, GUARD_OFFSET, this_cpu};
 
 /// Entry of a table above L1.
 const TABLE: u64 = P | RW | A | D;
@@ -65,6 +65,7 @@ unsafe extern "C" {
     static __text_end: u8;
     static __rodata_end: u8;
     static __image_end: u8;
+    static boot_l4: u8;
 }
 
 /// Machine addresses of the image.
@@ -112,22 +113,62 @@ pub(crate) fn build(map: &mut MemoryMap) {
     }
     build_m2p(map, ram_end / PAGE);
     // These tables are allocated now and filled later, since each guest's L4 will point to them.
-    for (va, level) in [(WINDOWS, 2), (DEVICES, 1)] {
+    let areas = percpu::areas().step_by(LARGE_PAGE as usize).map(|va| (va, 1));
+    for (va, level) in [(WINDOWS, 2), (DEVICES, 1)].into_iter().chain(areas) {
         table_of(va, level, || Some(new_table(map) | TABLE));
+    }
+    map_area(CpuId::BOOT, machine_address(percpu::boot_area().as_ptr() as u64));
+}
+
+/// Maps the area of `cpu`, which is the memory from `maddr` on, but for its guard page.
+pub(crate) fn map_area(cpu: CpuId, maddr: u64) {
+    let start = percpu::area_address(cpu);
+    let Some(table) = table_of(start, 1, || None) else { return };
+    for offset in (0..AREA_BYTES as u64).step_by(PAGE as usize) {
+        let entry = if offset == GUARD_OFFSET as u64 { 0 } else { (maddr + offset) | DATA };
+        table[index(start + offset, 1)].store(entry, Ordering::Release);
+    }
+}
+
+/// The frames of the boot tables, which nothing uses any more once the final tables are loaded: the way of the other CPUs into
+/// the hypervisor's address space.
+pub(crate) struct StartTables([&'static [AtomicU64; 512]; 4]);
+
+impl StartTables {
+    /// Tables that hold the hypervisor's slots, and the page at `code` once more at its machine address, to be executed.
+    pub(crate) fn for_page(code: u64) -> Self {
+        let frames = [0, 1, 2, 3].map(|n| (&raw const boot_l4) as u64 - IMAGE + n * PAGE);
+        let tables = frames.map(table);
+        tables.iter().flat_map(|table| table.iter()).for_each(|entry| entry.store(0, Ordering::Relaxed));
+        let [l4, ..] = tables;
+        for slot in pte::HYPERVISOR_FIRST_SLOT..=pte::HYPERVISOR_LAST_SLOT {
+            l4[slot].store(table(hypervisor_l4())[slot].load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        let entries = [frames[1] | TABLE, frames[2] | TABLE, frames[3] | TABLE, code | P | A];
+        for ((table, entry), level) in tables.iter().zip(entries).zip([4, 3, 2, 1]) {
+            table[index(code, level)].store(entry, Ordering::Release);
+        }
+        Self(tables)
+    }
+
+    /// What CR3 is to be, below 4 GiB.
+    pub(crate) fn base(&self) -> u32 {
+        machine_address(self.0[0].as_ptr() as u64) as u32
     }
 }
 
 fn map_image(map: &mut MemoryMap) {
     let (start, end) = ((&raw const __image_start) as u64, (&raw const __image_end) as u64);
     let (text_end, rodata_end) = ((&raw const __text_end) as u64, (&raw const __rodata_end) as u64);
-    let guard = boot_cpu_area.guard.get() as u64;
+    // The boot CPU's area is used at its place in the row of areas.
+    let area = percpu::boot_area().as_ptr() as u64;
     for va in (start..end).step_by(PAGE as usize) {
         let flags = match va {
             _ if va < text_end => P | A | G,
             _ if va < rodata_end => P | A | G | NX,
             _ => DATA,
         };
-        let entry = if va == guard { 0 } else { (va - IMAGE) | flags };
+        let entry = if (area..area + AREA_BYTES as u64).contains(&va) { 0 } else { (va - IMAGE) | flags };
         map_page(map, va, 1, entry, TABLE);
     }
 }
@@ -149,7 +190,7 @@ fn build_m2p(map: &mut MemoryMap, frames: u64) {
 /// Loads the final tables; the boot tables' 1:1 map is gone then.
 ///
 /// # Safety
-/// After [`build`], on a stack of the image.
+/// After [`build`], on a stack of the image or of a CPU's area.
 pub(crate) unsafe fn load() {
     // QEMU's emulator drops global entries, too, at each load of CR3: such entries are of no use there, and without them
     // one load does what else takes three flushes of all that the emulator has translated.

@@ -74,14 +74,15 @@ pub(crate) fn print_registers(r: &CpuUserRegs) {
     report!("  vector {vector} error {error:#x} cr2 {cr2:016x} cr3 {cr3:016x}");
 }
 
-/// Prints return addresses from the frame pointer `rbp` on, as far as they lie in the image's data and text.
+/// Prints return addresses from the frame pointer `rbp` on, as far as they lie in the image's data and the CPUs' areas.
 pub(crate) fn print_backtrace(mut rbp: u64) {
-    let inside = |va: u64| (paging::IMAGE..paging::DEVICES).contains(&va) && va.is_multiple_of(8);
+    let is_ours = |va: u64| (paging::IMAGE..paging::DEVICES).contains(&va) || percpu::areas().contains(&va);
+    let inside = |va: u64| is_ours(va) && va.is_multiple_of(8);
     for n in 0..BACKTRACE_FRAMES {
         if !inside(rbp) || !inside(rbp + 8) {
             break;
         }
-        // SAFETY: both words lie in the image's range; a frame pointer that leads to an unmapped page of it faults,
+        // SAFETY: both words lie in the hypervisor's ranges; a frame pointer that leads to an unmapped page there faults,
         // which a second panic ends.
         let (next, ip) = unsafe { ((rbp as *const u64).read(), ((rbp + 8) as *const u64).read()) };
         report!("  #{n} {ip:#018x}");

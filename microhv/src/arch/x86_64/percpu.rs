@@ -1,27 +1,30 @@
 //! What each physical CPU has for itself: its stacks and, on top of the main one, its data.
 //!
 //! The area is 64 KiB and aligned to that, so that any stack pointer in it leads to the data: no segment register
-//! is needed, and the guest's GS base can stay loaded while the hypervisor runs.
+//! is needed, and the guest's GS base can stay loaded while the hypervisor runs. The areas lie in a row at `cpu_areas`, so
+//! the address says the CPU's number too.
 #![allow(unsafe_code)] // raw stacks, and data found through the stack pointer
 
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::{MaybeUninit, offset_of, size_of};
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use alloc::sync::Arc;
 
 use microhv::domain::Current;
 use microhv::domain::{Domain, Vcpu, VcpuRef};
-use microhv::platform::CpuId;
+use microhv::platform::{CpuId, CpuSet, MAX_CPUS};
 
 use x86_64::VirtAddr;
 use x86_64::structures::tss::TaskStateSegment;
 
-use super::machine::{self, Cur};
+use super::descriptors;
+use super::machine::{self, Cur, Hv};
 
 /// Size and alignment of a CPU's area.
-const AREA_BYTES: usize = 65536;
+pub(crate) const AREA_BYTES: usize = 65536;
 /// Bytes of each of the stacks for NMI, machine check, double fault and debug exceptions.
 const IST_BYTES: usize = 4096;
 /// The number of these stacks.
@@ -53,15 +56,12 @@ pub(crate) struct Local {
 }
 
 /// A CPU's area: four stacks for the interruptions that nothing masks, a guard page, the main stack, the data.
-///
-/// The linker script aligns the area to its size, not the type: an input section with so large an alignment would
-/// part the file's layout from memory's, which multiboot1's header needs equal.
 #[repr(C, align(4096))]
 pub(crate) struct Area {
     ist: UnsafeCell<[[u8; IST_BYTES]; IST_STACKS]>,
-    pub(crate) guard: UnsafeCell<[u8; 4096]>,
+    guard: UnsafeCell<[u8; 4096]>,
     stack: UnsafeCell<[u8; STACK_BYTES]>,
-    pub(crate) local: Local,
+    local: Local,
 }
 
 const _: () = assert!(size_of::<Area>() == AREA_BYTES);
@@ -70,47 +70,129 @@ const _: () = assert!(offset_of!(Area, local) % 16 == 0);
 
 /// Offset of [`Local`] in an area: also where the main stack begins.
 const LOCAL_OFFSET: usize = offset_of!(Area, local);
-/// Offsets that entry code uses.
+/// Where the guard page begins in an area.
+pub(crate) const GUARD_OFFSET: usize = offset_of!(Area, guard);
+/// Offsets that entry code uses: from the area's start, and from the top of the main stack.
 pub(crate) const LOCAL_REGS_TOP: usize = LOCAL_OFFSET + offset_of!(Local, regs_top);
+/// Likewise.
+pub(crate) const STACK_TO_REGS_TOP: usize = offset_of!(Local, regs_top);
 /// Likewise.
 pub(crate) const LOCAL_SCRATCH: usize = LOCAL_OFFSET + offset_of!(Local, scratch);
 
 // SAFETY: the cells are stacks, the TSS and the current vCPU, which only their own CPU uses; the rest are atomics.
 unsafe impl Sync for Area {}
 
-/// The boot CPU's area.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = ".bss.cpu_area")]
-pub(crate) static boot_cpu_area: Area = Area {
+/// The boot CPU's area: until the final tables are loaded, at its place in the image, and then only in its row.
+static BOOT_AREA: Area = Area {
     ist: UnsafeCell::new([[0; IST_BYTES]; IST_STACKS]),
     guard: UnsafeCell::new([0; 4096]),
     stack: UnsafeCell::new([0; STACK_BYTES]),
-    local: Local {
-        regs_top: AtomicU64::new(0),
-        scratch: AtomicU64::new(0),
-        pending: AtomicPtr::new(core::ptr::null_mut()),
-        vcpu: AtomicPtr::new(core::ptr::null_mut()),
-        current: UnsafeCell::new(None),
-        loaded: UnsafeCell::new(None),
-        poll_at: AtomicU64::new(0),
-        interrupt_waits: AtomicBool::new(false),
-        tss: UnsafeCell::new(MaybeUninit::zeroed()),
-    },
+    local: Local::new(),
 };
 
+unsafe extern "C" {
+    /// The first CPU's area: an address that the linker script gives.
+    static cpu_areas: [u8; AREA_BYTES * MAX_CPUS];
+    fn restart_stack(stack: u64, function: extern "C" fn() -> !) -> !;
+}
+
+/// Where all areas lie.
+pub(crate) fn areas() -> core::ops::Range<u64> {
+    let start = (&raw const cpu_areas) as u64;
+    start..start + (AREA_BYTES * MAX_CPUS) as u64
+}
+
+/// Where the area of `cpu` lies once the area is mapped.
+pub(crate) fn area_address(cpu: CpuId) -> u64 {
+    areas().start + (cpu.index() * AREA_BYTES) as u64
+}
+
+/// The area of the CPU that this runs on, at its place in the row.
+pub(crate) fn this_area() -> NonNull<Area> {
+    NonNull::new(area_address(this_cpu()) as *mut Area).unwrap_or(NonNull::dangling())
+}
+
+/// Where the boot CPU's area lies in the image.
+pub(crate) fn boot_area() -> NonNull<Area> {
+    NonNull::from(&BOOT_AREA)
+}
+
+/// The CPUs that are up, a bit each.
+static ONLINE: AtomicU64 = AtomicU64::new(0);
+
+/// The CPUs that are up.
+#[inline]
+pub(crate) fn online() -> CpuSet {
+    CpuSet::from_bits(ONLINE.load(Ordering::Acquire))
+}
+
+/// Takes `cpu`, which did not come up in time, out of the CPUs that are up.
+pub(crate) fn forget(cpu: CpuId) {
+    ONLINE.fetch_and(!CpuSet::only(cpu).bits(), Ordering::AcqRel);
+}
+
 impl Area {
-    /// Top of the main stack.
-    pub(crate) fn stack_top(&self) -> u64 {
-        (&raw const self.local) as u64
+    /// Makes the data of an area whose memory is zeros, for a CPU that is started next.
+    ///
+    /// # Safety
+    /// `area` is mapped, and nobody uses the area.
+    pub(crate) unsafe fn begin(area: NonNull<Self>) {
+        // SAFETY: the caller's duty.
+        unsafe { (&raw mut (*area.as_ptr()).local).write(Local::new()) };
     }
 
-    /// Top of stack `n` (0 NMI, 1 machine check, 2 double fault, 3 debug).
-    pub(crate) fn ist_top(&self, n: usize) -> u64 {
-        self.ist.get() as u64 + ((n + 1) * IST_BYTES) as u64
+    /// Top of the main stack.
+    pub(crate) fn stack_top(area: NonNull<Self>) -> u64 {
+        area.as_ptr() as u64 + LOCAL_OFFSET as u64
+    }
+
+    /// Loads the descriptor tables and entries of `cpu`, which this runs on and whose area this is.
+    ///
+    /// # Safety
+    /// At the CPU's start; the area is mapped, and stays.
+    pub(crate) unsafe fn load_tables(area: NonNull<Self>, cpu: CpuId) {
+        let stack = Self::stack_top(area);
+        // The stacks for NMI, machine check, double fault and debug exceptions begin the area.
+        let ist = [1, 2, 3, 4].map(|n| area.as_ptr() as u64 + (n * IST_BYTES) as u64);
+        let has_sysenter = super::cpu::cpuid(1, 0).edx & 1 << 11 != 0;
+        // SAFETY: the caller's duty; no reference to the TSS exists at the CPU's start.
+        unsafe {
+            let tss = (*area.as_ptr()).local.tss.get().cast();
+            descriptors::load_segments(cpu, tss, stack, ist);
+            descriptors::load_entries(cpu, has_sysenter.then_some(stack));
+        }
     }
 }
 
 impl Local {
+    const fn new() -> Self {
+        Self {
+            regs_top: AtomicU64::new(0),
+            scratch: AtomicU64::new(0),
+            pending: AtomicPtr::new(core::ptr::null_mut()),
+            vcpu: AtomicPtr::new(core::ptr::null_mut()),
+            current: UnsafeCell::new(None),
+            loaded: UnsafeCell::new(None),
+            poll_at: AtomicU64::new(0),
+            interrupt_waits: AtomicBool::new(false),
+            tss: UnsafeCell::new(MaybeUninit::zeroed()),
+        }
+    }
+
+    /// Makes this CPU, whose data these are, one of those that are up: it may have work from now on.
+    pub(crate) fn begin(&self, hv: &'static Hv) {
+        // The way out reads the scheduler's pending word each time.
+        let pending = hv.sched.pending(this_cpu());
+        self.pending.store(core::ptr::from_ref(pending).cast_mut(), Ordering::Relaxed);
+        ONLINE.fetch_or(CpuSet::only(this_cpu()).bits(), Ordering::AcqRel);
+    }
+
+    /// Top of this CPU's main stack, which ends where its data begin.
+    #[inline(always)]
+    pub(crate) fn stack_top(&self) -> u64 {
+        core::ptr::from_ref(self) as u64
+    }
+
     /// The vCPU that runs on this CPU.
     #[inline(always)]
     pub(crate) fn current(&self) -> Option<&VcpuRef> {
@@ -172,29 +254,35 @@ impl Local {
     }
 }
 
-/// The data of the CPU that this runs on. Only on a CPU's own stack, not on the boot stack.
 #[inline(always)]
-pub(crate) fn local() -> &'static Local {
+fn stack_pointer() -> usize {
     let stack: usize;
     // SAFETY: reading the stack pointer changes nothing.
     unsafe { asm!("mov {}, rsp", out(reg) stack, options(nomem, nostack, preserves_flags)) };
-    let area = stack & !(AREA_BYTES - 1);
+    stack
+}
+
+/// The data of the CPU that this runs on. Only on a CPU's own stack, not on the boot stack.
+#[inline(always)]
+pub(crate) fn local() -> &'static Local {
+    let area = stack_pointer() & !(AREA_BYTES - 1);
     // SAFETY: every stack that the hypervisor runs on after start-up lies in an aligned `Area`, which is never freed.
     unsafe { &*((area + LOCAL_OFFSET) as *const Local) }
 }
 
-/// This CPU.
+/// This CPU. The areas are aligned to their number, and so the stack pointer's bits say which area it is in.
 #[inline(always)]
 pub(crate) fn this_cpu() -> CpuId {
-    CpuId::BOOT
+    CpuId::new((stack_pointer() / AREA_BYTES % MAX_CPUS) as u32).unwrap_or(CpuId::BOOT)
 }
 
-unsafe extern "C" {
-    fn restart_stack(stack: u64, function: extern "C" fn() -> !) -> !;
+/// Goes on in `function` with an empty stack of `cpu`, which this runs on.
+pub(crate) fn begin_on_stack(cpu: CpuId, function: extern "C" fn() -> !) -> ! {
+    // SAFETY: nothing on the stack is used any more, since `function` does not return.
+    unsafe { restart_stack(area_address(cpu) + LOCAL_OFFSET as u64, function) }
 }
 
 /// Goes on in `function` with an empty stack of this CPU.
 pub(crate) fn on_empty_stack(function: extern "C" fn() -> !) -> ! {
-    // SAFETY: nothing on the stack is used any more, since `function` does not return.
-    unsafe { restart_stack(boot_cpu_area.stack_top(), function) }
+    begin_on_stack(this_cpu(), function)
 }

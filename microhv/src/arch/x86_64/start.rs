@@ -10,21 +10,21 @@ use microhv::boot::acpi::{self, Acpi};
 use microhv::boot::memory_map::{MemoryMap, Range};
 use microhv::boot::multiboot::{self, BootInformation, Physical};
 use microhv::boot::{Options, dom0};
-use microhv::emul::msr::PAT_VALUE;
 use microhv::frames::{FrameInfo, FrameTable};
-use microhv::platform::{Clock, MachineFacts};
+use microhv::platform::{Clock, CpuId, MachineFacts};
 use microhv::sync::{Mutex, Once, rank};
 use ring_abi::types::Mfn;
-use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 
 use super::machine::{self, Hv, Machine};
-use super::percpu::{self, boot_cpu_area};
-use super::{apic, cpu, descriptors, devices, fpu, heap, leave, paging, panic, serial, time};
+use super::percpu::{self, Area};
+use super::{apic, cpu, cpus, descriptors, devices, heap, leave, paging, panic, serial, time};
 
 /// End of what the boot tables map 1:1.
 const IDENTITY_END: u64 = 4 << 30;
-/// Below this: firmware's data, and later the start of other CPUs.
+/// Below this: firmware's data, and the page on which other CPUs start.
 const LOW_MEMORY: u64 = 1 << 20;
+/// A CPU that starts executes a page below this.
+const START_PAGE_END: u64 = 0xa_0000;
 
 /// Physical memory through the boot tables.
 struct Identity;
@@ -46,6 +46,8 @@ struct Found {
     memory: MemoryMap,
     line: &'static str,
     dom0_line: &'static str,
+    /// The page on which other CPUs start.
+    start_page: Option<u64>,
 }
 
 static FOUND: Once<Mutex<rank::Found, Found>> = Once::new();
@@ -61,21 +63,16 @@ extern "C" fn boot_main(magic: u32, info: u64) -> ! {
     log::info!("microhv {} build id {}", env!("CARGO_PKG_VERSION"), panic::Hex(panic::build_id()));
     // SAFETY: once, now.
     unsafe {
+        descriptors::fill_gdt();
         descriptors::fill_idt();
-        let stack = boot_cpu_area.stack_top();
-        let ist = [0, 1, 2, 3].map(|n| boot_cpu_area.ist_top(n));
-        descriptors::load_segments(&descriptors::GDT_PAGE, boot_cpu_area.local.tss.get().cast(), stack, ist);
-        let has_sysenter = cpu::cpuid(1, 0).edx & 1 << 11 != 0;
-        descriptors::load_entries(has_sysenter.then_some(stack));
-        // The first four entries of the PAT are those of power-on, and no mapping of ours uses the others.
-        cpu::write_msr(cpu::msr::PAT, PAT_VALUE);
+        Area::load_tables(percpu::boot_area(), CpuId::BOOT);
     }
     let found = FOUND.call_once(Mutex::default);
     look(magic, info, &mut found.lock());
     paging::build(&mut found.lock().memory);
     // SAFETY: the tables were built; the boot stack is in the image.
     unsafe { paging::load() };
-    percpu::on_empty_stack(on_own_stack)
+    percpu::begin_on_stack(CpuId::BOOT, on_own_stack)
 }
 
 /// A copy of the arguments in a command line of the loader's.
@@ -92,6 +89,7 @@ fn look(magic: u32, info: u64, found: &mut Found) {
     }
     let information = &found.information;
     found.memory.fill(information.memory.iter().copied());
+    found.start_page = found.memory.take(4096, 4096, START_PAGE_END);
     found.memory.reserve(Range { start: 0, end: LOW_MEMORY });
     found.memory.reserve(paging::image_range());
     for module in &information.modules {
@@ -112,24 +110,9 @@ fn read_acpi(found: &Found) {
     ACPI.call_once(|| acpi::read(&Identity, found.information.rsdp));
 }
 
-/// Turns on what guards the hypervisor and what guests expect of the CPU.
-fn protect() {
-    let has_smep = cpu::cpuid(7, 0).ebx & 1 << 7 != 0;
-    // SAFETY: ring 0 executes no page of a guest, and uses no breakpoint. Not SMAP: QEMU's emulator runs an IRET in
-    // ring 3, which guests use, with supervisor rights, so that such an IRET would fault.
-    unsafe {
-        Cr0::update(|cr0| cr0.insert(Cr0Flags::ALIGNMENT_MASK));
-        Cr4::update(|cr4| {
-            cr4.insert(Cr4Flags::DEBUGGING_EXTENSIONS | Cr4Flags::MACHINE_CHECK_EXCEPTION);
-            cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, has_smep);
-        });
-    }
-}
-
 /// Start-up with the final tables, on the CPU's own stack.
 extern "C" fn on_own_stack() -> ! {
-    protect();
-    fpu::init();
+    cpus::set_up();
     let found = FOUND.get().expect("set at boot");
     let acpi = ACPI.get().expect("read at boot");
     let command_line = found.lock().line;
@@ -141,10 +124,10 @@ extern "C" fn on_own_stack() -> ! {
     time::init(acpi);
     let hv = make_hypervisor(acpi, command_line, &options);
     heap::return_early(hv);
+    percpu::local().begin(hv);
+    let start_page = found.lock().start_page;
+    cpus::start_others(hv, start_page, options.max_cpus);
     describe(hv, &options);
-    // The way out reads the scheduler's pending word each time.
-    let pending = hv.sched.pending(percpu::this_cpu());
-    percpu::local().pending.store(core::ptr::from_ref(pending).cast_mut(), Ordering::Relaxed);
     let serial_line = hv.platform.acpi.isa(serial::ISA_IRQ);
     apic::route(serial_line, apic::SERIAL_VECTOR, apic::id());
     serial::enable_interrupts();
@@ -155,7 +138,9 @@ extern "C" fn on_own_stack() -> ! {
 #[inline(never)]
 fn make_hypervisor(acpi: &'static Acpi, command_line: &'static str, options: &Options) -> &'static Hv {
     let frames = frame_table();
-    let platform = Machine { acpi, command_line, info: devices::cpu_info(), no_reboot: options.no_reboot };
+    let apic_ids = apic::ids(acpi);
+    let info = devices::cpu_info();
+    let platform = Machine { acpi, apic_ids, command_line, info, no_reboot: options.no_reboot };
     // SAFETY: once, before guests and interrupts.
     let hv = unsafe { machine::install(Hv::new(platform, frames)) };
     hv.set_wall_clock(time::wall_ns(), time::now_ns());
@@ -190,11 +175,12 @@ fn frame_table() -> FrameTable {
 #[inline(never)]
 fn describe(hv: &Hv, options: &Options) {
     log::info!(
-        "{} MiB of RAM, {} MiB free, heap {} KiB, {} CPU(s) found, 1 used",
+        "{} MiB of RAM, {} MiB free, heap {} KiB, {} CPU(s) found, {} used",
         hv.frames.total_pages() / 256,
         hv.frames.free_pages() / 256,
         hv.platform.machine_info().heap_bytes / 1024,
         hv.platform.acpi.cpus.len(),
+        percpu::online().count(),
     );
     if hv.platform.acpi.power_off.is_empty() {
         log::warn!("ACPI tells no way to power off");

@@ -20,7 +20,7 @@ use x86_64::registers::debug::{DebugAddressRegister, Dr0, Dr1, Dr2, Dr3, Dr7};
 use super::cpu::{self, msr};
 use super::guest_access::{load_gs_selector, load_selectors};
 use super::machine::{Hv, Machine};
-use super::percpu::{Local, boot_cpu_area};
+use super::percpu::Local;
 use super::{fpu, paging, windows};
 
 /// How far before the frame the word lies that entry code takes for its stack pointer.
@@ -121,7 +121,7 @@ fn load(hv: &Hv, local: &'static Local, next: &VcpuRef) -> Result<(), [u16; 4]> 
     let regs = vcpu.regs_ptr();
     // SAFETY: the word before the frame is the frame's padding, there for this; only this CPU runs the vCPU.
     unsafe {
-        regs.cast::<u8>().sub(STACK_BEFORE_REGS).cast::<u64>().write(boot_cpu_area.stack_top());
+        regs.cast::<u8>().sub(STACK_BEFORE_REGS).cast::<u64>().write(local.stack_top());
         local.set_entry_stack(vcpu.entry_stack() as u64);
     }
     let ldt_entries = vcpu.cpu.lock().ldt_entries;

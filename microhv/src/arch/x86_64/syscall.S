@@ -1,24 +1,43 @@
-/* SYSCALL and SYSENTER from ring 3, on the one CPU that is used: the entries find its data by address.
+/* SYSCALL and SYSENTER from ring 3.
    In:  rcx = rip, r11 = rflags, everything else the guest's; rflags masked by FMASK.
    Does: stores the guest's registers straight into the running vCPU's frame (whose end is
    in LOCAL_REGS_TOP), then works on the CPU's own stack. The guest's GS base stays loaded:
-   the hypervisor never uses GS. */
+   the hypervisor never uses GS.
+   SYSCALL brings no stack, so each CPU has entries of its own, which name the CPU's area by its address. They lie
+   32 bytes apart, the highest CPU's first; the boot CPU's entry runs on into what is common to all. */
     .section .text.entry, "ax", @progbits
 
-/* The words that an interruption pushes, of a SYSCALL from code of selector `cs`. */
-    .macro push_syscall_frame cs
-    mov [rip + boot_cpu_area + {local_scratch}], rsp
-    mov rsp, [rip + boot_cpu_area + {local_regs_top}]
+/* One CPU's entry: the first words that an interruption pushes. */
+    .macro entry_of_cpu name, cpu, common
+    .balign 32
+    function \name
+    mov [rip + cpu_areas + \cpu * 0x10000 + {local_scratch}], rsp
+    mov rsp, [rip + cpu_areas + \cpu * 0x10000 + {local_regs_top}]
     push 0xe02b
-    push [rip + boot_cpu_area + {local_scratch}]
+    push [rip + cpu_areas + \cpu * 0x10000 + {local_scratch}]
+    .if \cpu
+    jmp \common
+    .endif
+    .endm
+
+    .macro entries_of_cpus name
+    .irp high, 3, 2, 1, 0
+    .irp low, f, e, d, c, b, a, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0
+    entry_of_cpu \name\()_\high\low, 0x\high\low, \name\()_common
+    .endr
+    .endr
+\name\()_common:
+    .endm
+
+/* The other words that an interruption pushes, of a SYSCALL from code of selector `cs`. */
+    .macro push_syscall_frame cs
     push r11
     push \cs
     push rcx
     push 0
     .endm
 
-    .balign 16
-    function syscall_entry
+    entries_of_cpus syscall_entry
     push_syscall_frame 0xe033
     push_registers
     mov rdi, rsp
@@ -39,16 +58,15 @@
     sysretq
 
 /* SYSCALL from 32-bit code. Same contract; the handler tells it by cs. */
-    .balign 16
-    function syscall32_entry
+    entries_of_cpus syscall32_entry
     push_syscall_frame 0xe023
     jmp guest_entry_common_syscall
 
 /* SYSENTER. The CPU keeps nothing of the caller's rip and rsp, and clears only IF of its flags: the caller's DF, NT and
-   AC must not be ours. */
+   AC must not be ours. In: rsp = top of the CPU's stack, where its data begin. */
     .balign 16
     function sysenter_entry
-    mov rsp, [rip + boot_cpu_area + {local_regs_top}]
+    mov rsp, [rsp + {stack_to_regs_top}]
     push 0xe02b
     push 0
     pushfq

@@ -52,16 +52,16 @@ vector_\high\low:
     je ist_common
     push rax
     push rdx
-    mov rax, [rip + boot_cpu_area + {local_regs_top}]
-    .irp word, 8, 16, 24, 32, 40, 48     /* ss, rsp, rflags, cs, rip, error code with vector */
+    mov rax, rsp
+    and rax, -0x10000                    /* this CPU's area */
+    mov rax, [rax + {local_regs_top}]
+    .irp word, 8, 16, 24, 32, 40, 48, 56, 64     /* ss, rsp, rflags, cs, rip, error code with vector, rax, rdx */
     mov rdx, [rsp + 64 - \word]
     mov [rax - \word], rdx
     .endr
-    sub rax, 48
-    mov [rip + boot_cpu_area + {local_scratch}], rax
+    lea rsp, [rax - 64]
     pop rdx
     pop rax
-    mov rsp, [rip + boot_cpu_area + {local_scratch}]
     jmp trap_common
 
 /* NMI, machine check, double fault: on stacks of their own, whatever was running. */

@@ -12,8 +12,9 @@ use microhv::sync::{Mutex, rank};
 use ring_abi::types::{Mfn, PAGE_SIZE};
 use x86_64::instructions::tables::{lgdt, sgdt};
 
-use super::descriptors::{GDT_LIMIT, GDT_OUR_OFFSET, GDT_PAGE, LDT_SELECTOR};
+use super::descriptors::{GDT_LIMIT, GDT_OUR_OFFSET, GDT_PAGE, ldt_selector};
 use super::machine::Machine;
+use super::percpu::this_cpu;
 use super::{cpu, paging};
 
 /// The page of a window's GDT that is ours; the pages before are the guest's.
@@ -30,8 +31,9 @@ pub(crate) fn load(window: &DescriptorWindow, ldt_entries: u16) {
             cpu::lldt(0);
         } else {
             let limit = u32::from(ldt_entries) * 8 - 1;
-            GDT_PAGE.set_system(LDT_SELECTOR, base + paging::WINDOW_LDT, limit, 0x82);
-            cpu::lldt(LDT_SELECTOR);
+            let selector = ldt_selector(this_cpu());
+            GDT_PAGE.set_system(selector, base + paging::WINDOW_LDT, limit, 0x82);
+            cpu::lldt(selector);
         }
     }
 }

@@ -23,7 +23,7 @@ fn timers_that_are_due_together_fire_in_pieces() {
         world.pass(1_000);
         world.hv.do_softirqs(CpuId::BOOT);
         assert_eq!(set(), left);
-        let next = world.hv.platform.timer.load(Ordering::Relaxed);
+        let next = world.hv.platform.timers[0].load(Ordering::Relaxed);
         assert_eq!(left > 0, next <= world.hv.platform.now_ns(), "the rest at once");
     }
 }

@@ -13,7 +13,7 @@ use super::info::{online_cpus, read_bitmap, write_bitmap};
 use crate::domain::{Callback, Current, PauseFlags, Vcpu};
 use crate::frames::pte::is_canonical;
 use crate::hypercall::{Answer, HypercallError};
-use crate::platform::Platform;
+use crate::platform::{CpuSet, Platform};
 
 /// Reads a vCPU's whole state, which is too large for the stack.
 ///
@@ -100,7 +100,7 @@ impl<P: Platform> Operation<'_, '_, P> {
             blocked: (vcpu.pause_flags.load(Ordering::Relaxed) & PauseFlags::BLOCKED != 0).into(),
             running: vcpu.running_on().is_some().into(),
             cpu_time: vcpu.time.lock().cpu_ns(self.cur.hv.platform.now_ns()),
-            cpu: vcpu.cpu_id.raw(),
+            cpu: vcpu.sched.cpu().raw(),
             ..wanted
         })
     }
@@ -113,7 +113,7 @@ impl<P: Platform> Operation<'_, '_, P> {
             if set {
                 let bits = read_bitmap(self.cur, &wanted.cpumap_hard)?;
                 HypercallError::Invalid.when(bits & online == 0)?;
-                vcpu.sched.affinity.store(bits, Ordering::Relaxed);
+                self.cur.hv.set_affinity(self.domain, vcpu, CpuSet::from_bits(bits));
             }
             let allowed = vcpu.sched.affinity.load(Ordering::Relaxed) & online;
             write_bitmap(self.cur, &wanted.cpumap_hard, allowed)?;

@@ -4,6 +4,7 @@ mod courtesy;
 mod fairness;
 mod latency;
 mod poll;
+mod several;
 mod timers;
 
 use alloc::sync::Arc;

@@ -65,7 +65,7 @@ fn a_singleshot_timer_wakes_a_blocked_vcpu() {
     assert_eq!(world.call(&guest, __HYPERVISOR_VCPU_OP, &[VCPUOP_SET_SINGLESHOT_TIMER.into(), 0, ARGS]), 0);
     assert_eq!(world.call(&guest, __HYPERVISOR_SCHED_OP, &[SCHEDOP_BLOCK.into()]), 0);
     assert!(world.settle().is_none());
-    assert_eq!(world.hv.platform.timer.load(Ordering::Relaxed), deadline);
+    assert_eq!(world.hv.platform.timers[0].load(Ordering::Relaxed), deadline);
     world.pass(5 * MS - 1);
     assert!(world.settle().is_none());
     world.pass(1);
@@ -93,7 +93,7 @@ fn a_deadline_put_off_leaves_the_cpus_timer_alone_and_is_kept() {
     let port = timer_port(&world, &guest);
     world.call(&guest, __HYPERVISOR_VCPU_OP, &[VCPUOP_STOP_PERIODIC_TIMER.into(), 0]);
     let now = world.hv.platform.now_ns();
-    let timer = || world.hv.platform.timer.load(Ordering::Relaxed);
+    let timer = || world.hv.platform.timers[0].load(Ordering::Relaxed);
     set_timer(&world, &guest, now + 10 * MS);
     assert_eq!(timer(), now + 10 * MS);
     set_timer(&world, &guest, now + 20 * MS);
@@ -127,7 +127,7 @@ fn the_cpus_timer_comes_for_whatever_is_due_first() {
         }
         world.settle();
         let now = world.hv.platform.now_ns();
-        let timer = world.hv.platform.timer.load(Ordering::Relaxed);
+        let timer = world.hv.platform.timers[0].load(Ordering::Relaxed);
         let kinds = [TimerKind::Periodic, TimerKind::Singleshot, TimerKind::Poll];
         let deadlines = guests
             .iter()

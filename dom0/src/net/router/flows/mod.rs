@@ -11,7 +11,7 @@
 mod types;
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
@@ -93,13 +93,15 @@ impl Share {
     }
 }
 
-/// All connections. The table takes its memory once.
+/// All connections. The table and its hashes take their memory once.
 pub struct Flows {
     entries: Box<[Option<Entry>]>,
     free: Vec<u32>,
     from_inside: HashTable<u32>,
     from_outside: HashTable<u32>,
     shares: BTreeMap<Owner, Share>,
+    /// The entries by the guests' addresses: a guest that gets an address must not make dom0 look at the whole table.
+    addresses: BTreeSet<(Ipv4Addr, u32)>,
     random: Random,
     /// Unknown to guests, so that no guest makes many flows with one hash.
     secret: [u64; 2],
@@ -119,6 +121,7 @@ impl Flows {
             from_inside: HashTable::with_capacity(MAX_FLOWS),
             from_outside: HashTable::with_capacity(MAX_FLOWS),
             shares: BTreeMap::new(),
+            addresses: BTreeSet::new(),
             random,
             secret,
             next_sweep_ns: 0,
@@ -230,9 +233,9 @@ impl Flows {
 
     /// Ends all connections of the guests' ends at these addresses: whoever has one of them next is not whom they are for.
     pub fn forget_addresses(&mut self, addresses: &[Ipv4Addr]) {
-        for at in 0..MAX_FLOWS as u32 {
-            if self.entry(at).is_some_and(|entry| addresses.contains(&entry.flow.inside.address)) {
-                self.remove(at);
+        for address in addresses {
+            while let Some((_, at)) = self.addresses.range((*address, 0)..=(*address, NONE)).next() {
+                self.remove(*at);
             }
         }
     }
@@ -350,6 +353,7 @@ impl Flows {
             newer: NONE,
         };
         self.entries[at as usize] = Some(entry);
+        self.addresses.insert((flow.inside.address, at));
         self.link(at, owner);
         let (secret, entries) = (self.secret, &self.entries);
         let rehash = |direction| {
@@ -366,6 +370,7 @@ impl Flows {
         let Some(entry) = self.entry(at) else { return };
         let keys =
             [hash(self.secret, &entry.key(Direction::Out)), hash(self.secret, &entry.key(Direction::In))];
+        self.addresses.remove(&(entry.flow.inside.address, at));
         self.unlink(at);
         for (table, hash) in [&mut self.from_inside, &mut self.from_outside].into_iter().zip(keys) {
             if let Ok(found) = table.find_entry(hash, |other| *other == at) {

@@ -97,7 +97,7 @@ fn entries_last_as_long_as_hosts_expect() {
     flows.inbound(6, protocol::TCP, far(80), flow.outside, RST).expect("there");
     lasts(&mut flows, flow, 6, BRIEF_NS);
     flows.sweep(6 + BRIEF_NS);
-    assert!(flows.is_empty() && flows.shares.is_empty());
+    assert!(flows.is_empty() && flows.shares.is_empty() && flows.addresses.is_empty());
 }
 
 #[test]
@@ -222,6 +222,21 @@ fn errors_find_what_they_are_about() {
 }
 
 #[test]
+fn an_address_that_goes_to_another_takes_its_connections_along() {
+    let mut flows = flows();
+    for (guest, port) in [(10, 1), (10, 2), (11, 1), (9, u16::MAX)] {
+        flows.outbound(0, A, (protocol::UDP, end(guest, port), far(53)), None, UPLINK).expect("new");
+    }
+    let outside = End { address: UPLINK, port: 8080 };
+    let flow = Flow { protocol: protocol::TCP, inside: end(10, 80), remote: far(50_000), outside };
+    flows.forward(0, 0, flow, SYN).expect("new");
+    flows.forget_addresses(&[end(10, 0).address, end(12, 0).address]);
+    let mut left: Vec<End> = flows.list(1).map(|(flow, ..)| flow.inside).collect();
+    left.sort_unstable();
+    assert_eq!(left, [end(9, u16::MAX), end(11, 1)]);
+}
+
+#[test]
 fn a_new_address_of_the_uplink_begins_all_anew() {
     let mut flows = flows();
     let packet = (protocol::UDP, end(10, 1), far(53));
@@ -273,7 +288,8 @@ proptest! {
             }
             let counted: u32 = flows.shares.values().map(|share| share.count).sum();
             prop_assert_eq!(counted as usize, flows.len());
-            prop_assert_eq!((flows.from_inside.len(), flows.from_outside.len()), (flows.len(), flows.len()));
+            let found = [flows.from_inside.len(), flows.from_outside.len(), flows.addresses.len()];
+            prop_assert_eq!(found, [flows.len(); 3]);
             for (owner, share) in &flows.shares {
                 let mut seen = 0;
                 for (list, lives) in share.lists.iter().zip([false, true]) {

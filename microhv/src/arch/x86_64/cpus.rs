@@ -1,0 +1,151 @@
+//! A CPU's set-up, and the start of the CPUs but the boot CPU: each gets an area, is started by INIT and two start-up
+//! interrupts, says that it is up, and waits for work. One starts at a time.
+#![allow(unsafe_code)] // other CPUs' stacks and first instructions
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use microhv::emul::msr::PAT_VALUE;
+use microhv::platform::{CpuId, MachineMemory};
+use ring_abi::types::Mfn;
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
+
+use super::machine::{Hv, hypervisor};
+use super::paging::{self, StartTables};
+use super::percpu::{self, AREA_BYTES, Area, this_cpu};
+use super::{apic, cpu, fpu, leave, time};
+
+/// How long a CPU may take until it says that it is up.
+const START_NS: u64 = 100_000_000;
+/// How long a CPU takes for an INIT.
+const INIT_NS: u64 = 10_000_000;
+/// How long after the first start-up interrupt the second comes, for a CPU that missed the first.
+const AGAIN_NS: u64 = 1_000_000;
+
+unsafe extern "C" {
+    static start_page: u8;
+    static start_page_end: u8;
+    static start_gdt_address: u8;
+    static start_target: u8;
+    static start_cr3: u8;
+}
+
+/// Top of the stack for the CPU that is being started; 0: for none.
+#[unsafe(no_mangle)]
+static start_stack: AtomicU64 = AtomicU64::new(0);
+
+/// Sets this CPU up, with the final tables and on its own stack: its descriptor tables and entries, what guards the
+/// hypervisor, and what guests expect of the CPU.
+pub(crate) fn set_up() {
+    // SAFETY: each CPU does this once, at its start. Of the PAT's entries the first four are those of power-on, and no
+    // mapping of ours uses the others.
+    unsafe {
+        Area::load_tables(percpu::this_area(), this_cpu());
+        cpu::write_msr(cpu::msr::PAT, PAT_VALUE);
+    }
+    let has_smep = cpu::cpuid(7, 0).ebx & 1 << 7 != 0;
+    // SAFETY: ring 0 executes no page of a guest, and uses no breakpoint. Not SMAP: QEMU's emulator runs an IRET in
+    // ring 3, which guests use, with supervisor rights, so that such an IRET would fault.
+    unsafe {
+        Cr0::update(|cr0| cr0.insert(Cr0Flags::ALIGNMENT_MASK));
+        Cr4::update(|cr4| {
+            cr4.insert(Cr4Flags::DEBUGGING_EXTENSIONS | Cr4Flags::MACHINE_CHECK_EXCEPTION);
+            cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, has_smep);
+        });
+    }
+    fpu::init();
+}
+
+/// Starts other CPUs on the page `page`, until `most` are up with the boot CPU. A CPU that does not come up is reported and
+/// left out.
+#[inline(never)]
+pub(crate) fn start_others(hv: &'static Hv, page: Option<u64>, most: u32) {
+    let others = hv.platform.apic_ids.len().min(most as usize) as u32;
+    if hv.platform.acpi.cpus_too_many != 0 {
+        log::warn!("{} CPUs more than can be used are left out", hv.platform.acpi.cpus_too_many);
+    }
+    if others <= 1 {
+        return;
+    }
+    let Some(page) = page else {
+        log::warn!("there is no page below 1 MiB for the start of other CPUs");
+        return;
+    };
+    let tables = StartTables::for_page(page);
+    write_start_page(hv, page, tables.base());
+    for cpu in (1..others).filter_map(CpuId::new) {
+        let apic_id = hv.platform.apic_ids[cpu.index()];
+        if let Err(why) = start_one(hv, cpu, apic_id, page) {
+            log::warn!("CPU {} (APIC id {apic_id}) {why}, and is left out", cpu.raw());
+        }
+    }
+}
+
+/// Copies the first instructions to `page`, with the addresses that they need.
+fn write_start_page(hv: &Hv, page: u64, base: u32) {
+    let (start, end) = (&raw const start_page, &raw const start_page_end);
+    // SAFETY: both symbols are of the image, one behind the other.
+    let code = unsafe { core::slice::from_raw_parts(start, end.offset_from_unsigned(start)) };
+    let to = Mfn::new(page / 4096).maddr();
+    hv.platform.write_bytes(to, code);
+    let place = |symbol: *const u8| (symbol as u64 - start as u64) as usize;
+    for symbol in [&raw const start_gdt_address, &raw const start_target] {
+        let at = place(symbol);
+        let offset = u32::from_le_bytes([code[at], code[at + 1], code[at + 2], code[at + 3]]);
+        hv.platform.write_bytes(to.add(at as u64), &(page as u32 + offset).to_le_bytes());
+    }
+    hv.platform.write_bytes(to.add(place(&raw const start_cr3) as u64), &base.to_le_bytes());
+}
+
+/// Waits until `is_over`, at most for `ns`; whether it was.
+fn wait_for(ns: u64, is_over: impl Fn() -> bool) -> bool {
+    let began = time::now_ns();
+    while !is_over() {
+        if time::now_ns().saturating_sub(began) > ns {
+            return is_over();
+        }
+        core::hint::spin_loop();
+    }
+    true
+}
+
+fn start_one(hv: &Hv, cpu: CpuId, apic_id: u32, page: u64) -> Result<(), &'static str> {
+    let apic_id = u8::try_from(apic_id).map_err(|_| "has an APIC id over 255")?;
+    let order = (AREA_BYTES / 4096).trailing_zeros() as u8;
+    let memory = hv.alloc_frames(order, 0).ok_or("gets no memory")?;
+    for n in 0..AREA_BYTES as u64 / 4096 {
+        hv.platform.zero_frame(memory.add(n));
+    }
+    paging::map_area(cpu, memory.maddr().raw());
+    let area = NonNull::new(percpu::area_address(cpu) as *mut Area).ok_or("has no place")?;
+    // SAFETY: the area was mapped just now, and the CPU does not run yet.
+    unsafe { Area::begin(area) };
+    start_stack.store(Area::stack_top(area), Ordering::Release);
+    let is_up = || percpu::online().contains(cpu);
+    apic::send_init(apic_id);
+    wait_for(INIT_NS, || false);
+    for limit in [AGAIN_NS, START_NS] {
+        apic::send_start(apic_id, page);
+        if wait_for(limit, is_up) {
+            return Ok(());
+        }
+    }
+    // The CPU must not come up later: INIT stops it wherever it is.
+    apic::send_init(apic_id);
+    wait_for(INIT_NS, || false);
+    start_stack.store(0, Ordering::Release);
+    percpu::forget(cpu);
+    Err("did not come up within 100 ms")
+}
+
+/// The first Rust code of another CPU, on its own stack, with the tables of the start.
+#[unsafe(no_mangle)]
+extern "C" fn other_main() -> ! {
+    // SAFETY: the stack is in this CPU's area, which the final tables map.
+    unsafe { paging::load() };
+    set_up();
+    apic::init_local();
+    apic::enable_timer();
+    percpu::local().begin(hypervisor());
+    percpu::on_empty_stack(leave::leave_afresh)
+}

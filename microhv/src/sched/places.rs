@@ -1,0 +1,264 @@
+//! Several CPUs: for which CPU a vCPU waits, and what CPUs take over from each other.
+//!
+//! Run times of different CPUs are compared in a common scale. A busy CPU takes over a vCPU that lags behind all that the CPU has
+//! itself, so shares hold over all CPUs. A queue that lags far behind another that cannot relieve it is moved up in the common
+//! scale: what its vCPUs missed is due to affinity, or there are no more vCPUs than CPUs, and it is not made up for later.
+//!
+//! Two orders of stores and loads matter. A CPU first says that it is idle, or that its slice has no end, then looks what waits
+//! elsewhere. A CPU that lets a vCPU wait first publishes that, then looks which CPU is idle or has no slice. So one sees the other.
+
+use alloc::sync::Arc;
+use core::sync::atomic::{Ordering, fence};
+
+use super::runqueue::{RunQueue, Wake};
+use super::{NO_SLICE, Scheduler, TIME_SLICE_NS, is_runnable};
+use crate::Hypervisor;
+use crate::domain::{Domain, Vcpu, VcpuRef};
+use crate::platform::{CpuId, CpuSet, MAX_CPUS, Platform, SOFTIRQ_SCHEDULE};
+use crate::sync::{MutexGuard, lock_pair};
+
+/// By how much run time a vCPU must lag behind all that a busy CPU has before the CPU takes the vCPU over. vCPUs that only take
+/// turns, on different CPUs, are apart by as much as a slice.
+const MOVE_LAG_NS: u64 = TIME_SLICE_NS;
+/// How far a queue stays behind another that cannot relieve it.
+const MOST_BEHIND_NS: u64 = 10 * TIME_SLICE_NS;
+
+type Guard<'a> = MutexGuard<'a, RunQueue>;
+
+fn both(a: CpuSet, b: CpuSet) -> CpuSet {
+    CpuSet::from_bits(a.bits() & b.bits())
+}
+
+/// The first of `cpus` behind `cpu`, and round.
+fn next_of(cpus: CpuSet, cpu: CpuId) -> Option<CpuId> {
+    let turned = cpus.bits().rotate_right(cpu.raw());
+    (turned != 0).then(|| (turned.trailing_zeros() + cpu.raw()) % MAX_CPUS as u32).and_then(CpuId::new)
+}
+
+impl Scheduler {
+    /// The CPUs whose queues have room for all vCPUs.
+    pub(crate) fn known(&self) -> impl Iterator<Item = CpuId> + use<> {
+        CpuSet::from_bits(self.known.load(Ordering::SeqCst)).iter()
+    }
+
+    /// Locks the queues of two CPUs; the second is missing when both are one.
+    fn lock_two(&self, a: CpuId, b: CpuId) -> (Guard<'_>, Option<Guard<'_>>) {
+        let lock = |cpu: CpuId| (cpu.raw() as u16, &self.cpus[cpu.index()].queue);
+        lock_pair(lock(a), lock(b))
+    }
+
+    /// Tells others what waits in a queue that changed. The CPUs on which nothing waited before that may run there.
+    fn publish(&self, cpu: CpuId, queue: &RunQueue) -> CpuSet {
+        let shown = &self.cpus[cpu.index()].shown;
+        let (least, wanted) = queue.offer().unwrap_or((u64::MAX, CpuSet::default()));
+        let before = shown.wanted.load(Ordering::Relaxed);
+        shown.floor.store(queue.floor(), Ordering::Relaxed);
+        shown.least.store(least, Ordering::Relaxed);
+        shown.wanted.store(wanted.bits(), Ordering::Relaxed);
+        CpuSet::from_bits(wanted.bits() & !before)
+    }
+
+    /// Of `cpus`, those where something waits that may run on `cpu`.
+    fn offering(&self, cpus: CpuSet, cpu: CpuId) -> impl Iterator<Item = CpuId> {
+        let wants = move |other: &CpuId| {
+            let wanted = self.cpus[other.index()].shown.wanted.load(Ordering::Relaxed);
+            CpuSet::from_bits(wanted).contains(cpu)
+        };
+        cpus.without(cpu).iter().filter(wants)
+    }
+
+    /// Of `cpus`, the CPU where something waits with the least run time in the common scale, below `below`, that may run on
+    /// `cpu`.
+    fn furthest_behind(&self, cpus: CpuSet, cpu: CpuId, below: u64) -> Option<CpuId> {
+        let least = |other: CpuId| (self.cpus[other.index()].shown.least.load(Ordering::Relaxed), other);
+        let (least, other) = self.offering(cpus, cpu).map(least).min()?;
+        (least < below).then_some(other)
+    }
+
+    /// The CPU for which a vCPU that wakes waits. If that was idle, it counts as busy from now on, and the caller lets it look.
+    fn choose(&self, vcpu: &Vcpu, last: CpuId, pool: CpuSet) -> CpuId {
+        if vcpu.running_on().is_some() || vcpu.sched.queued.load(Ordering::Relaxed) {
+            return last;
+        }
+        let allowed = vcpu.sched.allowed(pool);
+        let mut idle = both(allowed, CpuSet::from_bits(self.idle.load(Ordering::SeqCst)));
+        while let Some(cpu) = next_of(idle, last) {
+            let bit = CpuSet::only(cpu);
+            if self.idle.fetch_and(!bit.bits(), Ordering::SeqCst) & bit.bits() != 0 {
+                return cpu;
+            }
+            idle = idle.without(cpu);
+        }
+        next_of(allowed, last).unwrap_or(last)
+    }
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Lets `cpu` run vCPUs. `false`: there is no memory for its queues.
+    #[must_use]
+    pub fn add_cpu(&self, cpu: CpuId) -> bool {
+        let bit = CpuSet::only(cpu).bits();
+        // First the mark, then the count of vCPUs: a vCPU that is made meanwhile makes its own room.
+        self.sched.known.fetch_or(bit, Ordering::SeqCst);
+        if !self.make_room_on(cpu, self.time.vcpus()) {
+            self.sched.known.fetch_and(!bit, Ordering::SeqCst);
+            return false;
+        }
+        self.set_online(CpuSet::from_bits(self.sched.online.fetch_or(bit, Ordering::SeqCst) | bit));
+        true
+    }
+
+    /// Makes `online` the CPUs among which vCPUs move, and lets each look what there is to do now.
+    fn set_online(&self, online: CpuSet) {
+        for cpu in self.sched.known() {
+            self.sched.cpus[cpu.index()].queue.lock().set_pool(online);
+            self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
+        }
+    }
+
+    /// Lets one idle CPU look that may run what waits for `cpu`, and those of `news` that have no slices.
+    pub(super) fn call(&self, cpu: CpuId, news: CpuSet) {
+        fence(Ordering::SeqCst);
+        let wanted = CpuSet::from_bits(self.sched.cpus[cpu.index()].shown.wanted.load(Ordering::Relaxed));
+        let idle = CpuSet::from_bits(self.sched.idle.load(Ordering::Relaxed));
+        let rests = |other: &CpuId| {
+            let slice_end = self.sched.cpus[other.index()].slice_end.load(Ordering::Relaxed);
+            slice_end == NO_SLICE && !idle.contains(*other)
+        };
+        let one_idle = next_of(both(wanted, idle).without(cpu), cpu);
+        for other in news.without(cpu).iter().filter(rests).chain(one_idle) {
+            self.raise_softirq(other, SOFTIRQ_SCHEDULE);
+        }
+    }
+
+    /// Lets a vCPU that may run wait for a CPU, where there are several.
+    #[cold]
+    pub(super) fn place(&self, waking: &VcpuRef, now: u64) {
+        let vcpu = waking.vcpu();
+        loop {
+            let last = vcpu.sched.cpu();
+            let pool = self.sched.cpus[last.index()].queue.lock().pool();
+            let to = self.sched.choose(vcpu, last, pool);
+            let (mut from, mut other) = self.sched.lock_two(last, to);
+            let stays = from.has(waking) || vcpu.running_on().is_some();
+            let may = stays || vcpu.sched.allowed(pool).contains(to);
+            if vcpu.sched.cpu() != last || stays && other.is_some() || !may {
+                drop((from, other));
+                self.raise_softirq(to, SOFTIRQ_SCHEDULE); // the CPU may have nothing to do after all
+                continue;
+            }
+            if let Some(other) = &mut other {
+                from.account(now);
+                other.account(now);
+                other.adopt(&vcpu.sched, &from);
+            }
+            let mut queue = other.unwrap_or(from);
+            let wake = queue.add(waking.clone(), now);
+            let news = (wake != Wake::Now).then(|| self.sched.publish(to, &queue));
+            self.follow(to, queue, wake, now);
+            if let Some(news) = news {
+                self.call(to, news);
+            }
+            return;
+        }
+    }
+
+    /// Takes over what waits for another CPU, if this CPU is idle or, at the end of a slice, far ahead. The queue is this CPU's.
+    #[cold]
+    pub(super) fn take_over<'a>(&'a self, cpu: CpuId, mut queue: Guard<'a>, now: u64) -> Guard<'a> {
+        queue.account(now);
+        let least = queue.least();
+        if least.is_none() {
+            self.sched.idle.fetch_or(CpuSet::only(cpu).bits(), Ordering::SeqCst);
+        } else if now < self.sched.cpus[cpu.index()].slice_end.load(Ordering::Relaxed) {
+            return queue;
+        }
+        let below = least.map_or(u64::MAX, |least| least.saturating_sub(MOVE_LAG_NS));
+        let mut others = queue.pool();
+        while let Some(other) = self.sched.furthest_behind(others, cpu, below) {
+            drop(queue);
+            let (own, theirs) = self.sched.lock_two(cpu, other);
+            queue = own;
+            let Some(mut theirs) = theirs else { break };
+            theirs.account(now);
+            let taken = theirs.give(cpu, below);
+            let is_taken = taken.is_some();
+            if let Some(vcpu) = taken {
+                queue.take(vcpu, &theirs);
+            }
+            self.sched.publish(other, &theirs);
+            if is_taken {
+                return queue;
+            }
+            others = others.without(other);
+        }
+        let (_, wanted) = queue.offer().unwrap_or_default();
+        let cannot_relieve = |other: &CpuId| !wanted.contains(*other);
+        let floor = |other: CpuId| self.sched.cpus[other.index()].shown.floor.load(Ordering::Relaxed);
+        if let Some(floor) = self.sched.offering(queue.pool(), cpu).filter(cannot_relieve).map(floor).max() {
+            queue.catch_up(floor.saturating_sub(MOST_BEHIND_NS));
+        }
+        queue
+    }
+
+    /// Tells others what a CPU has decided, whose queue this is. The CPUs on which something may run now for the first time.
+    #[cold]
+    pub(super) fn settle(&self, cpu: CpuId, queue: &RunQueue, now: u64) -> CpuSet {
+        let news = self.sched.publish(cpu, queue);
+        let bit = CpuSet::only(cpu).bits();
+        if queue.current().is_none() {
+            if self.sched.idle.fetch_or(bit, Ordering::SeqCst) & bit == 0 {
+                // This CPU has not looked elsewhere since others know that it is idle.
+                self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
+            }
+            return news;
+        }
+        self.sched.idle.fetch_and(!bit, Ordering::SeqCst);
+        let slice_end = &self.sched.cpus[cpu.index()].slice_end;
+        if slice_end.load(Ordering::SeqCst) == NO_SLICE
+            && self.sched.offering(queue.pool(), cpu).next().is_some()
+        {
+            slice_end.store(now + TIME_SLICE_NS, Ordering::Relaxed);
+            self.wake_by(cpu, now + TIME_SLICE_NS);
+        }
+        news
+    }
+
+    /// A CPU has gone over from one vCPU to another, where there are several CPUs.
+    #[cold]
+    pub(super) fn changed(&self, cpu: CpuId, news: CpuSet, from: Option<&VcpuRef>, to: Option<&VcpuRef>) {
+        fence(Ordering::SeqCst);
+        let pool = self.sched.cpus[cpu.index()].queue.lock().pool();
+        let goes_on = |next: &VcpuRef| {
+            is_runnable(next.domain(), next.vcpu()) && next.sched.allowed(pool).contains(cpu)
+        };
+        // A CPU that stopped the new vCPU meanwhile has not seen the vCPU run.
+        if !to.is_none_or(goes_on) {
+            self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
+        }
+        // The old vCPU may go on, but not on this CPU.
+        if let Some(from) = from.filter(|from| !from.sched.queued.load(Ordering::Relaxed)) {
+            self.make_runnable(from.domain(), from.vcpu());
+        }
+        self.call(cpu, news);
+    }
+
+    /// Lets a vCPU run on these CPUs alone.
+    pub(crate) fn set_affinity(&self, domain: &Arc<Domain>, vcpu: &Vcpu, cpus: CpuSet) {
+        vcpu.sched.affinity.store(cpus.bits(), Ordering::SeqCst);
+        let Some(this) = VcpuRef::new(domain, vcpu.id.raw()) else { return };
+        loop {
+            let cpu = vcpu.sched.cpu();
+            let mut queue = self.sched.cpus[cpu.index()].queue.lock();
+            if vcpu.sched.cpu() != cpu {
+                continue;
+            }
+            if vcpu.sched.queued.load(Ordering::Relaxed) {
+                queue.remove(&this);
+            }
+            break;
+        }
+        self.stop(vcpu);
+        self.make_runnable(domain, vcpu);
+    }
+}

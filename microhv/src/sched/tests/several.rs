@@ -1,0 +1,335 @@
+//! Several CPUs: shares hold over all, none idles while a vCPU waits, and moves lose nothing.
+
+use alloc::collections::BTreeSet;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use ring_abi::evtchn::VIRQ_TIMER;
+
+use super::*;
+use crate::domain::PauseFlags;
+use crate::testing::World;
+use crate::time::state::TimerKind;
+
+/// A machine of several CPUs whose dom0 sleeps.
+struct Several {
+    world: World,
+    cpus: Vec<CpuId>,
+}
+
+impl Several {
+    fn new(cpus: u32) -> Self {
+        let world = quiet();
+        let cpus: Vec<_> = (0..cpus).filter_map(CpuId::new).collect();
+        for cpu in &cpus[1..] {
+            world.hv.platform.on_cpu(cpu.index());
+            assert!(world.hv.add_cpu(*cpu));
+        }
+        let several = Self { world, cpus };
+        several.turn();
+        several
+    }
+
+    /// A domain that never sleeps, of so many vCPUs with this weight.
+    fn hog(&self, vcpus: u32, weight: u32) -> Arc<Domain> {
+        let domain = self.world.guest(vcpus);
+        domain.vcpus.iter().for_each(|vcpu| vcpu.sched.weight.store(weight, Ordering::Relaxed));
+        domain
+    }
+
+    /// Lets each CPU do what waits there, in turns, until nothing waits, and looks whether all is as it should be.
+    fn turn(&self) {
+        while let Some(cpu) = self.cpus.iter().find(|cpu| self.pending(**cpu)) {
+            self.world.settle_on(*cpu);
+        }
+        self.check();
+    }
+
+    fn pending(&self, cpu: CpuId) -> bool {
+        self.world.hv.sched.pending(cpu).load(Ordering::Relaxed) != 0
+    }
+
+    /// Lets time pass until `end`, from one interrupt to the next.
+    fn run_until(&self, end: u64) {
+        loop {
+            self.turn();
+            let timers = &self.world.hv.platform.timers;
+            let next = timers.iter().map(|timer| timer.load(Ordering::Relaxed)).min().expect("CPUs").min(end);
+            let now = self.now();
+            self.world.pass(next.saturating_sub(now));
+            if next == end {
+                return self.turn();
+            }
+        }
+    }
+
+    fn run(&self, ns: u64) {
+        self.run_until(self.now() + ns);
+    }
+
+    fn now(&self) -> u64 {
+        self.world.hv.platform.now_ns()
+    }
+
+    /// ns that each vCPU of `domains` ran.
+    fn ran(&self, domains: &[Arc<Domain>]) -> Vec<u64> {
+        let vcpus = domains.iter().flat_map(|domain| &domain.vcpus);
+        vcpus.map(|vcpu| vcpu.time.lock().cpu_ns(self.now())).collect()
+    }
+
+    /// What must hold whenever each CPU has done what waits there.
+    fn check(&self) {
+        let (mut seen, mut idle, mut waiting) = (BTreeSet::new(), Vec::new(), Vec::new());
+        for cpu in &self.cpus {
+            let mut runs_here = false;
+            self.world.hv.sched.describe(*cpu, |vcpu, _, runs| {
+                let can_run = is_runnable(vcpu.domain(), vcpu);
+                assert!(!runs || can_run, "{vcpu:?} runs and should not");
+                assert_eq!(vcpu.running_on(), runs.then_some(*cpu), "{vcpu:?}");
+                if can_run {
+                    assert!(seen.insert((vcpu.domain_id, vcpu.id)), "{vcpu:?} is in two places");
+                    assert_eq!(vcpu.sched.cpu(), *cpu);
+                    let may = vcpu.sched.affinity.load(Ordering::Relaxed);
+                    assert!(may >> cpu.index() & 1 == 1, "{vcpu:?} on {cpu:?}, may {may:#x}");
+                    if !runs {
+                        waiting.push((vcpu.clone(), may));
+                    }
+                }
+                runs_here |= runs;
+            });
+            if !runs_here {
+                idle.push(*cpu);
+            }
+        }
+        for domain in self.world.hv.domains.snapshot() {
+            for vcpu in domain.vcpus.iter().filter(|vcpu| is_runnable(&domain, vcpu)) {
+                assert!(seen.contains(&(domain.id, vcpu.id)), "{vcpu:?} is lost");
+            }
+        }
+        let known_idle = CpuSet::from_bits(self.world.hv.sched.idle.load(Ordering::Relaxed));
+        if self.cpus.len() > 1 {
+            assert!(
+                known_idle.iter().eq(idle.iter().copied()),
+                "{known_idle:?} are known to be idle of {idle:?}"
+            );
+        }
+        for cpu in idle {
+            let could = waiting.iter().find(|(_, may)| may >> cpu.index() & 1 == 1);
+            assert!(could.is_none(), "{cpu:?} idles, and {could:?} waits");
+        }
+    }
+}
+
+/// What each vCPU should get of so many CPUs, by weight; none can have more than a whole one.
+fn ideal(weights: &[u32], cpus: usize) -> Vec<f64> {
+    let mut shares = vec![0.0; weights.len()];
+    let mut order: Vec<_> = (0..weights.len()).collect();
+    order.sort_by_key(|n| core::cmp::Reverse(weights[*n]));
+    let (mut left, mut weight) = (cpus as f64, weights.iter().sum::<u32>() as f64);
+    for n in order {
+        shares[n] = (left * f64::from(weights[n]) / weight).min(1.0);
+        left -= shares[n];
+        weight -= f64::from(weights[n]);
+    }
+    shares
+}
+
+/// Each vCPU gets its share of the time that passes within 2 %.
+fn shares_hold(several: &Several, hogs: &[Arc<Domain>], seconds: u64) {
+    several.run(200 * MS);
+    let before = several.ran(hogs);
+    several.run(seconds * 1000 * MS);
+    let vcpus = || hogs.iter().flat_map(|domain| &domain.vcpus);
+    let weights: Vec<_> = vcpus().map(|vcpu| vcpu.sched.weight.load(Ordering::Relaxed)).collect();
+    let shares = ideal(&weights, several.cpus.len());
+    for (n, (after, before)) in several.ran(hogs).into_iter().zip(before).enumerate() {
+        let share = (after - before) as f64 / (seconds * 1000 * MS) as f64;
+        let ratio = share / shares[n];
+        assert!((0.98..=1.02).contains(&ratio), "{n}: {share:.4} of {:.4}, weights {weights:?}", shares[n]);
+    }
+}
+
+#[test]
+fn weights_hold_over_all_cpus() {
+    for cpus in 1..=4 {
+        for vcpus in 1..=4 {
+            let several = Several::new(cpus);
+            let hogs: Vec<_> = [1, 2, 4].map(|n| several.hog(vcpus, 256 * n)).into();
+            shares_hold(&several, &hogs, 40);
+        }
+    }
+}
+
+#[test]
+fn a_vcpu_that_wakes_takes_an_idle_cpu_and_goes_back_to_its_own() {
+    let several = Several::new(3);
+    let busy = several.hog(1, 256);
+    let sleeper = several.hog(1, 256);
+    several.turn();
+    let cpu = |domain: &Domain| domain.vcpus[0].sched.cpu();
+    assert_ne!(cpu(&busy), cpu(&sleeper));
+    let own = cpu(&sleeper);
+    for _ in 0..10 {
+        several.world.sleep(&sleeper);
+        several.run(MS);
+        several.world.wake(&sleeper);
+        several.turn();
+        assert_eq!(cpu(&sleeper), own, "the CPU is idle");
+    }
+    // The sleeper's own CPU is busy, but another is idle.
+    several.world.sleep(&sleeper);
+    several.turn();
+    let pinned = several.hog(1, 256);
+    several.world.hv.set_affinity(&pinned, &pinned.vcpus[0], CpuSet::only(own));
+    several.turn();
+    assert_eq!(cpu(&pinned), own);
+    several.run(20 * MS);
+    several.world.wake(&sleeper);
+    several.turn();
+    assert_ne!(cpu(&sleeper), own, "nobody is disturbed");
+    assert_eq!(several.world.hv.sched.idle.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn timers_move_with_their_vcpu() {
+    let several = Several::new(2);
+    let guest = several.hog(1, 256);
+    let vcpu = &guest.vcpus[0];
+    let port = several.world.hv.bind_virq(&guest, VIRQ_TIMER, 0, |_| Ok(())).expect("bound");
+    for _ in 0..4 {
+        let cpu = vcpu.sched.cpu();
+        let other = several.cpus.iter().find(|other| **other != cpu).expect("two CPUs");
+        let deadline = several.now() + 5 * MS;
+        several.world.hv.arm_timer(vcpu, TimerKind::Singleshot, Some(deadline));
+        several.turn();
+        several.world.hv.set_affinity(&guest, vcpu, CpuSet::only(*other));
+        several.turn();
+        assert_eq!(vcpu.sched.cpu(), *other);
+        let timer = several.world.hv.platform.timers[other.index()].load(Ordering::Relaxed);
+        assert!(timer <= deadline, "its new CPU's timer comes in time");
+        assert_eq!(several.world.hv.time.deadline(vcpu, TimerKind::Singleshot), Some(deadline));
+        clear_pending(&guest);
+        several.world.pass(5 * MS);
+        several.world.settle_on(*other); // the old CPU does nothing
+        assert!(guest.events.is_pending(port));
+        several.turn();
+    }
+    let made = several.world.hv.time.vcpus();
+    assert!(several.world.hv.time.remove_timers(vcpu));
+    assert_eq!(several.world.hv.time.vcpus(), made - 1);
+}
+
+#[test]
+fn each_cpu_has_room_for_all_vcpus() {
+    let several = Several::new(2);
+    let guests: Vec<_> = (0..3).map(|_| several.hog(100, 256)).collect();
+    let late = CpuId::new(2).expect("few CPUs");
+    assert!(several.world.hv.add_cpu(late));
+    let vcpus = several.world.hv.time.vcpus();
+    assert_eq!(vcpus, 1 + guests.iter().map(|guest| guest.vcpus.len()).sum::<usize>());
+    for cpu in [CpuId::BOOT, several.cpus[1], late] {
+        assert!(several.world.hv.sched.make_room(cpu, vcpus, |_| false), "{cpu:?}");
+        assert!(several.world.hv.time.make_room(cpu, vcpus, |_| false), "{cpu:?}");
+    }
+    several.world.hv.platform.heap_has_room.store(false, Ordering::Relaxed);
+    assert!(!several.world.hv.add_cpu(CpuId::new(3).expect("few CPUs")), "no room, no CPU");
+}
+
+/// How long a domain that sleeps for 3 to 40 ms and then runs for 100 us waits for a CPU beside hogs: sorted, in ns.
+fn waits_beside(hogs: u32, cpus: u32, rounds: usize) -> Vec<u64> {
+    let several = Several::new(cpus);
+    let sleeper = several.hog(1, 256);
+    let _hogs: Vec<_> = (0..hogs).map(|_| several.hog(1, 256)).collect();
+    several.world.sleep(&sleeper);
+    several.run(500 * MS);
+    let (mut waits, mut random) = (Vec::new(), 1u64);
+    let vcpu = &sleeper.vcpus[0];
+    for _ in 0..rounds {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        several.run(3 * MS + (random >> 33) % (37 * MS));
+        let waiting = |vcpu: &Vcpu| vcpu.time.lock().spent_ns[Runstate::Runnable as usize];
+        let before = waiting(vcpu);
+        several.world.wake(&sleeper);
+        several.turn();
+        while vcpu.running_on().is_none() {
+            several.run(MS / 20);
+        }
+        waits.push(waiting(vcpu) - before);
+        several.run(MS / 10);
+        several.world.sleep(&sleeper);
+    }
+    waits.sort_unstable();
+    waits
+}
+
+#[test]
+fn a_sleeper_beside_four_hogs_waits_for_a_millisecond_at_most() {
+    for cpus in [1, 2, 4] {
+        let waits = waits_beside(4, cpus, 1000);
+        let (median, late) = (waits[500], waits[990]);
+        assert!(
+            late <= MS,
+            "{cpus} CPUs: median {median}, of 100 one waits {late} ns, the last {:?}",
+            waits.last()
+        );
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+    /// vCPUs sleep, wake, stop, go on and are bound to other CPUs at random: none is lost, and [`Several::check`] holds. Those
+    /// that always could run were never without a CPU for long.
+    #[test]
+    fn moves_lose_nothing(
+        cpus in 1u32..=5,
+        moves in proptest::collection::vec((0usize..6, 0usize..3, 0u8..8, 1u64..32, 0u64..15), 50..150),
+    ) {
+        let several = Several::new(cpus);
+        let always = several.hog(1, 256);
+        let domains: Vec<_> = (0..6).map(|n| several.hog(3, 128 << (n % 4))).collect();
+        let mut paused = [0u32; 6];
+        let start = several.now();
+        for (domain, vcpu, what, mask, ms) in moves {
+            let (guest, hv) = (&domains[domain], &several.world.hv);
+            hv.platform.on_cpu(ms as usize % cpus as usize);
+            let vcpu = &guest.vcpus[vcpu];
+            match what {
+                0 | 1 => hv.hold(vcpu, PauseFlags::BLOCKED),
+                2 | 3 => hv.kick_vcpu(guest, vcpu),
+                4 if mask & ((1 << cpus) - 1) != 0 => hv.set_affinity(guest, vcpu, CpuSet::from_bits(mask)),
+                5 if paused[domain] == 0 => {
+                    // As `pause_domain`, which would wait for CPUs that this thread plays.
+                    guest.pause_count.fetch_add(1, Ordering::AcqRel);
+                    guest.vcpus.iter().for_each(|vcpu| hv.stop(vcpu));
+                    paused[domain] = 1;
+                }
+                6 if paused[domain] == 1 => {
+                    hv.unpause_domain(guest);
+                    paused[domain] = 0;
+                }
+                _ => {}
+            }
+            several.run(ms * MS / 4);
+        }
+        // The domain has at least half of what would be left if no other ever slept.
+        let passed = several.now() - start;
+        let all = 256 + 3 * (128 + 256 + 512 + 1024 + 128 + 256);
+        let share = (u64::from(cpus) * 256 * 1000 / all).min(1000);
+        let ran = several.ran(&[always])[0];
+        proptest::prop_assert!(ran * 2000 + 200_000 * MS >= passed * share, "{ran} of {passed}, share {share}/1000");
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(8))]
+    #[test]
+    fn any_weights_hold_over_all_cpus(
+        cpus in 1u32..=6,
+        weights in proptest::collection::vec(proptest::sample::select(&[128, 256, 300, 512, 1024][..]), 1..12),
+    ) {
+        let several = Several::new(cpus);
+        let hogs: Vec<_> = weights.into_iter().map(|weight| several.hog(1, weight)).collect();
+        shares_hold(&several, &hogs, 60);
+    }
+}
