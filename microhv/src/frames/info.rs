@@ -375,7 +375,8 @@ impl FrameInfo {
     }
 }
 
-#[cfg(all(loom, test))]
+#[cfg(test)]
+#[cfg(loom)]
 mod model;
 #[cfg(test)]
 mod tests;

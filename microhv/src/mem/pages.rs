@@ -333,7 +333,8 @@ fn after_writes(cpus: &AtomicU64) -> CpuSet {
     CpuSet::from_bits(cpus.load(Ordering::Acquire))
 }
 
-#[cfg(all(loom, test))]
+#[cfg(test)]
+#[cfg(loom)]
 mod model {
     use loom::sync::Arc;
     use loom::thread;

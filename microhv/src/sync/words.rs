@@ -1,7 +1,8 @@
 //! The words that CPUs share without a lock. Tests under the model checker (`--cfg loom`) have the checker's words in their place:
 //! it then tries every interleaving of the code that stands beside a `mod model`, and the orders that the memory model allows.
 
-#[cfg(all(loom, test))]
+#[cfg(test)]
+#[cfg(loom)]
 pub(crate) use checked::{AtomicU64, fence, shared};
 #[cfg(not(all(loom, test)))]
 pub(crate) use core::sync::atomic::{AtomicU64, fence};
@@ -13,7 +14,8 @@ pub(crate) const fn shared(word: &AtomicU64) -> &AtomicU64 {
     word
 }
 
-#[cfg(all(loom, test))]
+#[cfg(test)]
+#[cfg(loom)]
 mod checked {
     use core::sync::atomic::Ordering;
 

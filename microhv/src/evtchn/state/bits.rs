@@ -76,7 +76,8 @@ impl Bits {
     }
 }
 
-#[cfg(all(loom, test))]
+#[cfg(test)]
+#[cfg(loom)]
 mod model {
     use alloc::boxed::Box;
 

@@ -303,7 +303,8 @@ mod tests {
     }
 }
 
-#[cfg(all(loom, test))]
+#[cfg(test)]
+#[cfg(loom)]
 mod model {
     use loom::sync::Arc;
     use loom::thread;
