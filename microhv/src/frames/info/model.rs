@@ -63,10 +63,11 @@ fn a_page_that_is_lent_has_its_type_before_its_owner() {
                 info.publish(UseWord::owned(OWNER, UseWord::LENT), kind);
             })
         };
-        if info.get(OWNER) {
-            assert_eq!(info.get_type(PageType::Writable), None, "the hypervisor's page is for reading");
-            assert!(!info.put());
+        while !info.get(OWNER) {
+            thread::yield_now();
         }
+        assert_eq!(info.get_type(PageType::Writable), None, "the hypervisor's page is for reading");
+        assert!(!info.put());
         lender.join().unwrap();
     });
 }
