@@ -6,6 +6,8 @@
 //!
 //! The crate `spin` is used here alone.
 
+pub(crate) mod words;
+
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +15,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use lock_api::{GuardNoSend, RawMutex};
 
 #[cfg(any(test, feature = "testing"))]
-use crate::testing::held::Held;
+use crate::testing::{held::Held, turns};
 
 /// A value that is written once, at start-up, before there is a second CPU, so no reader waits for the value.
 pub use spin::Once;
@@ -32,7 +34,10 @@ pub fn wait_a_turn() {
     if let Some(serve) = SERVE.get() {
         serve();
     }
+    #[cfg(not(any(test, feature = "testing")))]
     core::hint::spin_loop();
+    #[cfg(any(test, feature = "testing"))]
+    turns::wait();
 }
 
 /// The heap's lock, as the allocator wants the lock. The lock's place in the order is [`rank::Heap`], which nothing
@@ -249,6 +254,8 @@ impl<R: Rank, T> Mutex<R, T> {
 
     #[inline(always)]
     fn take(&self) -> spin::MutexGuard<'_, T> {
+        #[cfg(any(test, feature = "testing"))]
+        turns::point();
         self.lock.try_lock().unwrap_or_else(|| self.wait())
     }
 

@@ -38,7 +38,7 @@ use crate::gnttab::state::GrantTable;
 use crate::mem::state::DomainMm;
 use crate::rangeset::RangeSet;
 use crate::sched::state::DomainSched;
-use crate::sync::{Mutex, rank};
+use crate::sync::{Mutex, rank, words};
 
 /// vCPUs of a domain at most (`XEN_LEGACY_MAX_VCPUS` have their `vcpu_info` in `shared_info` from the start).
 pub const MAX_VCPUS: u32 = 128;
@@ -184,7 +184,7 @@ pub struct Domain {
     /// The handle, which `setdomainhandle` may change.
     pub handle: Mutex<rank::Handle, [u8; 16]>,
     /// CPUs whose TLB may hold entries of this domain, a bit each.
-    pub dirty_cpus: AtomicU64,
+    pub dirty_cpus: words::AtomicU64,
     /// Which watchdogs the domain has. The lock is held while the watchdogs' timers are set.
     pub(crate) watchdogs: Mutex<rank::Watchdogs, [bool; 2]>,
     /// How far the end of the domain's grant mappings has come.
@@ -233,7 +233,7 @@ impl Domain {
             tsc_mode: AtomicU32::new(0),
             tsc: Mutex::new(TscSettings::default()),
             handle: Mutex::new(config.handle),
-            dirty_cpus: AtomicU64::new(0),
+            dirty_cpus: words::AtomicU64::new(0),
             watchdogs: Mutex::new([false; 2]),
             teardown_at: AtomicU32::new(0),
             clock_shown: AtomicU32::new(u32::MAX),
