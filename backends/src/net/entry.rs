@@ -64,11 +64,14 @@ impl Entry {
         (slot.len == 0 || self.parts.try_push(slot).is_ok()) && self.ids.len() <= MAX_SLOTS
     }
 
-    /// Ends a packet, now that what belongs to the first slot is known: `ops` copies the head to `head`.
-    pub(super) fn end(&mut self, first: Part, head: Place, ops: &mut Vec<CopyOp>) {
+    /// Ends a packet, now that what belongs to the first slot is known: `ops` copies the head to `head`, but for what the first
+    /// slot has of the head if that `is_there`.
+    pub(super) fn end(&mut self, first: Part, head: Place, is_there: bool, ops: &mut Vec<CopyOp>) {
         let len = first.len.min(HEAD_BYTES as u16);
-        ops.push(CopyOp::new(first.place, head, len));
-        self.ops = 1;
+        if !is_there {
+            ops.push(CopyOp::new(first.place, head, len));
+        }
+        self.ops = u8::from(!is_there);
         let head = Part { place: head, len };
         self.start = usize::from(len == first.len);
         self.parts[self.start] = head;

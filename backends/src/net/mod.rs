@@ -39,7 +39,7 @@ pub use packet::{
 pub use rate::Credit;
 pub use rx::{AtOnce, CopyIn, Planned, Refused, RxQueue, RxStats};
 pub use stage::{MAX_STAGED, Stage, copy_rest};
-pub use tx::{HeadCopy, Intake, TX_QUEUE_BYTES, Taken, TxBatch, TxId, TxQueue, TxStats};
+pub use tx::{HeadCopy, HeadsNow, Intake, TX_QUEUE_BYTES, Taken, TxBatch, TxId, TxQueue, TxStats};
 
 /// There is no memory for a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -211,10 +211,10 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
         let room = self.ring.waiting(whole + extras).map_err(Disconnect::Ring)?;
         let (response, first) = (self.ring.next_response(), ops.len());
         let slots = if whole <= MAX_RX_SLOTS && whole + extras <= room {
-            self.fill_whole(packet, ops, now)?;
+            self.fill_whole(packet, ops, now);
             whole
         } else if dense + extras <= room {
-            self.fill_dense(packet, ops, now)?;
+            self.fill_dense(packet, ops, now);
             dense
         } else {
             return Err(Refused::NoRoom { needed: dense + extras });
@@ -227,48 +227,41 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
 
     /// Puts each part into a slot as a whole, behind the part before if there is room: a copy for each part.
     #[inline(always)]
-    fn fill_whole(
-        &mut self,
-        packet: &Packet<'_>,
-        ops: &mut Vec<CopyOp>,
-        now: &mut impl AtOnce,
-    ) -> Result<(), Disconnect> {
+    fn fill_whole(&mut self, packet: &Packet<'_>, ops: &mut Vec<CopyOp>, now: &mut impl AtOnce) {
         let (mut filling, mut used) = (Filling::new(packet), 0);
-        let mut slot = self.request()?;
+        let mut slot = self.ring.next_known();
         for part in packet.parts {
             if usize::from(used) + usize::from(part.len) > PAGE_SIZE {
-                self.end_slot(&mut filling, &slot, used, true)?;
-                (slot, used) = (self.request()?, 0);
+                self.end_slot(&mut filling, &slot, used, true);
+                (slot, used) = (self.ring.next_known(), 0);
             }
-            self.copy(CopyIn::new(part.place, &slot, used, part.len), ops, now);
+            let copy = CopyIn::new(part.place, &slot, used, part.len);
+            if !now.copy(&copy) {
+                self.list(copy, ops);
+            }
             used += part.len;
         }
-        self.end_slot(&mut filling, &slot, used, false)
+        self.end_slot(&mut filling, &slot, used, false);
     }
 
     /// Fills every slot but the last, and cuts parts for that.
     #[inline(never)]
-    fn fill_dense(
-        &mut self,
-        packet: &Packet<'_>,
-        ops: &mut Vec<CopyOp>,
-        now: &mut impl AtOnce,
-    ) -> Result<(), Disconnect> {
+    fn fill_dense(&mut self, packet: &Packet<'_>, ops: &mut Vec<CopyOp>, now: &mut impl AtOnce) {
         let (mut filling, mut used) = (Filling::new(packet), 0);
-        let mut slot = self.request()?;
+        let mut slot = self.ring.next_known();
         for part in packet.parts {
             let mut done = 0;
             while done < part.len {
                 if usize::from(used) == PAGE_SIZE {
-                    self.end_slot(&mut filling, &slot, used, true)?;
-                    (slot, used) = (self.request()?, 0);
+                    self.end_slot(&mut filling, &slot, used, true);
+                    (slot, used) = (self.ring.next_known(), 0);
                 }
                 let piece = (part.len - done).min(PAGE_SIZE as u16 - used);
                 self.copy(CopyIn::new(part.place.after(done), &slot, used, piece), ops, now);
                 (used, done) = (used + piece, done + piece);
             }
         }
-        self.end_slot(&mut filling, &slot, used, false)
+        self.end_slot(&mut filling, &slot, used, false);
     }
 
     /// Does a copy, or adds it to `ops`: how many were added.
@@ -282,10 +275,11 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
         1
     }
 
-    #[inline(always)]
-    fn request(&mut self) -> Result<NetifRxRequest, Disconnect> {
-        // The requests were counted before: there is one.
-        self.ring.next_in_batch()?.ok_or(Disconnect::Unfinished)
+    /// Adds a copy to `ops`: out of the way of those that are done at once.
+    #[inline(never)]
+    fn list(&self, copy: CopyIn, ops: &mut Vec<CopyOp>) {
+        let CopyIn { source, gref, offset, len } = copy;
+        ops.push(CopyOp::new(source, Place::Grant { domain: self.domain, gref, offset }, len));
     }
 
     #[inline(always)]
@@ -296,25 +290,20 @@ impl<P: RingPage, N: Notifier> RxQueue<P, N> {
 
     /// Answers a slot that is full, and after the first slot the extra information.
     #[inline(always)]
-    fn end_slot(
-        &mut self,
-        filling: &mut Filling,
-        slot: &NetifRxRequest,
-        used: u16,
-        more: bool,
-    ) -> Result<(), Disconnect> {
+    fn end_slot(&mut self, filling: &mut Filling, slot: &NetifRxRequest, used: u16, more: bool) {
         let flags = core::mem::take(&mut filling.flags);
         self.answer(slot, flags | if more { NETRXF_MORE_DATA } else { 0 }, used);
-        if flags & NETRXF_EXTRA_INFO != 0 { self.answer_extras(filling) } else { Ok(()) }
+        if flags & NETRXF_EXTRA_INFO != 0 {
+            self.answer_extras(filling);
+        }
     }
 
     #[inline(never)]
-    fn answer_extras(&mut self, filling: &Filling) -> Result<(), Disconnect> {
+    fn answer_extras(&mut self, filling: &Filling) {
         for extra in [&filling.gso, &filling.hash].into_iter().flatten() {
-            self.request()?;
+            let _ = self.ring.next_known();
             self.ring.push_response(&NetifRxResponse::from_extra(extra));
         }
-        Ok(())
     }
 
     /// Ends what [`Self::plan`] began, after the copies in `ops` were done. False: a copy failed, and the frontend sees

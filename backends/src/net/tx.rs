@@ -58,7 +58,8 @@ pub enum Taken {
     },
 }
 
-/// A copy of a packet's head from a page of the frontend's to the head's place ([`TxId::head_at`]).
+/// A copy of a packet's head, as far as the first slot has the head, from a page of the frontend's to the head's place
+/// ([`TxId::head_at`]).
 #[derive(Clone, Copy, Debug)]
 pub struct HeadCopy {
     /// The frontend's page.
@@ -69,6 +70,22 @@ pub struct HeadCopy {
     pub id: TxId,
     /// Number of bytes, which stay in the page.
     pub len: u16,
+}
+
+/// Copies what first slots have of heads at once.
+pub trait HeadsNow {
+    /// Does a copy; false: the copy is for the copier of [`TxQueue::read_heads`].
+    fn copy(&mut self, copy: &HeadCopy) -> bool;
+}
+
+/// Leaves all copies to the copier.
+struct Never;
+
+impl HeadsNow for Never {
+    #[inline(always)]
+    fn copy(&mut self, _: &HeadCopy) -> bool {
+        false
+    }
 }
 
 /// What all queues of one vif share on the way in.
@@ -157,10 +174,10 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
         now_ns: u64,
         batch: &mut TxBatch,
     ) -> Result<Taken, Disconnect> {
-        self.take_with(max, intake, now_ns, batch, |_| false)
+        self.take_with(max, intake, now_ns, batch, &mut Never)
     }
 
-    /// Like [`Self::take`], and offers the head of each packet of one slot to `now`, which may copy the head at once.
+    /// Like [`Self::take`], and offers what each packet's first slot has of the head to `now`, which may copy that at once.
     ///
     /// # Errors
     /// As [`Self::take`] says.
@@ -171,7 +188,7 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
         intake: &mut Intake,
         now_ns: u64,
         batch: &mut TxBatch,
-        mut now: impl FnMut(&HeadCopy) -> bool,
+        now: &mut impl HeadsNow,
     ) -> Result<Taken, Disconnect> {
         batch.ids.clear();
         batch.ops.clear();
@@ -186,8 +203,8 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
             let first = waiting.take();
             // Most packets are one slot without anything that is special.
             if is_plain(&first) {
-                self.read_plain(id, &first, &mut batch.ops, &mut now);
-            } else if !self.read_other(id, &first, intake, &mut batch.ops)? {
+                self.read_plain(id, &first, &mut batch.ops, now);
+            } else if !self.read_other(id, &first, intake, &mut batch.ops, now)? {
                 continue;
             }
             self.free.pop();
@@ -203,12 +220,12 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
         id: TxId,
         first: &NetifTxRequest,
         ops: &mut Vec<CopyOp>,
-        now: &mut impl FnMut(&HeadCopy) -> bool,
+        now: &mut impl HeadsNow,
     ) {
         let offload = Offload { checksum: checksum(first.flags), ..Offload::default() };
         let slot = part(self.domain, first, first.size);
         let (head, len) = (self.heads.place(id.index()), slot.len.min(HEAD_BYTES as u16));
-        let is_there = now(&HeadCopy { gref: GrantRef::new(first.gref), offset: first.offset, id, len });
+        let is_there = now.copy(&HeadCopy { gref: GrantRef::new(first.gref), offset: first.offset, id, len });
         if !is_there {
             ops.push(CopyOp::new(slot.place, head, len));
         }
@@ -231,6 +248,7 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
         first: &NetifTxRequest,
         intake: &mut Intake,
         ops: &mut Vec<CopyOp>,
+        now: &mut impl HeadsNow,
     ) -> Result<bool, Disconnect> {
         let extras = match first.flags & NETTXF_EXTRA_INFO {
             0 => Extras::default(),
@@ -244,7 +262,7 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
             answer(&mut self.ring, &[first.id], extras.slots, ok);
             return Ok(false);
         }
-        self.read_packet(id, first, &extras, ops)
+        self.read_packet(id, first, &extras, ops, now)
     }
 
     /// Reads the rest of the packet that begins with `first` into the free entry `id`. False: the packet was bad, and is
@@ -255,6 +273,7 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
         first: &NetifTxRequest,
         extras: &Extras,
         ops: &mut Vec<CopyOp>,
+        now: &mut impl HeadsNow,
     ) -> Result<bool, Disconnect> {
         let entry = &mut self.entries[id.index()];
         entry.begin(first.id);
@@ -281,7 +300,9 @@ impl<P: RingPage, N: Notifier> TxQueue<P, N> {
         check_page(first.offset, own)?;
         entry.offload = extras.offload(first.flags)?;
         (entry.len, entry.extras) = (first.size.into(), extras.slots);
-        entry.end(part(self.domain, first, own), self.heads.place(id.index()), ops);
+        let len = own.min(HEAD_BYTES as u16);
+        let is_there = now.copy(&HeadCopy { gref: GrantRef::new(first.gref), offset: first.offset, id, len });
+        entry.end(part(self.domain, first, own), self.heads.place(id.index()), is_there, ops);
         self.count(first.size);
         Ok(true)
     }
@@ -390,13 +411,9 @@ fn is_plain(first: &NetifTxRequest) -> bool {
 #[inline(never)]
 fn answer<P: RingPage>(ring: &mut BackRing<NetifTxRing, P>, ids: &[u16], extras: u8, ok: bool) {
     let status = if ok { NETIF_RSP_OKAY } else { NETIF_RSP_ERROR };
-    for &id in ids {
-        ring.push_response(&NetifTxResponse { id, status });
-    }
+    ring.push_responses(ids.iter().map(|&id| NetifTxResponse { id, status }));
     // Extra information has no tag: an answer that says nothing gives the slot back.
-    for _ in 0..extras {
-        ring.push_response(&NetifTxResponse { id: 0, status: NETIF_RSP_NULL });
-    }
+    ring.push_responses((0..extras).map(|_| NetifTxResponse { id: 0, status: NETIF_RSP_NULL }));
 }
 
 /// The bytes of one slot.

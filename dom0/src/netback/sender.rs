@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 use backends::net::{
-    Copier, CopyOp, Disconnect, Flow, HEAD_BYTES, HEADS_PER_PAGE, HeadCopy, Intake, MAX_HEADS, MAX_PARTS,
-    Packet, Part, Place, Stage, Taken, TxBatch, TxId, TxQueue,
+    Copier, CopyOp, Disconnect, Flow, HEAD_BYTES, HEADS_PER_PAGE, HeadCopy, HeadsNow, Intake, MAX_HEADS,
+    MAX_PARTS, Packet, Part, Place, Stage, Taken, TxBatch, TxId, TxQueue,
 };
 use pvrt::grant::{CopyPages, GrantMap, GrantPage};
 use ring_abi::shared::{SharedBytes, SharedMemory};
@@ -116,6 +116,26 @@ impl Batch {
     /// Room for so many packets.
     pub(super) fn new(packets: usize) -> Self {
         Self { packets: TxBatch::with_capacity(packets), rest: Vec::with_capacity(2 * packets) }
+    }
+}
+
+/// Copies heads from pages that the sender lends.
+struct LentHeads<'a> {
+    stage: &'a Stage<GrantPage>,
+    /// The heads of all queues, and the queue's first page of these.
+    heads: SharedBytes<'a>,
+    first: usize,
+}
+
+impl HeadsNow for LentHeads<'_> {
+    #[inline(always)]
+    fn copy(&mut self, copy: &HeadCopy) -> bool {
+        let Some(page) = self.stage.readable(copy.gref) else { return false };
+        let (head_page, to) = copy.id.head_at();
+        let to = (self.first + head_page) * PAGE_SIZE + to;
+        // The bytes stay in the page: the queue has looked.
+        page.shared().copy_to(copy.offset.into(), &self.heads, to, copy.len.into());
+        true
     }
 }
 
@@ -231,16 +251,8 @@ impl Sender {
         Batch { packets, rest }: &mut Batch,
     ) -> Result<Taken, Disconnect> {
         let Queue { ring, last, .. } = &mut self.queues[queue];
-        let (heads, first) = (self.heads.pages().bytes(), queue * self.pages_each);
-        *last = ring.take_with(most, intake, now_ns, packets, |copy: &HeadCopy| {
-            let (page, to) = copy.id.head_at();
-            // The bytes stay in the page: the queue has looked.
-            let from = stage.readable(copy.gref).map(SharedMemory::shared);
-            from.inspect(|from| {
-                from.copy_to(copy.offset.into(), &heads, (first + page) * PAGE_SIZE + to, copy.len.into());
-            })
-            .is_some()
-        })?;
+        let mut lent = LentHeads { stage, heads: self.heads.pages().bytes(), first: queue * self.pages_each };
+        *last = ring.take_with(most, intake, now_ns, packets, &mut lent)?;
         ring.read_heads(packets, &mut Fetcher { heads: &self.heads, stage, rest });
         Ok(*last)
     }

@@ -124,6 +124,16 @@ impl<P: RingProtocol, M: RingPage> BackRing<P, M> {
         Ok(self.peek_in_batch()?.map(Waiting::take))
     }
 
+    /// Takes the next of the requests that [`Self::waiting`] said wait.
+    ///
+    /// # Panics
+    /// If it did not say so of this request: the caller's mistake.
+    #[inline(always)]
+    pub fn next_known(&mut self) -> P::Request {
+        assert!(self.known != self.req_cons, "a request that is not known to wait");
+        self.peek().take()
+    }
+
     /// Like [`Self::next_in_batch`], and leaves the request on the ring until [`Waiting::take`].
     ///
     /// # Errors
@@ -152,6 +162,23 @@ impl<P: RingProtocol, M: RingPage> BackRing<P, M> {
         let response = Aligned(*response);
         self.page.copy_in(slot_offset::<P>(self.rsp_prod_pvt, self.size), response.0.as_bytes());
         self.rsp_prod_pvt = self.rsp_prod_pvt.wrapping_add(1);
+    }
+
+    /// Writes many responses, as [`Self::push_response`] does one.
+    ///
+    /// # Panics
+    /// If the backend has not taken so many requests without an answer.
+    #[inline(always)]
+    pub fn push_responses(&mut self, responses: impl ExactSizeIterator<Item = P::Response>) {
+        let end = self.rsp_prod_pvt.wrapping_add(responses.len() as u32);
+        assert!(responses.len() <= self.in_flight() as usize, "responses without a request");
+        for (response, index) in responses
+            .zip(core::iter::successors(Some(self.rsp_prod_pvt), |index| Some(index.wrapping_add(1))))
+        {
+            let response = Aligned(response);
+            self.page.copy_in(slot_offset::<P>(index, self.size), response.0.as_bytes());
+        }
+        self.rsp_prod_pvt = end;
     }
 
     /// Index of the next response that [`Self::push_response`] writes.

@@ -99,3 +99,41 @@ fn a_batch_is_known_by_one_look() {
     page.store_u32(REQ_PROD, 1);
     assert_eq!((back.next_in_batch(), back.in_flight()), (Ok(None), 3));
 }
+
+#[test]
+fn many_responses_stand_where_single_ones_would() {
+    // The indices wrap within the list, and the slots before.
+    let (mut front, mut back) = pair(words(4), u32::MAX - 2);
+    (1..=4).for_each(|value| front.push_request(&value).unwrap());
+    let _ = front.publish_requests();
+    assert_eq!(back.waiting(4), Ok(4));
+    assert_eq!([back.next_known(), back.next_known(), back.next_known(), back.next_known()], [1, 2, 3, 4]);
+    back.push_response(&10);
+    back.push_responses([20, 30].into_iter());
+    back.push_responses([].into_iter());
+    back.push_responses([40].into_iter());
+    assert_eq!(back.in_flight(), 0);
+    let _ = back.publish_responses();
+    for response in [10, 20, 30, 40] {
+        assert_eq!(front.next_response(), Ok(Some(response)));
+    }
+}
+
+#[test]
+#[should_panic = "without a request"]
+fn a_list_of_responses_is_no_longer_than_what_was_taken() {
+    let (mut front, mut back) = pair(words(4), 0);
+    (1..=2).for_each(|value| front.push_request(&value).unwrap());
+    let _ = front.publish_requests();
+    back.next_request().unwrap();
+    back.push_responses([1, 2].into_iter());
+}
+
+#[test]
+#[should_panic = "not known to wait"]
+fn a_request_that_nobody_looked_for_is_not_taken() {
+    let (mut front, mut back) = pair(words(4), 0);
+    front.push_request(&1).unwrap();
+    let _ = front.publish_requests();
+    let _ = back.next_known();
+}
