@@ -12,6 +12,8 @@ use crate::platform::{CpuId, CpuSet};
 const LOOKED_AT: usize = 1024;
 /// How far behind the queue to which it moves a vCPU may be.
 const MOST_BEHIND_NS: u64 = 4 * TIME_SLICE_NS;
+/// How much more a vCPU must lag before it moves to a CPU that is not of its soft affinity.
+const DETOUR_NS: u64 = 2 * TIME_SLICE_NS;
 /// How many slices of its own a vCPU may be ahead of the queue to which it moves.
 const MOST_AHEAD: u64 = 8;
 
@@ -81,17 +83,22 @@ impl RunQueue {
     /// Takes out the first vCPU that may move to `cpu` and whose run time in the common scale is below `below`.
     pub(in super::super) fn give(&mut self, cpu: CpuId, below: u64) -> Option<VcpuRef> {
         let (pool, to_common) = (self.pool, self.to_common);
+        // A vCPU that had better run elsewhere comes later.
+        let place = |entry: &Waiting| {
+            let sched = &entry.vcpu.vcpu().sched;
+            let fits = sched.preferred(sched.allowed(pool)).contains(cpu);
+            entry.run_time.wrapping_add(to_common).saturating_add(if fits { 0 } else { DETOUR_NS })
+        };
         let goes = |entry: &&Waiting| {
             let (domain, vcpu) = (entry.vcpu.domain(), entry.vcpu.vcpu());
-            entry.run_time.wrapping_add(to_common) < below
+            place(entry) < below
                 && vcpu.sched.allowed(pool).contains(cpu)
                 // The CPU on which it ran has not yet accounted for it.
                 && vcpu.running_on().is_none()
                 && is_runnable(domain, vcpu)
         };
-        let first = self.waiting.peek().filter(goes);
-        let found = || self.waiting.iter().take(LOOKED_AT).filter(goes).min_by_key(|entry| entry.order());
-        let found = first.or_else(found).map(|entry| entry.vcpu.clone());
+        let found = self.waiting.iter().take(LOOKED_AT).filter(goes);
+        let found = found.min_by_key(|entry| (place(entry), entry.arrival)).map(|entry| entry.vcpu.clone());
         match &found {
             Some(vcpu) => self.remove(vcpu),
             None if self.waiting.len() <= LOOKED_AT => self.set_pool(pool), // nobody needs to look again
