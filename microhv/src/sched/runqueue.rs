@@ -133,6 +133,19 @@ impl RunQueue {
     /// How long the current vCPU, which was chosen just now, runs before the queue is looked at again. `None`: no vCPU
     /// waits.
     pub(super) fn slice_ns(&self) -> Option<u64> {
+        let slice = self.turn_ns();
+        let Some(domain) =
+            self.current.as_ref().map(VcpuRef::domain).filter(|domain| domain.sched.cap.is_bound())
+        else {
+            return slice;
+        };
+        let vcpus = domain.vcpus.len().min(self.pool.count() as usize);
+        let most = domain.sched.cap.slice_ns(vcpus as u64);
+        Some(slice.map_or(most, |slice| slice.min(most)))
+    }
+
+    /// How long the current vCPU runs before another's turn may have come. `None`: no vCPU waits.
+    fn turn_ns(&self) -> Option<u64> {
         let first = self.waiting.peek()?;
         let Some(current) = self.current.as_ref().filter(|_| self.is_on_credit(first.run_time)) else {
             return Some(TIME_SLICE_NS);
@@ -161,6 +174,9 @@ impl RunQueue {
             return;
         };
         let (domain, current) = (current.domain(), &current.vcpu().sched);
+        if domain.sched.cap.is_bound() {
+            domain.sched.cap.pay(domain, ran, now);
+        }
         let weight = u64::from(current.weight.load(Ordering::Relaxed).max(1));
         let weighted = current.pay(ran.saturating_mul(u64::from(DEFAULT_WEIGHT)) / weight);
         let run_time = current.run_time().saturating_add(weighted);

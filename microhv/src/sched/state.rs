@@ -6,6 +6,7 @@ use core::sync::atomic::{
 
 use ring_abi::types::DomId;
 
+use super::caps::Cap;
 use crate::platform::{CpuId, CpuSet, MAX_CPUS};
 
 /// How long a vCPU keeps the CPU before a waking vCPU takes its place, unless [`COURTEOUS_RUN_NS`] applies. A frontend and a
@@ -25,17 +26,22 @@ pub(super) const COURTESIES: u8 = 16;
 /// Weight of a domain unless set.
 pub(super) const DEFAULT_WEIGHT: u32 = 256;
 
+/// The bit of a domain's `pause_count` that says: the domain has used up what its cap allows, and rests. It is beyond all counts.
+pub(super) const RESTS: u32 = 1 << 31;
+
 /// What the scheduler keeps in each domain.
 #[derive(Debug)]
 pub(crate) struct DomainSched {
     /// For each CPU, the least run time with which a vCPU of the domain waits there. What the domain's vCPUs run on the CPU
     /// raises this, up to the queue's minimum. Only the holder of the CPU's queue uses the entry.
     pub(super) spent: [AtomicU64; MAX_CPUS],
+    /// The most that the domain may run.
+    pub(crate) cap: Cap,
 }
 
 impl DomainSched {
-    pub(crate) const fn new() -> Self {
-        Self { spent: [const { AtomicU64::new(0) }; MAX_CPUS] }
+    pub(crate) fn new() -> Self {
+        Self { spent: [const { AtomicU64::new(0) }; MAX_CPUS], cap: Cap::default() }
     }
 }
 

@@ -45,12 +45,20 @@ pub enum TimerKind {
     FirstWatchdog,
     /// The domain's second watchdog.
     SecondWatchdog,
+    /// The end of the period in which a domain has run as much as its cap allows: on vCPU 0 alone.
+    Period,
 }
 
 impl TimerKind {
     /// The timers of a vCPU.
-    pub(super) const ALL: [Self; 5] =
-        [Self::Periodic, Self::Singleshot, Self::Poll, Self::FirstWatchdog, Self::SecondWatchdog];
+    pub(super) const ALL: [Self; 6] = [
+        Self::Periodic,
+        Self::Singleshot,
+        Self::Poll,
+        Self::FirstWatchdog,
+        Self::SecondWatchdog,
+        Self::Period,
+    ];
 }
 
 /// The timers of one vCPU, in the queue of the CPU that made them.

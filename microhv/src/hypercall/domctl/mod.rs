@@ -11,7 +11,7 @@ use ring_abi::domctl::*;
 use ring_abi::payload::Payload;
 use ring_abi::types::{DomId, GuestVa};
 
-pub(super) use info::{domain_info, online_cpus, write_bitmap};
+pub(super) use info::{domain_info, write_bitmap};
 pub(super) use vcpus::read_context;
 
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};

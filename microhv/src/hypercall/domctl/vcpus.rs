@@ -9,7 +9,7 @@ use ring_abi::types::GuestVa;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::Operation;
-use super::info::{online_cpus, read_bitmap, write_bitmap};
+use super::info::{read_bitmap, write_bitmap};
 use crate::domain::{Callback, Current, PauseFlags, Vcpu};
 use crate::frames::pte::is_canonical;
 use crate::hypercall::{Answer, HypercallError};
@@ -116,7 +116,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         let hard_map = named(XEN_VCPUAFFINITY_HARD, &wanted.cpumap_hard);
         let soft_map = named(XEN_VCPUAFFINITY_SOFT, &wanted.cpumap_soft);
         HypercallError::Invalid.when(hard_map.or(soft_map).is_none())?;
-        let online = online_cpus(self.cur.hv).bits();
+        let online = self.cur.hv.sched.online().bits();
         let set = |map: Option<&XenctlBitmap>, old: CpuSet| {
             let bits = map.map_or(Ok(old.bits()), |map| read_bitmap(self.cur, map))?;
             HypercallError::Invalid.when(bits & online == 0).map(|()| bits)
