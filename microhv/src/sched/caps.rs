@@ -2,16 +2,17 @@
 //!
 //! A domain with a cap has a budget for each period; what its vCPUs run is taken from that, on all CPUs. When nothing is left, the
 //! domain rests until a period comes that pays what was run too long. A resting domain is stopped by [`RESTS`] in its
-//! `pause_count`, so a domain without a cap costs no further look.
+//! `pause_count`, so nothing else needs to look.
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use super::state::RESTS;
+use super::state_of;
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::platform::Platform;
-use crate::time::state::TimerKind;
+use crate::time::state::{Runstate, TimerKind};
 
 /// The length of a period.
 const PERIOD_NS: u64 = 10_000_000;
@@ -37,11 +38,6 @@ impl Cap {
         self.budget_ns.load(Ordering::Relaxed) / (PERIOD_NS / 100)
     }
 
-    #[inline]
-    pub(super) fn is_bound(&self) -> bool {
-        self.budget_ns.load(Ordering::Relaxed) != 0
-    }
-
     /// Adds the budgets of the periods that ended by `now`. Whether the domain may run.
     fn refill(&self, now: u64) -> bool {
         let budget = self.budget_ns.load(Ordering::Relaxed);
@@ -61,9 +57,12 @@ impl Cap {
         budget == 0 || self.left_ns.load(Ordering::Acquire) > 0
     }
 
-    /// Takes what a vCPU of `domain` ran from the budget. If nothing is left, the domain rests.
+    /// Takes what a vCPU of `domain` ran from the budget, if there is one. If nothing is left, the domain rests.
     #[cold]
     pub(super) fn pay(&self, domain: &Domain, ran: u64, now: u64) {
+        if self.budget_ns.load(Ordering::Relaxed) == 0 {
+            return;
+        }
         let ran = ran.min(now.saturating_sub(self.set_at.load(Ordering::Relaxed)));
         self.left_ns.fetch_sub(ran as i64, Ordering::AcqRel);
         if !self.refill(now) {
@@ -71,17 +70,18 @@ impl Cap {
         }
     }
 
-    /// How long a vCPU may run beside `others` of its domain, if the domain has a cap.
-    #[cold]
-    pub(super) fn slice_ns(&self, vcpus: u64) -> u64 {
+    /// How long each of so many vCPUs of the domain may run, if there is a budget.
+    pub(super) fn slice_ns(&self, vcpus: u64) -> Option<u64> {
         let left = self.left_ns.load(Ordering::Relaxed).max(0) as u64;
-        (left / vcpus.max(1)).max(LEAST_SLICE_NS)
+        let is_bound = self.budget_ns.load(Ordering::Relaxed) != 0;
+        is_bound.then(|| (left / vcpus.max(1)).max(LEAST_SLICE_NS))
     }
 }
 
 impl<P: Platform> Hypervisor<P> {
     /// Sets the most that a domain may run, in percent of a CPU; 0: no bound.
     pub(crate) fn set_cap(&self, domain: &Arc<Domain>, percent: u64) {
+        self.sched.cpus.iter().for_each(|cpu| cpu.queue.lock().heed_caps());
         let cap = &domain.sched.cap;
         let budget = percent * (PERIOD_NS / 100);
         let now = self.platform.now_ns();
@@ -109,6 +109,14 @@ impl<P: Platform> Hypervisor<P> {
             self.go_on(domain);
         } else {
             self.rest(domain);
+        }
+    }
+
+    /// A vCPU may run but for the rest of its domain.
+    #[cold]
+    pub(super) fn waits_for_period(&self, domain: &Domain, vcpu: &Vcpu) {
+        if state_of(domain, vcpu) == Runstate::Runnable {
+            vcpu.time.lock().wait_to_run(self.platform.now_ns());
         }
     }
 

@@ -170,6 +170,7 @@ fn is_runnable(domain: &Domain, vcpu: &Vcpu) -> bool {
 }
 
 /// What the vCPU of `domain`, which does not run, is doing.
+#[inline(always)]
 fn state_of(domain: &Domain, vcpu: &Vcpu) -> Runstate {
     match vcpu.pause_flags.load(Ordering::Acquire) {
         _ if is_paused(domain, vcpu) => Runstate::Offline,
@@ -206,12 +207,16 @@ impl<P: Platform> Hypervisor<P> {
         }
         let now = self.platform.now_ns();
         let mut queue = per_cpu.queue.lock();
-        let is_shared = queue.is_shared();
+        let (is_plain, is_shared) = (queue.is_plain(), queue.is_shared());
         if is_shared {
             queue = self.take_over(cpu, queue, now);
         }
         let change = queue.pick(now);
-        let slice_end = queue.slice_ns().map_or(NO_SLICE, |slice| now + slice);
+        let mut slice = queue.slice_ns();
+        if !is_plain {
+            slice = queue.capped_ns(slice);
+        }
+        let slice_end = slice.map_or(NO_SLICE, |slice| now + slice);
         per_cpu.slice_end.store(slice_end, Ordering::Relaxed);
         let news = if is_shared { self.settle(cpu, &queue, now) } else { CpuSet::default() };
         drop(queue);
@@ -229,7 +234,7 @@ impl<P: Platform> Hypervisor<P> {
             self.end_running(vcpu, || state_of(domain, vcpu), now);
             // From now on another CPU may run the vCPU.
             vcpu.set_running_on(None);
-            if domain.pause_count.load(Ordering::Relaxed) & RESTS != 0 {
+            if !is_plain && domain.pause_count.load(Ordering::Relaxed) & RESTS != 0 {
                 self.rest(domain);
             }
         }
@@ -250,22 +255,13 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Puts a vCPU into its CPU's queue, if the vCPU may run.
     fn make_runnable(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
-        let rests = !is_runnable(domain, vcpu);
-        if rests && state_of(domain, vcpu) != Runstate::Runnable {
-            return;
+        if !is_runnable(domain, vcpu) {
+            return self.waits_for_period(domain, vcpu);
         }
         let Some(waking) = VcpuRef::new(domain, vcpu.id.raw()) else { return };
         let cpu = vcpu.sched.cpu();
         let now = self.platform.now_ns();
-        {
-            let mut time = vcpu.time.lock();
-            if matches!(time.state, Runstate::Blocked | Runstate::Offline) {
-                time.enter(Runstate::Runnable, now);
-            }
-        }
-        if rests {
-            return; // the end of the domain's rest calls this again
-        }
+        vcpu.time.lock().wait_to_run(now);
         let mut queue = self.sched.cpus[cpu.index()].queue.lock();
         if queue.is_shared() || vcpu.sched.cpu() != cpu {
             drop(queue);

@@ -80,6 +80,10 @@ pub(super) struct RunQueue {
     pool: CpuSet,
     /// Whether `pool` has another CPU than this one.
     is_shared: bool,
+    /// Whether some domain has a cap, or had one.
+    has_caps: bool,
+    /// Neither of both.
+    is_plain: bool,
     cpu: CpuId,
 }
 
@@ -106,7 +110,7 @@ type Change = (Option<VcpuRef>, Option<VcpuRef>);
 
 impl RunQueue {
     pub(super) fn new(cpu: CpuId) -> Self {
-        Self { cpu, pool: CpuSet::only(cpu), ..Self::default() }
+        Self { cpu, pool: CpuSet::only(cpu), is_plain: true, ..Self::default() }
     }
 
     /// Makes room for so many vCPUs in all, so that adding them takes no memory. `false`: `may_spend` refuses what the room
@@ -133,19 +137,6 @@ impl RunQueue {
     /// How long the current vCPU, which was chosen just now, runs before the queue is looked at again. `None`: no vCPU
     /// waits.
     pub(super) fn slice_ns(&self) -> Option<u64> {
-        let slice = self.turn_ns();
-        let Some(domain) =
-            self.current.as_ref().map(VcpuRef::domain).filter(|domain| domain.sched.cap.is_bound())
-        else {
-            return slice;
-        };
-        let vcpus = domain.vcpus.len().min(self.pool.count() as usize);
-        let most = domain.sched.cap.slice_ns(vcpus as u64);
-        Some(slice.map_or(most, |slice| slice.min(most)))
-    }
-
-    /// How long the current vCPU runs before another's turn may have come. `None`: no vCPU waits.
-    fn turn_ns(&self) -> Option<u64> {
         let first = self.waiting.peek()?;
         let Some(current) = self.current.as_ref().filter(|_| self.is_on_credit(first.run_time)) else {
             return Some(TIME_SLICE_NS);
@@ -174,11 +165,12 @@ impl RunQueue {
             return;
         };
         let (domain, current) = (current.domain(), &current.vcpu().sched);
-        if domain.sched.cap.is_bound() {
-            domain.sched.cap.pay(domain, ran, now);
-        }
         let weight = u64::from(current.weight.load(Ordering::Relaxed).max(1));
-        let weighted = current.pay(ran.saturating_mul(u64::from(DEFAULT_WEIGHT)) / weight);
+        let mut weighted = ran.saturating_mul(u64::from(DEFAULT_WEIGHT)) / weight;
+        if !self.is_plain {
+            domain.sched.cap.pay(domain, ran, now);
+            weighted = current.pay(weighted);
+        }
         let run_time = current.run_time().saturating_add(weighted);
         current.set_run_time(run_time);
         let least = self.waiting.peek().map_or(run_time, |first| first.run_time.min(run_time));

@@ -105,6 +105,14 @@ impl VcpuTime {
         self.entry_ns = now_ns;
     }
 
+    /// The vCPU could run from `now_ns` on.
+    #[inline]
+    pub(crate) fn wait_to_run(&mut self, now_ns: u64) {
+        if matches!(self.state, Runstate::Blocked | Runstate::Offline) {
+            self.enter(Runstate::Runnable, now_ns);
+        }
+    }
+
     /// ns spent in each state until `until_ns`.
     fn spent_until(&self, until_ns: u64) -> [u64; 4] {
         let mut spent_ns = self.spent_ns;

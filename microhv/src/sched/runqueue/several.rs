@@ -24,6 +24,26 @@ impl RunQueue {
         self.is_shared
     }
 
+    /// Whether no other CPU and no cap counts here.
+    #[inline]
+    pub(in super::super) fn is_plain(&self) -> bool {
+        self.is_plain
+    }
+
+    /// From now on there are domains with caps.
+    pub(in super::super) fn heed_caps(&mut self) {
+        (self.has_caps, self.is_plain) = (true, false);
+    }
+
+    /// How long the current vCPU, which has this slice, may run by the cap of its domain.
+    #[cold]
+    pub(in super::super) fn capped_ns(&self, slice: Option<u64>) -> Option<u64> {
+        let Some(domain) = self.current.as_ref().map(VcpuRef::domain) else { return slice };
+        let vcpus = domain.vcpus.len().min(self.pool.count() as usize);
+        let most = domain.sched.cap.slice_ns(vcpus as u64);
+        most.into_iter().chain(slice).min()
+    }
+
     /// The CPUs among which vCPUs move, this one too while it is online.
     pub(in super::super) fn pool(&self) -> CpuSet {
         self.pool
@@ -32,6 +52,7 @@ impl RunQueue {
     /// Sets the CPUs among which vCPUs move.
     pub(in super::super) fn set_pool(&mut self, pool: CpuSet) {
         (self.pool, self.is_shared) = (pool, pool != CpuSet::only(self.cpu));
+        self.is_plain = !self.is_shared && !self.has_caps;
         let waiting = self.waiting.iter().map(|entry| entry.vcpu.sched.allowed(pool).bits());
         self.wanted = CpuSet::from_bits(waiting.fold(0, |all, bits| all | bits));
     }
