@@ -66,3 +66,16 @@ fn a_domain_that_rests_stays_paused() {
     let got = percent(&several, &capped, 1);
     assert!((9.0..=10.2).contains(&got), "{got}");
 }
+
+#[test]
+fn what_is_not_used_is_not_saved() {
+    let several = Several::new(1);
+    let capped = several.hog(1, 256);
+    several.world.hv.set_cap(&capped, 20);
+    several.run(50 * MS);
+    several.world.sleep(&capped);
+    several.run(1000 * MS);
+    several.world.wake(&capped);
+    let got = percent(&several, &capped, 1);
+    assert!((19.6..=20.4).contains(&got), "{got}");
+}
