@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::DomId;
 
+use super::state::RESTS;
 use super::{
     COURTEOUS_RUN_NS, DEFAULT_WEIGHT, LEAST_RUN_NS, TIME_SLICE_NS, VAIN_WAIT_NS, WAKE_CREDIT_NS,
     WAKE_GRANULARITY_NS, is_runnable,
@@ -168,7 +169,9 @@ impl RunQueue {
         let weight = u64::from(current.weight.load(Ordering::Relaxed).max(1));
         let mut weighted = ran.saturating_mul(u64::from(DEFAULT_WEIGHT)) / weight;
         if !self.is_plain {
-            domain.sched.cap.pay(domain, ran, now);
+            if !domain.sched.cap.pay(ran, now) {
+                domain.pause_count.fetch_or(RESTS, Ordering::AcqRel);
+            }
             weighted = current.pay(weighted);
         }
         let run_time = current.run_time().saturating_add(weighted);

@@ -1,13 +1,15 @@
 //! What the scheduler keeps in each domain and each vCPU.
 
+mod cap;
+
 use core::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst,
 };
 
 use ring_abi::types::DomId;
 
-use super::caps::Cap;
 use crate::platform::{CpuId, CpuSet, MAX_CPUS};
+pub(crate) use cap::Cap;
 
 /// How long a vCPU keeps the CPU before a waking vCPU takes its place, unless [`COURTEOUS_RUN_NS`] applies. A frontend and a
 /// back end would else change places for every request.
@@ -26,7 +28,7 @@ pub(super) const COURTESIES: u8 = 16;
 /// Weight of a domain unless set.
 pub(super) const DEFAULT_WEIGHT: u32 = 256;
 
-/// The bit of a domain's `pause_count` that says: the domain has used up what its cap allows, and rests. It is beyond all counts.
+/// The bit of a domain's `pause_count` that says: the domain has used up what its cap allows, and rests. The bit is beyond all counts.
 pub(super) const RESTS: u32 = 1 << 31;
 
 /// What the scheduler keeps in each domain.
