@@ -31,7 +31,8 @@ fn run(cpus: usize, data: &[u8]) {
         eprintln!("{cpus} CPUs: {after} steps");
     }
     if let Some(finding) = wild::play(cpus, &steps) {
-        let small = wild::smaller(cpus, &steps[..steps.len().min(finding.step + 1)]);
+        let small =
+            wild::smaller(&steps[..steps.len().min(finding.step + 1)], |steps| wild::play(cpus, steps));
         panic!("{finding:#?}\nwild::play({cpus}, &{small:?})");
     }
 }

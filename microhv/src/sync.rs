@@ -6,18 +6,79 @@
 //!
 //! The crate `spin` is used here alone.
 
+pub(crate) mod words;
+
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use lock_api::{GuardNoSend, RawMutex};
 
 #[cfg(any(test, feature = "testing"))]
-use crate::testing::held::Held;
+use crate::testing::{held::Held, turns};
 
 /// A value that is written once, at start-up, before there is a second CPU, so no reader waits for the value.
 pub use spin::Once;
 
+/// What a CPU does for others in each turn of a wait.
+static SERVE: Once<fn()> = Once::new();
+
+/// Sets what a CPU does for others while it waits for another CPU. At start-up.
+pub fn serve_by(serve: fn()) {
+    SERVE.call_once(|| serve);
+}
+
+/// One turn of a wait for another CPU. The other may wait for what this CPU is asked to do, so that is done first: it takes no
+/// lock, so every lock may be held here.
+pub fn wait_a_turn() {
+    if let Some(serve) = SERVE.get() {
+        serve();
+    }
+    #[cfg(not(any(test, feature = "testing")))]
+    core::hint::spin_loop();
+    #[cfg(any(test, feature = "testing"))]
+    turns::wait();
+}
+
 /// The heap's lock, as the allocator wants the lock. The lock's place in the order is [`rank::Heap`], which nothing
 /// checks: there is no such heap on the host.
-pub type HeapLock = spin::Mutex<()>;
+#[derive(Debug)]
+pub struct HeapLock(AtomicBool);
+
+impl HeapLock {
+    #[cold]
+    #[inline(never)]
+    fn wait(&self) {
+        while self.0.load(Ordering::Relaxed) || !self.try_lock() {
+            wait_a_turn();
+        }
+    }
+}
+
+#[allow(unsafe_code)] // what the allocator asks of a lock
+// SAFETY: one exchange from free to held has one winner, who alone frees the lock.
+unsafe impl RawMutex for HeapLock {
+    #[allow(clippy::declare_interior_mutable_const)] // as the trait has it
+    const INIT: Self = Self(AtomicBool::new(false));
+    type GuardMarker = GuardNoSend;
+
+    #[inline]
+    fn lock(&self) {
+        if !self.try_lock() {
+            self.wait();
+        }
+    }
+
+    #[inline]
+    fn try_lock(&self) -> bool {
+        self.0.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    #[inline]
+    unsafe fn unlock(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
 
 /// A place in the order of locks.
 pub trait Rank {
@@ -184,11 +245,32 @@ impl<R: Rank, T> Mutex<R, T> {
     #[track_caller]
     fn lock_of(&self, owner: Option<u16>) -> MutexGuard<'_, T> {
         let order = owner.map(|number| (number, self.address()));
-        MutexGuard { _held: Held::in_order(R::PLACE, order), inner: self.lock.lock() }
+        MutexGuard { _held: Held::in_order(R::PLACE, order), inner: self.take() }
     }
 
     fn address(&self) -> usize {
         core::ptr::from_ref(self).addr()
+    }
+
+    #[inline(always)]
+    fn take(&self) -> spin::MutexGuard<'_, T> {
+        #[cfg(any(test, feature = "testing"))]
+        turns::point();
+        self.lock.try_lock().unwrap_or_else(|| self.wait())
+    }
+
+    /// Apart, so that a lock that is free costs no more than the exchange.
+    #[cold]
+    #[inline(never)]
+    fn wait(&self) -> spin::MutexGuard<'_, T> {
+        loop {
+            wait_a_turn();
+            if !self.lock.is_locked()
+                && let Some(inner) = self.lock.try_lock()
+            {
+                return inner;
+            }
+        }
     }
 
     /// Takes the lock if the lock is free, even against the order, since the caller does not wait.
@@ -238,6 +320,9 @@ impl Held {
         Self(PhantomData)
     }
 }
+
+mod flushes;
+pub use flushes::{FlushOrders, FlushState};
 
 #[cfg(test)]
 mod tests;

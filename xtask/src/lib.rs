@@ -33,6 +33,7 @@ pub mod qemu;
 pub mod run;
 pub mod session;
 pub mod symbols;
+pub mod tap;
 mod terminal;
 pub mod test;
 pub mod xen;

@@ -341,6 +341,9 @@ async fn not_senders(env: &mut Env) -> Verdict {
 }
 
 async fn bad_second(env: &mut Env) -> Verdict {
+    let mut net = Net::usual(env).await?;
+    net.carries(5000).await?;
+    net.close().await?;
     let mut net = Net::receiving(env, &without_stock()).await?;
     net.receiver.post(1)?;
     net.receiver.post_with(|request| request.gref = u32::MAX)?;

@@ -59,6 +59,17 @@ pub(super) enum Handed {
     Missing,
 }
 
+/// How packets left by a card.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ways {
+    /// The card read them in a guest's pages.
+    pub(super) lent: u64,
+    /// The hypervisor copied them to the card's buffers.
+    pub(super) copied: u64,
+    /// dom0 put them into the card's buffers: its own, and what it finished.
+    pub(super) finished: u64,
+}
+
 /// A network card, as what stands behind a port.
 pub(super) struct Card {
     pub(super) port: PortId,
@@ -74,6 +85,7 @@ pub(super) struct Card {
     ops: Vec<CopyOp>,
     sent: Vec<Transmitted>,
     segment: Vec<u8>,
+    pub(super) ways: Ways,
     /// Vifs whose packets wait until there is room here.
     waiting: Vec<PortId>,
     /// Something came back since those who wait were told.
@@ -98,6 +110,7 @@ impl Card {
             ops: Vec::with_capacity(MAX_COPIES),
             sent: Vec::with_capacity(features.slots),
             segment: Vec::new(),
+            ways: Ways::default(),
             waiting: Vec::new(),
             has_more: false,
         })
@@ -162,6 +175,7 @@ impl Card {
                 return match sent {
                     Ok(()) => {
                         self.lending.lend(slot, (port, queue, id), grants);
+                        self.ways.lent += 1;
                         Handed::Lent
                     }
                     Err(why) => {
@@ -171,7 +185,7 @@ impl Card {
                 };
             }
         }
-        if is_cut || len > self.each * PAGE_SIZE {
+        if len > self.each * PAGE_SIZE {
             return Handed::Unfinished;
         }
         self.send_copy(packet, head, places)
@@ -222,7 +236,10 @@ impl Card {
         }
         let spans = spans(frames.iter().map(|frame| frame.maddr()), packet.len as usize);
         match self.hand_over(token, packet.offload, places, &spans) {
-            Ok(()) => Handed::Copied,
+            Ok(()) => {
+                self.ways.copied += 1;
+                Handed::Copied
+            }
             Err(why) => {
                 self.free.push(token);
                 why
@@ -293,7 +310,9 @@ impl Card {
             spans: &spans,
             flow: 0,
         };
-        self.wire.transmit(token, outgoing).map_err(|error| {
+        let sent = self.wire.transmit(token, outgoing);
+        self.ways.finished += u64::from(sent.is_ok());
+        sent.map_err(|error| {
             self.free.push(token);
             match error {
                 TransmitError::Full => Unsent::Full,

@@ -6,8 +6,8 @@
 //! guest's slots. A vif's connection ends only when the card holds nothing of the vif's any more: a guest that dies leaves
 //! its frames with the card until then, and for ever with a card that broke and does not reset. (I40)
 //!
-//! What pays: mapping a page for a device and unmapping it takes some 511 instructions in a batch; copying takes 250, and
-//! one for each eight bytes (docs/PERFORMANCE.md, operations of the ABI). So a whole page is cheaper to lend and half a page is not.
+//! What pays: a packet that fits one of the card's buffers is cheaper to copy. Of what is longer dom0 would make segments, which
+//! costs twice as much as to lend (docs/PERFORMANCE.md, "Packets to a network card").
 
 use alloc::vec::Vec;
 

@@ -86,6 +86,11 @@ impl Outside {
         self.cards.iter_mut().find(|card| card.port == port)
     }
 
+    /// A card, to look at.
+    pub(super) fn find_card(&self, port: PortId) -> Option<&Card> {
+        self.cards.iter().find(|card| card.port == port)
+    }
+
     /// Tells all cards of what was handed over.
     pub(super) fn kick(&self) {
         self.cards.iter().for_each(Card::kick);

@@ -9,6 +9,7 @@ use core::net::Ipv4Addr;
 use pvrt::executor::time;
 
 use super::Network;
+use super::card::Ways;
 use super::changes::find_port;
 use crate::net::headers::protocol;
 use crate::net::router::flows::{Flow, Owner};
@@ -26,7 +27,15 @@ impl Network {
         let mut lines = Vec::new();
         for (bridge, name) in switch.bridges() {
             lines.push(name.to_string());
-            lines.extend(switch.ports_of(bridge).filter_map(|port| port_line(switch, port)));
+            for port in switch.ports_of(bridge) {
+                let Some(mut line) = port_line(switch, port) else { continue };
+                if let Some(card) = fabric.outside.as_ref().and_then(|outside| outside.find_card(port)) {
+                    let Ways { lent, copied, finished } = card.ways;
+                    // Writing to a string does not fail.
+                    let _ = write!(line, "; sent: {lent} lent, {copied} copied, {finished} made by dom0");
+                }
+                lines.push(line);
+            }
         }
         lines
     }

@@ -27,11 +27,10 @@ pub(super) fn domains<P: Platform>(hv: &Hypervisor<P>) {
         for vcpu in &domain.vcpus {
             let time = vcpu.time.lock();
             log::info!(
-                "  v{}: {:?} flags {:#x} pause {} cpu {:?} ran {} us, upcall due {}",
+                "  v{}: {:?} flags {:#x} cpu {:?} ran {} us, upcall due {}",
                 vcpu.id.raw(),
                 time.state,
                 vcpu.pause_flags.load(Ordering::Relaxed),
-                vcpu.pause_count.load(Ordering::Relaxed),
                 vcpu.running_on().map(CpuId::raw),
                 time.cpu_ns(now) / 1000,
                 vcpu.upcall_due(),

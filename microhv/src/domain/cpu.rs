@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec;
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use ring_abi::guest_context::TrapInfo;
 use ring_abi::types::Mfn;
@@ -42,15 +43,39 @@ pub struct Callback {
     pub masks_events: bool,
 }
 
+/// The stack for entry from user mode, outside of the lock of [`GuestCpu`]: only the CPU that runs the vCPU reads or changes
+/// the stack, and a toolstack while the vCPU is stopped.
+#[derive(Debug, Default)]
+pub struct KernelStack {
+    ss: AtomicU16,
+    sp: AtomicU64,
+}
+
+impl KernelStack {
+    /// Sets the stack. The selector gets the guest's privilege.
+    #[inline]
+    pub fn set(&self, ss: u64, sp: u64) {
+        self.ss.store(ss as u16 | 3, Ordering::Relaxed);
+        self.sp.store(sp, Ordering::Relaxed);
+    }
+
+    /// The selector.
+    pub fn ss(&self) -> u16 {
+        self.ss.load(Ordering::Relaxed)
+    }
+
+    /// The stack pointer.
+    #[inline]
+    pub fn sp(&self) -> u64 {
+        self.sp.load(Ordering::Relaxed)
+    }
+}
+
 /// What a guest told about one vCPU. Guarded by `Vcpu::cpu`.
 #[derive(Clone, Debug)]
 pub struct GuestCpu {
     /// Trap table, by vector.
     pub traps: Box<[TrapGate; 256]>,
-    /// Stack for entry from user mode.
-    pub kernel_ss: u16,
-    /// Stack for entry from user mode.
-    pub kernel_sp: u64,
     /// Event upcall. Always masks.
     pub event: Callback,
     /// Bad segment on return to the guest.
@@ -103,8 +128,6 @@ impl Default for GuestCpu {
     fn default() -> Self {
         Self {
             traps: vec![TrapGate::default(); 256].into_boxed_slice().try_into().expect("256 gates"),
-            kernel_ss: 0,
-            kernel_sp: 0,
             event: Callback::default(),
             failsafe: Callback::default(),
             syscall: Callback::default(),

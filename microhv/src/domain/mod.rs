@@ -24,7 +24,7 @@ use ring_abi::vm_assist::{
     VMASST_TYPE_WRITABLE_PAGETABLES,
 };
 
-pub use cpu::{Callback, GuestCpu, TrapGate};
+pub use cpu::{Callback, GuestCpu, KernelStack, TrapGate};
 pub use current::Current;
 pub use debug::DebugRegisterError;
 pub(crate) use debug::checked_debug_value;
@@ -38,7 +38,7 @@ use crate::gnttab::state::GrantTable;
 use crate::mem::state::DomainMm;
 use crate::rangeset::RangeSet;
 use crate::sched::state::DomainSched;
-use crate::sync::{Mutex, rank};
+use crate::sync::{Mutex, rank, words};
 
 /// vCPUs of a domain at most (`XEN_LEGACY_MAX_VCPUS` have their `vcpu_info` in `shared_info` from the start).
 pub const MAX_VCPUS: u32 = 128;
@@ -132,8 +132,6 @@ pub struct Permissions {
 /// Settings of a domain that the toolstack may change while the domain lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TscSettings {
-    /// `XEN_CPUID_TSC_MODE_*`/`settscinfo`: 0 default, 1 always emulate, 2 never.
-    pub mode: u32,
     /// As told by `settscinfo`.
     pub elapsed_ns: u64,
     /// As told by `settscinfo`.
@@ -178,12 +176,15 @@ pub struct Domain {
     pub assist: AtomicU64,
     /// Seconds by which the domain's wall clock differs from the machine's.
     pub time_offset_seconds: AtomicI64,
+    /// `XEN_CPUID_TSC_MODE_*`/`settscinfo`: 0 default, 1 always emulate, 2 never. Outside of the lock, for each switch of
+    /// vCPUs.
+    pub tsc_mode: AtomicU32,
     /// TSC emulation.
     pub tsc: Mutex<rank::Tsc, TscSettings>,
     /// The handle, which `setdomainhandle` may change.
     pub handle: Mutex<rank::Handle, [u8; 16]>,
     /// CPUs whose TLB may hold entries of this domain, a bit each.
-    pub dirty_cpus: AtomicU64,
+    pub dirty_cpus: words::AtomicU64,
     /// Which watchdogs the domain has. The lock is held while the watchdogs' timers are set.
     pub(crate) watchdogs: Mutex<rank::Watchdogs, [bool; 2]>,
     /// How far the end of the domain's grant mappings has come.
@@ -229,9 +230,10 @@ impl Domain {
             controller_pause_count: AtomicU32::new(1),
             assist: AtomicU64::new(0),
             time_offset_seconds: AtomicI64::new(0),
+            tsc_mode: AtomicU32::new(0),
             tsc: Mutex::new(TscSettings::default()),
             handle: Mutex::new(config.handle),
-            dirty_cpus: AtomicU64::new(0),
+            dirty_cpus: words::AtomicU64::new(0),
             watchdogs: Mutex::new([false; 2]),
             teardown_at: AtomicU32::new(0),
             clock_shown: AtomicU32::new(u32::MAX),

@@ -14,7 +14,7 @@ use ring_abi::shared_info::{UPCALL_MASK_OFFSET, UPCALL_PENDING_OFFSET};
 use ring_abi::types::{DomId, Mfn, VcpuId};
 
 use super::info::INFO_BYTES;
-use super::{CallHistory, GuestCpu, InfoCell, LEGACY_MAX_VCPUS};
+use super::{CallHistory, GuestCpu, InfoCell, KernelStack, LEGACY_MAX_VCPUS};
 use crate::evtchn::state::VcpuEvents;
 use crate::platform::{CpuId, DescriptorWindow};
 use crate::sched::state::VcpuSched;
@@ -142,8 +142,6 @@ pub struct Vcpu {
     pub info: InfoCell,
     /// What [`PauseFlags`] says.
     pub pause_flags: AtomicU32,
-    /// Holds of the hypervisor: runs only at 0.
-    pub pause_count: AtomicU32,
     /// The last hypercalls.
     pub history: CallHistory,
     /// The registered time areas could not be written: the switch to kernel mode writes the areas.
@@ -154,6 +152,8 @@ pub struct Vcpu {
     pub events: VcpuEvents,
     /// Arguments of the hypercall that is to be executed again. Only the vCPU itself uses them.
     continuation: [AtomicU64; 6],
+    /// The stack of the guest's kernel.
+    pub kernel_stack: KernelStack,
     /// What the guest told.
     pub cpu: Mutex<rank::GuestCpu, GuestCpu>,
     /// Clock, runstate and timers.
@@ -168,6 +168,8 @@ pub struct Vcpu {
     pub initialised: AtomicBool,
     /// CPU on which the vCPU runs now; `u32::MAX` for none.
     running_on: AtomicU32,
+    /// CPU that has the vCPU's state in its registers, or its page tables loaded; `u32::MAX` for none.
+    holder: AtomicU32,
     /// Where the processor sees the vCPU's GDT and LDT.
     pub window: DescriptorWindow,
     /// What the scheduler keeps of the vCPU.
@@ -197,8 +199,9 @@ impl Vcpu {
             place.store_u8(UPCALL_MASK_OFFSET, 1); // evtchn_upcall_mask: no upcall before the guest asks for them
             info.set(place);
         }
-        let (pause_flags, running_on) = (AtomicU32::new(PauseFlags::DOWN), AtomicU32::new(u32::MAX));
-        Self { id, domain_id, info, pause_flags, running_on, ..Self::default() }
+        let [running_on, holder] = [(); 2].map(|()| AtomicU32::new(u32::MAX));
+        let pause_flags = AtomicU32::new(PauseFlags::DOWN);
+        Self { id, domain_id, info, pause_flags, running_on, holder, ..Self::default() }
     }
 
     /// The register frame. Entry code and the CPU that runs the vCPU alone may write it. (I17)
@@ -282,8 +285,23 @@ impl Vcpu {
         self.running_on.load(Ordering::Acquire) == cpu.raw() && self.pause_flags.load(Ordering::Acquire) == 0
     }
 
+    /// A full barrier: the CPU that begins to run the vCPU then looks whether the vCPU is paused, and the CPU that pauses the
+    /// vCPU has said so before it looks where the vCPU runs. So one of the two sees the other.
     pub(crate) fn set_running_on(&self, cpu: Option<CpuId>) {
-        self.running_on.store(cpu.map_or(u32::MAX, CpuId::raw), Ordering::Release);
+        self.running_on.swap(cpu.map_or(u32::MAX, CpuId::raw), Ordering::SeqCst);
+    }
+
+    /// The CPU that has the vCPU's state in its registers: what the vCPU stores is whole only without one.
+    #[inline]
+    pub fn holder(&self) -> Option<CpuId> {
+        CpuId::new(self.holder.load(Ordering::Acquire))
+    }
+
+    /// Sets the holder. Only the CPU to which the scheduler gave the vCPU takes the vCPU from none, and only the holder
+    /// lets go, after all that it has of the vCPU was saved.
+    #[inline]
+    pub fn set_holder(&self, cpu: Option<CpuId>) {
+        self.holder.store(cpu.map_or(u32::MAX, CpuId::raw), Ordering::Release);
     }
 
     /// Whether the vCPU is up: `initialise` and `up` were done.

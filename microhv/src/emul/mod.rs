@@ -13,6 +13,8 @@ pub mod msr;
 mod ports;
 pub mod table_writes;
 
+use core::sync::atomic::Ordering;
+
 use crate::domain::Current;
 use crate::platform::Platform;
 use crate::traps::{self, TrapVector};
@@ -149,7 +151,7 @@ fn emulate_cpuid<P: Platform>(cur: &mut Current<'_, P>) {
         hardware_domain: cur.domain.privileged,
         xcr0_mask: platform.xcr0_mask(),
         tsc_khz: of_leaf(&|| platform.time_params().tsc_khz),
-        tsc_mode: of_leaf(&|| cur.domain.tsc.lock().mode),
+        tsc_mode: of_leaf(&|| cur.domain.tsc_mode.load(Ordering::Relaxed)),
         machine_address_bits: of_leaf(&|| platform.cpuid(0x8000_0008, 0).eax) as u8,
     };
     let result = cpuid::query(cur.regs.rax as u32, cur.regs.rcx as u32, &context, |leaf, subleaf| {

@@ -4,9 +4,11 @@
 //! reaches zero; ownership itself is one reference ([`UseWord::ALLOCATED`]). *Type word*: how the frame is used, and
 //! how often. The type changes only while the type count is zero. (I2)
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use ring_abi::types::{DOMID_INVALID, DomId};
+
+use crate::sync::words::AtomicU64;
 
 /// What a frame is used as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -193,6 +195,7 @@ pub struct FrameInfo {
     pub(crate) kind: AtomicU64,
 }
 
+#[cfg(not(all(loom, test)))]
 const _: () = assert!(size_of::<FrameInfo>() == 16);
 
 impl FrameInfo {
@@ -226,6 +229,14 @@ impl FrameInfo {
     /// Whether the frame is the hypervisor's page, lent to the frame's owner.
     pub fn is_lent(&self) -> bool {
         self.load_use().has(UseWord::LENT)
+    }
+
+    /// Gives a frame that was nobody's an owner. The type is there before the owner: from then on the owner may refer to the
+    /// frame. (I10)
+    pub(crate) fn publish(&self, using: UseWord, kind: TypeWord) {
+        assert!(self.load_use().0 == 0, "an assigned frame was nobody's");
+        self.set_kind(kind);
+        self.using.store(using.0, Ordering::Release);
     }
 
     /// Takes a general reference if the frame is in use and `owner`'s. (I1)
@@ -365,84 +376,7 @@ impl FrameInfo {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn owned(id: u16) -> FrameInfo {
-        let info = FrameInfo::default();
-        info.using.store(UseWord::owned(DomId::new(id), 0).0, Ordering::Relaxed);
-        info
-    }
-
-    #[test]
-    fn only_the_owners_frames_are_referenced() {
-        let info = owned(3);
-        assert!(info.get(DomId::new(3)));
-        assert!(!info.get(DomId::new(2)));
-        assert!(!FrameInfo::default().get(DomId::new(0)));
-        assert!(!info.put());
-        assert!(info.end_ownership());
-        assert!(!info.end_ownership());
-        assert!(info.put());
-        assert!(!info.get(DomId::new(3)), "a frame without references cannot be revived");
-    }
-
-    #[test]
-    fn counts_stop_at_their_limit() {
-        let info = owned(1);
-        info.using.fetch_add(u64::from(COUNT_LIMIT) - 1, Ordering::Relaxed);
-        assert!(!info.get(DomId::new(1)));
-        info.set_kind(TypeWord::new(PageType::Writable, COUNT_LIMIT));
-        assert_eq!(info.get_type(PageType::Writable), None);
-    }
-
-    #[test]
-    fn a_type_changes_only_at_count_zero() {
-        let info = owned(1);
-        assert_eq!(info.get_type(PageType::Writable), Some(FlushOwed(false)));
-        assert_eq!(info.get_type(PageType::SegDesc), None);
-        info.put_type();
-        assert_eq!(info.get_type(PageType::SegDesc), Some(FlushOwed(true)));
-        assert_eq!(info.page_type(), (PageType::SegDesc, 1));
-    }
-
-    #[test]
-    fn what_cpus_may_know_outlives_a_theft() {
-        let info = owned(1);
-        assert_eq!(info.get_type(PageType::Writable), Some(FlushOwed(false)));
-        assert!(!info.is_stealable(DomId::new(1)), "it has a type reference");
-        info.put_type();
-        assert!(info.is_stealable(DomId::new(1)) && !info.is_stealable(DomId::new(2)));
-        assert!(info.steal(DomId::new(1)));
-        assert!(info.load_use().has(UseWord::KNOWN) && info.owner().is_none());
-        info.give_back(DomId::new(1));
-        assert!(info.load_kind().needs_flush_for(PageType::L1));
-        assert_eq!(info.get_type(PageType::ReadOnly), Some(FlushOwed(true)), "and a flush is owed");
-    }
-
-    #[test]
-    fn an_orphan_is_nobodys_to_refer_to() {
-        let info = owned(3);
-        assert!(info.get(DomId::new(3)));
-        assert!(info.orphan());
-        assert!(!info.orphan());
-        assert!(!info.get(DomId::new(3)), "the number may be another's by now");
-        assert!(info.owner().is_some(), "and yet it is no device's");
-        assert!(!info.put());
-        assert!(info.put());
-    }
-
-    #[test]
-    #[should_panic(expected = "underflow")]
-    fn a_reference_given_back_twice_ends_the_hypervisor() {
-        let info = owned(1);
-        assert!(info.put());
-        let _ = info.put();
-    }
-
-    #[test]
-    #[should_panic(expected = "underflow")]
-    fn a_type_reference_given_back_twice_ends_the_hypervisor() {
-        owned(1).put_type();
-    }
-}
+#[cfg(loom)]
+mod model;
+#[cfg(test)]
+mod tests;

@@ -80,6 +80,8 @@ impl FrameTable {
     /// The entry of a frame, if the table reaches to the frame.
     #[inline]
     pub fn info(&self, mfn: Mfn) -> Option<&FrameInfo> {
+        #[cfg(any(test, feature = "testing"))]
+        crate::testing::turns::point();
         self.infos.get(mfn.raw() as usize)
     }
 
@@ -89,6 +91,8 @@ impl FrameTable {
     /// If the table does not reach to the frame.
     #[inline]
     pub(crate) fn held(&self, mfn: Mfn) -> &FrameInfo {
+        #[cfg(any(test, feature = "testing"))]
+        crate::testing::turns::point();
         &self.infos[mfn.raw() as usize]
     }
 
@@ -180,13 +184,9 @@ impl FrameTable {
         self.flushed.fetch_max(freed, Ordering::AcqRel);
     }
 
-    /// Makes a frame that the allocator gave an owner's. The type is there before the owner: from then on the owner may refer
-    /// to the frame. (I10)
+    /// Makes a frame that the allocator gave an owner's.
     pub(crate) fn publish(&self, mfn: Mfn, using: UseWord, kind: TypeWord) {
-        let info = self.held(mfn);
-        assert!(info.load_use().0 == 0, "an assigned frame was nobody's");
-        info.set_kind(kind);
-        info.using.store(using.0, Ordering::Release);
+        self.held(mfn).publish(using, kind);
     }
 
     /// The memory map for the first domain.

@@ -47,9 +47,7 @@ pub fn set_trap_table<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyp
 /// # Errors
 /// None.
 pub fn stack_switch<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let mut cpu = cur.vcpu.cpu.lock();
-    cpu.kernel_ss = args[0] as u16 | 3;
-    cpu.kernel_sp = args[1];
+    cur.vcpu.kernel_stack.set(args[0], args[1]);
     Ok(Outcome::OK)
 }
 

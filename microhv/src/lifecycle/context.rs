@@ -99,6 +99,7 @@ impl<P: Platform> Hypervisor<P> {
         vcpu.user_mode.store(!in_kernel, Ordering::Relaxed);
         vcpu.iopl.store(context.user_regs.rflags & Vcpu::IOPL, Ordering::Relaxed);
         vcpu.set_saved_regs(&safe_registers(&context.user_regs));
+        vcpu.kernel_stack.set(context.kernel_ss, context.kernel_sp);
         if context.flags & VGCF_I387_VALID != 0 {
             vcpu.fpu.set_legacy(&context.fpu_ctxt);
         }
@@ -111,8 +112,6 @@ impl<P: Platform> Hypervisor<P> {
             for (gate, info) in cpu.traps.iter_mut().zip(&context.trap_ctxt) {
                 *gate = TrapGate::from_abi(info);
             }
-            cpu.kernel_ss = context.kernel_ss as u16 | 3;
-            cpu.kernel_sp = context.kernel_sp;
             let callback = |address, flag| Callback { address, masks_events: context.flags & flag != 0 };
             cpu.event = Callback { address: context.event_callback_eip, masks_events: true };
             cpu.failsafe = callback(context.failsafe_callback_eip, VGCF_FAILSAFE_DISABLES_EVENTS);
@@ -164,7 +163,7 @@ pub(crate) fn fill_context(domain: &Domain, vcpu: &Vcpu, context: &mut VcpuGuest
         *raw = frame.map_or(0, Mfn::raw);
     }
     context.gdt_ents = u64::from(cpu.gdt_entries);
-    (context.kernel_ss, context.kernel_sp) = (u64::from(cpu.kernel_ss), cpu.kernel_sp);
+    (context.kernel_ss, context.kernel_sp) = (vcpu.kernel_stack.ss().into(), vcpu.kernel_stack.sp());
     context.ctrlreg[0] = cpu.cr0;
     context.ctrlreg[1] = base(vcpu.cr3_user.get());
     context.ctrlreg[3] = base(vcpu.cr3_kernel.get());

@@ -19,7 +19,9 @@ impl<P: Platform> Hypervisor<P> {
         match domain.dying() {
             DyingState::Dead => return Ok(()),
             DyingState::Alive => {
-                self.pause_domain(domain);
+                if !self.pause_domain(domain) {
+                    return Err(LifecycleError::Again);
+                }
                 {
                     // No port is opened in the domain after this: an open checks the mark under the same
                     // lock.

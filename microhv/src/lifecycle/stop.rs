@@ -23,7 +23,7 @@ impl<P: Platform> Hypervisor<P> {
             state.is_shut_down = true;
             state.code.get_or_insert(reason);
         }
-        self.pause_domain(domain);
+        self.hold_domain(domain);
         if domain.id == DomId::new(0) {
             log::info!("dom0 shut down: reason {reason}");
             self.platform.power(match reason {

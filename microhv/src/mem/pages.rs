@@ -1,6 +1,6 @@
 //! The owners of frames: allocation, sharing, references, and the count of each domain's pages.
 
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::Ordering;
 
 use ring_abi::types::{DomId, GuestVa, Mfn, Pfn};
 
@@ -11,6 +11,7 @@ use crate::domain::{Domain, Vcpu};
 use crate::frames::info::{FlushOwed, FrameInfo, PageType, TypeWord, UseWord};
 use crate::frames::pte;
 use crate::platform::{CpuSet, Platform};
+use crate::sync::words::{AtomicU64, fence};
 
 /// References on a frame, given back when this value is dropped. The general reference keeps the frame from being freed
 /// or given to another domain; with `TYPED` there is also a reference on the frame's type.
@@ -321,8 +322,44 @@ impl<P: Platform> Hypervisor<P> {
 /// when it loads them. (I51)
 #[inline]
 pub(crate) fn cpus_of(dom: &Domain) -> CpuSet {
+    after_writes(&dom.dirty_cpus)
+}
+
+#[inline]
+fn after_writes(cpus: &AtomicU64) -> CpuSet {
     // Such a CPU sets its bit, then loads the tables, with a full barrier between: either this load sees the bit, or the CPU's
     // walks see what was written.
     fence(Ordering::SeqCst);
-    CpuSet::from_bits(dom.dirty_cpus.load(Ordering::Acquire))
+    CpuSet::from_bits(cpus.load(Ordering::Acquire))
+}
+
+#[cfg(test)]
+#[cfg(loom)]
+mod model {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    const ENTRY: u64 = 7;
+
+    /// One CPU takes an entry out, and asks which CPUs may know the entry. Another CPU loads the tables, and walks.
+    #[test]
+    fn a_cpu_that_loads_the_tables_is_seen_or_sees() {
+        loom::model(|| {
+            let words = Arc::new((AtomicU64::new(ENTRY), AtomicU64::new(0)));
+            let walker = {
+                let words = Arc::clone(&words);
+                thread::spawn(move || {
+                    let (entry, cpus) = &*words;
+                    cpus.fetch_or(1 << 1, Ordering::SeqCst); // as the switch of vCPUs does
+                    entry.load(Ordering::Relaxed)
+                })
+            };
+            let (entry, cpus) = &*words;
+            entry.store(0, Ordering::Release); // as `exchange` does
+            let is_seen = after_writes(cpus) != CpuSet::default();
+            assert!(is_seen || walker.join().unwrap() == 0, "the entry is used, and nobody flushes");
+        });
+    }
 }

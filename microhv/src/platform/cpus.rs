@@ -91,6 +91,9 @@ pub trait Cpus {
     fn online(&self) -> CpuSet;
     /// Makes another CPU look at its pending work.
     fn kick(&self, cpu: CpuId);
+    /// Asks another CPU to save what it keeps in its registers of a vCPU that it does not run. The caller asks again until
+    /// nobody is the vCPU's holder.
+    fn ask_to_let_go(&self, cpu: CpuId);
     /// Whether an interrupt is waiting: long operations then return a continuation. Once the answer is `true`, it stays so
     /// until an interrupt is taken, at the return to the guest at the latest: while the callers unwind, each hears the
     /// same. (I13)

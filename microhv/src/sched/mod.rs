@@ -155,25 +155,23 @@ pub enum Decision {
     Switch(Option<VcpuRef>),
 }
 
-/// Whether the hypervisor or the toolstack holds the vCPU of `domain`.
+/// Whether the hypervisor or the toolstack holds the vCPUs of `domain`.
 #[inline]
-fn is_paused(domain: &Domain, vcpu: &Vcpu) -> bool {
-    vcpu.pause_count.load(Ordering::Acquire) != 0 || domain.pause_count.load(Ordering::Acquire) & !RESTS != 0
+fn is_paused(domain: &Domain) -> bool {
+    domain.pause_count.load(Ordering::Acquire) & !RESTS != 0
 }
 
 /// Whether the vCPU of `domain` could run.
 #[inline]
 fn is_runnable(domain: &Domain, vcpu: &Vcpu) -> bool {
-    vcpu.pause_flags.load(Ordering::Acquire) == 0
-        && vcpu.pause_count.load(Ordering::Acquire) == 0
-        && domain.pause_count.load(Ordering::Acquire) == 0
+    vcpu.pause_flags.load(Ordering::Acquire) == 0 && domain.pause_count.load(Ordering::Acquire) == 0
 }
 
 /// What the vCPU of `domain`, which does not run, is doing.
 #[inline(always)]
 fn state_of(domain: &Domain, vcpu: &Vcpu) -> Runstate {
     match vcpu.pause_flags.load(Ordering::Acquire) {
-        _ if is_paused(domain, vcpu) => Runstate::Offline,
+        _ if is_paused(domain) => Runstate::Offline,
         0 => Runstate::Runnable,
         flags if flags & PauseFlags::DOWN == 0 => Runstate::Blocked,
         _ => Runstate::Offline,

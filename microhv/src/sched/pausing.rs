@@ -6,7 +6,10 @@ use core::sync::atomic::Ordering;
 use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags, Vcpu};
 use crate::platform::{Platform, SOFTIRQ_SCHEDULE};
+use crate::sync::wait_a_turn;
 use crate::time::state::TimerKind;
+
+use super::is_paused;
 
 impl<P: Platform> Hypervisor<P> {
     /// An event came for a vCPU: a blocked vCPU wakes, and a vCPU that runs elsewhere looks at once.
@@ -47,10 +50,21 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Waits until `vcpu` has left every other CPU, so that its registers are saved.
-    pub(crate) fn wait_stopped(&self, vcpu: &Vcpu) {
-        while vcpu.running_on().is_some_and(|cpu| cpu != self.platform.cpu()) {
-            core::hint::spin_loop();
+    /// Waits until no other CPU runs `vcpu` or has some of its state. `false`: this CPU is wanted meanwhile, and the caller,
+    /// who holds no lock, gives up. So two CPUs that wait for each other's vCPUs both leave theirs.
+    #[must_use]
+    fn wait_stopped(&self, vcpu: &Vcpu) -> bool {
+        let me = self.platform.cpu();
+        loop {
+            let (runs, holder) = (vcpu.running_on(), vcpu.holder());
+            let Some(other) = runs.or(holder).filter(|&cpu| cpu != me) else { return true };
+            if self.sched.pending(me).load(Ordering::Acquire) & SOFTIRQ_SCHEDULE != 0 {
+                return false;
+            }
+            if runs.is_none() {
+                self.platform.ask_to_let_go(other);
+            }
+            wait_a_turn();
         }
     }
 
@@ -63,42 +77,47 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Keeps a vCPU from running once more.
-    pub fn pause_vcpu(&self, vcpu: &Vcpu) {
-        vcpu.pause_count.fetch_add(1, Ordering::AcqRel);
-        self.stop(vcpu);
-        self.wait_stopped(vcpu);
-    }
-
-    /// Ends one [`Hypervisor::pause_vcpu`].
-    pub fn unpause_vcpu(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
-        if vcpu.pause_count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.make_runnable(domain, vcpu);
-        }
-    }
-
-    /// Makes a vCPU take an NMI when the vCPU runs next. A blocked vCPU wakes for that; a vCPU that runs elsewhere leaves its
-    /// CPU and comes back.
+    /// Makes a vCPU take an NMI: at once if the vCPU runs, else when it runs next. A blocked vCPU wakes for that.
     pub(crate) fn send_nmi(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
-        self.pause_vcpu(vcpu);
-        vcpu.nmi_pending.store(true, Ordering::Release);
+        vcpu.nmi_pending.store(true, Ordering::SeqCst);
         self.wake(domain, vcpu, PauseFlags::WAITING);
-        self.unpause_vcpu(domain, vcpu);
+        // The CPU looks for the NMI when it has looked who runs next.
+        self.stop(vcpu);
     }
 
-    /// Keeps all vCPUs of a domain from running once more. When this returns, they run nowhere, except for a caller of the
-    /// same domain.
-    pub fn pause_domain(&self, domain: &Domain) {
-        domain.pause_count.fetch_add(1, Ordering::AcqRel);
+    /// Keeps all vCPUs of a domain from running once more, without waiting until they have left their CPUs.
+    pub(crate) fn hold_domain(&self, domain: &Domain) {
+        domain.pause_count.fetch_add(1, Ordering::SeqCst);
         for vcpu in &domain.vcpus {
             self.stop(vcpu);
         }
-        for vcpu in &domain.vcpus {
-            self.wait_stopped(vcpu);
-        }
     }
 
-    /// Ends one [`Hypervisor::pause_domain`].
+    /// Keeps all vCPUs of a domain from running once more. When this returns, they run nowhere, except for a caller of the
+    /// same domain, and all of their state is in memory. `false`: this CPU is wanted meanwhile, and nothing has changed; the
+    /// caller tries again later.
+    #[must_use]
+    pub fn pause_domain(&self, domain: &Arc<Domain>) -> bool {
+        self.hold_domain(domain);
+        let is_paused = domain.vcpus.iter().all(|vcpu| self.wait_stopped(vcpu));
+        if !is_paused {
+            self.unpause_domain(domain);
+        }
+        is_paused
+    }
+
+    /// Whether `domain`, of which this CPU is about to run a vCPU, was paused since the CPU chose the vCPU. The CPU then
+    /// chooses again, and does not touch the vCPU.
+    #[inline]
+    pub fn must_leave(&self, domain: &Domain) -> bool {
+        let is_paused = is_paused(domain);
+        if is_paused {
+            self.raise_softirq(self.platform.cpu(), SOFTIRQ_SCHEDULE);
+        }
+        is_paused
+    }
+
+    /// Ends one [`Hypervisor::pause_domain`] or [`Hypervisor::hold_domain`].
     pub fn unpause_domain(&self, domain: &Arc<Domain>) {
         if domain.pause_count.fetch_sub(1, Ordering::AcqRel) == 1 {
             for vcpu in &domain.vcpus {

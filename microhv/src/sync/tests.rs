@@ -1,4 +1,5 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc;
 
 use super::*;
@@ -131,4 +132,85 @@ fn a_rank_takes_no_room() {
     let (outer, list) = (Outer::new(1), List::new(3));
     assert_eq!(size_of_val(&outer), size_of_val(&outer.lock));
     assert_eq!(size_of_val(&list), size_of_val(&list.lock));
+}
+
+/// A CPU of the model: what it remembers of the one entry, 0: nothing, and what others ask of it.
+#[derive(Default)]
+struct ModelCpu {
+    remembered: AtomicU64,
+    flushes: FlushState,
+}
+
+const MODEL_CPUS: usize = 4;
+static MODEL: [ModelCpu; MODEL_CPUS] =
+    [const { ModelCpu { remembered: AtomicU64::new(0), flushes: FlushState::new() } }; MODEL_CPUS];
+static ORDERS: FlushOrders = FlushOrders::new();
+
+std::thread_local! {
+    static MODEL_CPU: core::cell::Cell<Option<usize>> = const { core::cell::Cell::new(None) };
+}
+
+/// What a thread does for others while it waits: its CPU's flush, if it is one.
+fn serve() {
+    if let Some(cpu) = MODEL_CPU.get().map(|n| &MODEL[n])
+        && cpu.flushes.is_asked()
+    {
+        cpu.flushes.serve(&ORDERS, || cpu.remembered.store(0, Ordering::SeqCst));
+    }
+}
+
+/// Each CPU uses the entry, and now and then changes it under a lock for which the others spin, and waits for their flushes
+/// with the lock held. A CPU that waits serves, so nobody waits for ever; and once a flush is over, no CPU uses what was there
+/// before.
+#[test]
+fn a_flush_under_a_lock_ends_and_reaches_all() {
+    serve_by(serve);
+    let rounds = if cfg!(miri) { 20 } else { 2_000 };
+    let lock = Mutex::<rank::PageTables, ()>::new(());
+    let (entry, floor, left) = (AtomicU64::new(1), AtomicU64::new(1), AtomicU64::new(MODEL_CPUS as u64));
+    let change = |me: usize| {
+        let _held = lock.lock();
+        let new = entry.fetch_add(1, Ordering::SeqCst) + 1;
+        let order = ORDERS.order();
+        let others = || MODEL.iter().enumerate().filter(|(n, _)| *n != me).map(|(_, cpu)| cpu);
+        for cpu in others() {
+            // Nobody has to be interrupted: the CPUs of the model look again and again.
+            let _ = cpu.flushes.ask();
+        }
+        MODEL[me].remembered.store(0, Ordering::SeqCst);
+        others().for_each(|cpu| {
+            while !cpu.flushes.has_done(order) {
+                wait_a_turn();
+                std::thread::yield_now();
+            }
+        });
+        floor.store(new, Ordering::SeqCst);
+    };
+    std::thread::scope(|scope| {
+        for me in 0..MODEL_CPUS {
+            let (entry, floor, left, change) = (&entry, &floor, &left, &change);
+            scope.spawn(move || {
+                MODEL_CPU.set(Some(me));
+                for round in 0..rounds {
+                    let least = floor.load(Ordering::SeqCst);
+                    let remembered = &MODEL[me].remembered;
+                    if remembered.load(Ordering::SeqCst) == 0 {
+                        remembered.store(entry.load(Ordering::SeqCst), Ordering::SeqCst);
+                    }
+                    let used = remembered.load(Ordering::SeqCst);
+                    assert!(used >= least, "CPU {me} uses {used} after a flush of what was before {least}");
+                    if round % MODEL_CPUS == me {
+                        change(me);
+                    }
+                    wait_a_turn();
+                }
+                left.fetch_sub(1, Ordering::SeqCst);
+                while left.load(Ordering::SeqCst) != 0 {
+                    wait_a_turn();
+                    std::thread::yield_now();
+                }
+            });
+        }
+    });
+    assert_eq!(entry.load(Ordering::SeqCst), 1 + rounds as u64);
 }

@@ -5,6 +5,7 @@
 pub(crate) mod held;
 mod platform;
 mod tlb;
+pub(crate) mod turns;
 pub mod wild;
 mod world;
 
@@ -12,6 +13,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use ring_abi::shared::SharedBytes;
@@ -25,6 +27,11 @@ use crate::frames::{FrameTable, pte};
 use crate::platform::{CpuId, DescriptorWindow, PowerAction, SegmentBase, Vector};
 
 const PAGE: u64 = 4096;
+
+std::thread_local! {
+    /// The CPU that this thread is.
+    static CPU: Cell<usize> = const { Cell::new(0) };
+}
 
 /// Things that happened to a [`TestMachine`].
 #[derive(Debug, Default)]
@@ -85,18 +92,18 @@ pub struct TestMachine {
     m2p: Box<[AtomicU64]>,
     /// The loaded page tables of each CPU; until the first load, guest addresses are machine addresses.
     cr3: [AtomicU64; CPUS],
-    /// The CPU that the hypervisor runs on.
-    current: AtomicU32,
     /// Answer of `online`.
     pub online: AtomicU64,
+    /// CPUs that were asked to let a vCPU's state go, a bit each.
+    pub asked_to_let_go: AtomicU64,
     /// What the CPUs remember of page tables.
     tlb: Mutex<Tlb>,
     /// Not 0: accesses choose among what is remembered, by this word.
     adversary: AtomicU64,
     /// What breaks a rule of the model is kept for [`TestMachine::violations`] instead of a panic.
     collects: AtomicBool,
-    /// Questions whether work waits after which an interrupt comes; `u64::MAX`: no interrupt comes.
-    interrupt_after: AtomicU64,
+    /// Of each CPU, the questions whether work waits after which an interrupt comes; `u64::MAX`: no interrupt comes.
+    interrupt_after: [AtomicU64; CPUS],
     /// Without page tables, frames from this one on are not the guest's.
     pub identity_end: AtomicU64,
     /// System time, set by tests.
@@ -128,17 +135,18 @@ pub struct TestMachine {
 impl TestMachine {
     /// A machine with `frames` frames of zeroed memory.
     pub fn new(frames: usize) -> Self {
+        CPU.set(0);
         let zeros = |n: usize, v: u64| (0..n).map(|_| AtomicU64::new(v)).collect::<Box<[_]>>();
         Self {
             memory: zeros(frames * 512, 0),
             m2p: zeros(frames, u64::MAX),
             cr3: [const { AtomicU64::new(u64::MAX) }; CPUS],
-            current: AtomicU32::new(0),
             online: AtomicU64::new(1),
+            asked_to_let_go: AtomicU64::new(0),
             tlb: Mutex::new(Tlb::new()),
             adversary: AtomicU64::new(0),
             collects: AtomicBool::new(false),
-            interrupt_after: AtomicU64::new(u64::MAX),
+            interrupt_after: [const { AtomicU64::new(u64::MAX) }; CPUS],
             identity_end: AtomicU64::new(frames as u64),
             now: AtomicU64::new(1_000_000),
             calibrations: AtomicU32::new(1),
@@ -214,14 +222,22 @@ impl TestMachine {
         self.tlb.lock().watch(frames.entries());
     }
 
-    /// The hypervisor runs on this CPU from now on.
+    /// This thread is this CPU from now on.
     pub fn on_cpu(&self, cpu: usize) {
         assert!(cpu < CPUS);
-        self.current.store(cpu as u32, Ordering::Relaxed);
+        CPU.set(cpu);
     }
 
-    fn me(&self) -> usize {
-        self.current.load(Ordering::Relaxed) as usize
+    /// The CPU that this thread is.
+    #[allow(clippy::unused_self)] // the machine has the CPUs
+    pub(crate) fn me(&self) -> usize {
+        CPU.get()
+    }
+
+    /// This CPU is in the hypervisor from now on, or in its guest again. In the hypervisor it may remember what does no harm
+    /// before the CPU has flushed.
+    pub(crate) fn enter(&self, is_inside: bool) {
+        self.tlb.lock().enter(self.me(), is_inside);
     }
 
     /// The CPU that the hypervisor runs on has this vCPU's descriptor window loaded.
@@ -265,14 +281,14 @@ impl TestMachine {
 
     /// A page, `va` or any, that the CPU remembers otherwise than its tables say now.
     pub fn stale(&self, cpu: usize, va: Option<u64>) -> Option<Remembered> {
-        let me = self.current.swap(cpu as u32, Ordering::Relaxed);
+        let me = CPU.replace(cpu);
         let fits = |leaf: &Remembered| leaf.cpu == cpu && va.is_none_or(|va| va & !(PAGE - 1) == leaf.va);
         let is_stale = |leaf: &Remembered| {
             let wide = (leaf.va << 16) as i64 >> 16;
             self.translate(wide as u64, leaf.writable).is_none_or(|at| at.raw() / PAGE != leaf.frame.raw())
         };
         let found = self.remembered().into_iter().filter(fits).find(is_stale);
-        self.current.store(me, Ordering::Relaxed);
+        CPU.set(me);
         found
     }
 
@@ -284,15 +300,16 @@ impl TestMachine {
     /// An interrupt comes at the question whether work waits that follows the next `questions`, and stays until
     /// [`TestMachine::return_to_guest`].
     pub fn interrupt_after(&self, questions: u64) {
-        self.interrupt_after.store(questions, Ordering::Relaxed);
+        self.interrupt_after[self.me()].store(questions, Ordering::Relaxed);
     }
 
     /// The way back to the guest: an interrupt that waits is taken.
     pub fn return_to_guest(&self) {
-        self.interrupt_after.store(u64::MAX, Ordering::Relaxed);
+        self.interrupt_after[self.me()].store(u64::MAX, Ordering::Relaxed);
     }
 
     fn with_tlb(&self, act: impl FnOnce(&mut Tlb, &[AtomicU64], usize)) {
+        turns::point();
         let mut tlb = self.tlb.lock();
         tlb.hypervisor_runs_on(self.me());
         act(&mut tlb, &self.memory, self.me());

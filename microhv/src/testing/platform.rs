@@ -214,7 +214,7 @@ impl Clock for TestMachine {
 
 impl Cpus for TestMachine {
     fn cpu(&self) -> CpuId {
-        CpuId::new(self.current.load(Ordering::Relaxed)).expect("few CPUs")
+        CpuId::new(self.me() as u32).expect("few CPUs")
     }
 
     fn online(&self) -> CpuSet {
@@ -225,10 +225,16 @@ impl Cpus for TestMachine {
         self.events.lock().kicks.push(cpu);
     }
 
+    fn ask_to_let_go(&self, cpu: CpuId) {
+        self.asked_to_let_go.fetch_or(CpuSet::only(cpu).bits(), Ordering::SeqCst);
+    }
+
     fn work_pending(&self) -> bool {
-        let left = self.interrupt_after.load(Ordering::Relaxed);
+        super::turns::point();
+        let interrupt_after = &self.interrupt_after[self.me()];
+        let left = interrupt_after.load(Ordering::Relaxed);
         if left != u64::MAX && left > 0 {
-            self.interrupt_after.store(left - 1, Ordering::Relaxed);
+            interrupt_after.store(left - 1, Ordering::Relaxed);
         }
         left == 0 || self.pending.load(Ordering::Relaxed)
     }

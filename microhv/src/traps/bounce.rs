@@ -84,8 +84,7 @@ pub(super) fn crash<P: Platform>(cur: &mut Current<'_, P>, why: &str) {
 /// What `pick` finds of the vCPU's handlers, and the stack that its kernel is entered on.
 #[inline(always)]
 pub(super) fn handler<P: Platform, T>(cur: &Current<'_, P>, pick: impl FnOnce(&GuestCpu) -> T) -> (T, u64) {
-    let cpu = cur.vcpu.cpu.lock();
-    (pick(&cpu), cpu.kernel_sp)
+    (pick(&cur.vcpu.cpu.lock()), cur.vcpu.kernel_stack.sp())
 }
 
 /// The handler of `vector` in the guest's trap table.

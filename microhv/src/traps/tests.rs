@@ -32,7 +32,6 @@ impl Scene {
         let domain = Domain::new(DomId::new(1), DomainConfig::default(), Mfn::new(1), shared);
         {
             let mut cpu = domain.vcpus[0].cpu.lock();
-            cpu.kernel_sp = KERNEL_STACK + 8;
             for vector in [3, 6, 7, 13, 14, 0x21, 0x80] {
                 cpu.traps[vector] = TrapGate {
                     address: HANDLER + vector as u64,
@@ -45,6 +44,7 @@ impl Scene {
             cpu.syscall = Callback { address: HANDLER + 0x2000, masks_events: false };
             cpu.failsafe = Callback { address: HANDLER + 0x3000, masks_events: true };
         }
+        domain.vcpus[0].kernel_stack.set(0xe02b, KERNEL_STACK + 8);
         let regs = CpuUserRegs {
             rip: 0x1000,
             cs: 0xe033,

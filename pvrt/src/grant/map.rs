@@ -23,8 +23,9 @@ use crate::mem;
 pub struct GrantMap {
     va: usize,
     handles: Vec<u32>,
-    /// Pages of window addresses held; more than `handles` when a mapping failed half-way.
-    count: usize,
+    /// Bytes of window addresses held; more than `handles` have when a mapping failed half-way. Each message of a ring asks how
+    /// long the ring is.
+    len: usize,
 }
 
 /// Maps grants of `dom`, all or none.
@@ -33,7 +34,7 @@ pub struct GrantMap {
 /// The status of the first that was refused.
 pub fn map_grants(dom: DomId, refs: &[GrantRef], writable: bool) -> Result<GrantMap, GrantStatus> {
     let va = window(refs.len())?;
-    let mut map = GrantMap { va, handles: Vec::with_capacity(refs.len()), count: refs.len() };
+    let mut map = GrantMap { va, handles: Vec::with_capacity(refs.len()), len: refs.len() * PAGE_SIZE };
     let flags = GNTMAP_HOST_MAP | if writable { 0 } else { GNTMAP_READONLY };
     let mut failure = Ok(());
     for chunk in refs.chunks(BATCH) {
@@ -115,7 +116,7 @@ impl GrantMap {
 
     /// Number of pages.
     pub fn count(&self) -> usize {
-        self.count
+        self.len / PAGE_SIZE
     }
 
     /// The bytes of all pages.
@@ -135,7 +136,7 @@ impl GrantMap {
 impl SharedMemory for GrantMap {
     fn shared(&self) -> SharedBytes<'_> {
         // SAFETY: mapped while `self` lives, and the accessor borrows it.
-        unsafe { SharedBytes::new(self.va as *mut u8, self.count * PAGE_SIZE) }
+        unsafe { SharedBytes::new(self.va as *mut u8, self.len) }
     }
 }
 
@@ -161,7 +162,7 @@ impl Drop for GrantMap {
         }
         // Else a page may still be mapped: nothing else may come to lie there.
         if all_gone {
-            mem::free_window(self.va, self.count);
+            mem::free_window(self.va, self.count());
         }
     }
 }

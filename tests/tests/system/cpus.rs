@@ -6,7 +6,10 @@ use tests::Machine;
 use crate::Case;
 
 pub(crate) fn cases() -> Vec<Case> {
-    Vec::from(crate::cases![cpus: as_many_cpus_are_used_as_there_are_and_as_is_asked])
+    Vec::from(crate::cases![cpus:
+        as_many_cpus_are_used_as_there_are_and_as_is_asked,
+        guests_run_on_several_cpus,
+    ])
 }
 
 fn machine(cpus: u32, most: &str) -> Machine {
@@ -24,5 +27,16 @@ fn as_many_cpus_are_used_as_there_are_and_as_is_asked() -> Result<()> {
     }
     let run = machine(2, "0").line("ls /boot").run()?.succeeded()?;
     run.says("maxcpus=0 is ignored: no such value")?.says("2 CPU(s) found, 1 used")?;
+    Ok(())
+}
+
+/// dom0 and guests move between CPUs, and what the ABI promises a guest stays.
+fn guests_run_on_several_cpus() -> Result<()> {
+    for cpus in [2, 4] {
+        let run = machine(cpus, "64")
+            .line("xl create -c /boot/hello.cfg vcpus=2")
+            .line("xl create -c /boot/conformance.cfg");
+        run.seconds(300).run()?.succeeded()?.says("hello: goodbye")?.says(" pass 0 fail ")?;
+    }
     Ok(())
 }

@@ -23,10 +23,10 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// How long one check may take, in seconds: some move 200 MiB.
-const CHECK: u64 = 600;
+pub(crate) const CHECK: u64 = 600;
 
 /// How long dom0 and a guest may take for anything else: an echo of a long line alone is much for a busy host.
-const WAIT: u64 = 240;
+pub(crate) const WAIT: u64 = 240;
 
 /// Both guests' interfaces: one as usual, and one for long packets.
 fn interfaces(number: u8) -> String {
@@ -130,13 +130,13 @@ fn run_until(machine: &mut Live, line: &str, text: &str) -> Result<()> {
 }
 
 /// `stream serve` on this host, which the guests reach as 10.0.2.2. Drop ends the server.
-struct Server {
+pub(crate) struct Server {
     process: Child,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl Server {
-    fn start(program: &Path) -> Result<Self> {
+    pub(crate) fn start(program: &Path) -> Result<Self> {
         let mut process = Command::new(program).args(["serve", "0"]).stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
         BufReader::new(process.stdout.take().context("a pipe")?).read_line(&mut line)?;

@@ -24,6 +24,7 @@ mod linux_life;
 mod linux_network;
 mod linux_newer;
 mod linux_storm;
+mod linux_tap;
 mod misuse;
 mod network;
 mod network_life;
@@ -88,6 +89,7 @@ fn main() {
         linux_network::cases(),
         linux_newer::cases(),
         linux_storm::cases(),
+        linux_tap::cases(),
         xen::cases(),
     ]
     .into_iter()

@@ -1,6 +1,6 @@
-//! The ICMP errors that a router owes a sender, and how many of them.
+//! The ICMP errors that a router or the receiver owes a sender, and how many of them.
 //!
-//! Source: RFC 792; RFC 1812, sections 4.3 and 5.2.7; RFC 1191 (the MTU in the error).
+//! Source: RFC 792; RFC 1122, section 3.2.2 (no error about what a group received); RFC 1812, sections 4.3 and 5.2.7; RFC 1191 (the MTU in the error).
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -31,6 +31,8 @@ pub(super) enum Complaint {
     HopLimit,
     /// The next network takes packets up to this length.
     TooLong(u16),
+    /// The receiver has no service at the port.
+    Closed,
 }
 
 /// How many errors went to each port's senders in this second.
@@ -74,6 +76,7 @@ pub(super) fn frame(head: &Head<'_>, mac: MacAddr, own: Ipv4Addr, complaint: Com
         Complaint::Prohibited => (3, 13, 0),
         Complaint::TooLong(mtu) => (3, 4, mtu),
         Complaint::HopLimit => (11, 0, 0),
+        Complaint::Closed => (3, 3, 0),
     };
     let at = head.network_at();
     let end = (at + usize::from(header.header_len) + QUOTED).min(head.bytes().len());

@@ -10,7 +10,7 @@
 //! - [`flows`]: the connections, and what translates them;
 //! - [`neighbours`]: which station has which address;
 //! - [`dhcp`] and [`dns`]: addresses and names for the guests;
-//! - `errors`: the ICMP errors that a router owes.
+//! - `errors`: the ICMP errors that the router and the control domain owe.
 //!
 //! Pure logic on packets' heads, without rings or devices. IPv4 alone is routed: of IPv6 a bridge carries what stays on it.
 #![forbid(unsafe_code)]
@@ -38,7 +38,7 @@ use smoltcp::wire::Ipv4Cidr;
 use self::errors::{Budget, Complaint};
 use self::flows::{Direction, End, Flow, Flows, Owner};
 use self::neighbours::Neighbours;
-use self::packet::{ends, is_global, reason, rewrite};
+use self::packet::{ends, is_for_no_service, is_global, reason, rewrite};
 use super::headers::{Endpoint, Network as Carries, Side};
 use super::mac::MacAddr;
 use super::switch::{BridgeId, PortId};
@@ -201,9 +201,9 @@ impl Router {
         match network.role {
             // What is for all, or for a group, goes no further than the network.
             _ if !for_us => Ok(Routed::Stack),
-            Role::Inside if own => Ok(Routed::Stack),
+            Role::Inside if own => self.receive(now_ns, packet, &network),
             Role::Inside => self.leave(now_ns, packet, &network),
-            Role::Uplink if own => self.enter(now_ns, packet),
+            Role::Uplink if own => self.enter(now_ns, packet, &network),
             Role::Uplink if network.address.is_none() => Ok(Routed::Stack),
             Role::Uplink => Err(Reason::Unreachable),
         }
@@ -269,7 +269,7 @@ impl Router {
     }
 
     /// A packet from the world to the uplink's own address.
-    fn enter(&mut self, now_ns: u64, packet: &mut Arrival<'_, '_>) -> Result<Routed, Reason> {
+    fn enter(&mut self, now_ns: u64, packet: &mut Arrival<'_, '_>, own: &Network) -> Result<Routed, Reason> {
         if packet.head.icmp().is_some_and(|icmp| icmp.is_error) {
             return match self.translate_error(now_ns, packet, Direction::Out) {
                 Ok(flow) => self.bring_to_guest(now_ns, packet, flow.inside.address),
@@ -278,7 +278,9 @@ impl Router {
                 Err(reason) => Err(reason),
             };
         }
-        let Ok((protocol, remote, outside)) = ends(packet.head) else { return Ok(Routed::Stack) };
+        let Ok((protocol, remote, outside)) = ends(packet.head) else {
+            return self.receive(now_ns, packet, own);
+        };
         let flags = packet.head.tcp_flags();
         let flow = match self.flows.inbound(now_ns, protocol, remote, outside, flags) {
             Some(flow) => flow,
@@ -289,11 +291,26 @@ impl Router {
                     let flow = Flow { protocol, inside: to, remote, outside };
                     self.flows.forward(now_ns, number, flow, flags).map_err(reason)?
                 }
-                None => return Ok(Routed::Stack),
+                None => return self.receive(now_ns, packet, own),
             },
         };
         rewrite(packet, Side::Destination, flow.inside)?;
         self.bring_to_guest(now_ns, packet, flow.inside.address)
+    }
+
+    /// A packet to the control domain's own address on `network`. A datagram for no service goes no further, and its sender
+    /// hears of it as often as of other errors: the stack would answer every one of a flood.
+    fn receive(
+        &mut self,
+        now_ns: u64,
+        packet: &Arrival<'_, '_>,
+        network: &Network,
+    ) -> Result<Routed, Reason> {
+        if !is_for_no_service(packet.head, network.role) {
+            return Ok(Routed::Stack);
+        }
+        self.complain(now_ns, packet, network, Complaint::Closed);
+        Err(Reason::Closed)
     }
 
     /// Whether the address is one of a network of guests.

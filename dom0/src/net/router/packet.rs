@@ -3,7 +3,7 @@
 use core::net::{IpAddr, Ipv4Addr};
 
 use super::flows::{End, NoFlow};
-use super::{Arrival, Reason};
+use super::{Arrival, Reason, Role, dhcp, dns};
 use crate::net::headers::{Endpoint, Fragment, Head, Side, Transport, protocol};
 
 /// Protocol, sender and receiver of a packet whose connection is known by them.
@@ -51,4 +51,15 @@ pub(super) fn is_global(address: Ipv4Addr) -> bool {
         || address.is_link_local()
         || address.octets()[0] == 0
         || address.octets()[0] >= 240)
+}
+
+/// Whether a packet to the control domain's own address on a network of this role is a whole datagram for a port without a
+/// service.
+pub(super) fn is_for_no_service(head: &Head<'_>, role: Role) -> bool {
+    let is_datagram = head.transport() == Transport::Udp && head.fragment() == Fragment::Whole;
+    let is_served = |port| match role {
+        Role::Inside => matches!(port, dhcp::SERVER_PORT | dns::PORT),
+        Role::Uplink => port == dhcp::CLIENT_PORT || dns::ASKING_PORTS.contains(&port),
+    };
+    is_datagram && head.ports().is_some_and(|(_, port)| !is_served(port))
 }

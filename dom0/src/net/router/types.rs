@@ -72,6 +72,8 @@ pub enum Reason {
     Exhausted,
     /// The next station's Ethernet address is not known yet; the network was asked.
     Resolving,
+    /// The control domain has no service at the datagram's port.
+    Closed,
 }
 
 impl Reason {
@@ -87,6 +89,7 @@ impl Reason {
         Self::NoConnection,
         Self::Exhausted,
         Self::Resolving,
+        Self::Closed,
     ];
 }
 
@@ -103,6 +106,7 @@ impl fmt::Display for Reason {
             Self::NoConnection => "no connection",
             Self::Exhausted => "no room for another connection",
             Self::Resolving => "station is not known yet",
+            Self::Closed => "no service of dom0's at the port",
         })
     }
 }

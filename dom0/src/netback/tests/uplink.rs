@@ -65,7 +65,7 @@ const PARTIAL_TCP: Option<ChecksumAt> = Some(ChecksumAt { start: 34, offset: 16 
 #[test]
 fn a_long_packet_is_sent_out_of_the_guests_own_pages() {
     block_on_test(async {
-        let (_, _, card, mut guests) = uplink(ABLE, 1).await;
+        let (_, network, card, mut guests) = uplink(ABLE, 1).await;
         let one = &mut guests[0];
         let (_, mut partial) = long(one);
         send_long(one);
@@ -87,11 +87,16 @@ fn a_long_packet_is_sent_out_of_the_guests_own_pages() {
         let answers = one.queues[0].answers();
         assert_eq!(answers.iter().filter(|(_, status)| *status == NETIF_RSP_OKAY).count(), 3);
         assert_eq!(answers.iter().filter(|(_, status)| *status == NETIF_RSP_NULL).count(), 1);
+        let lines = network.show_bridges();
+        let card_line = lines.iter().find(|line| line.contains("eth0.card")).unwrap();
+        assert!(card_line.contains("; sent: 1 lent, 0 copied, "), "{card_line}");
         // Nobody waits any more.
         let short = frame_to_remote(one, 60);
         one.queues[0].send(&short, 9);
         moment().await;
-        assert!(!card.is_soon());
+        assert!(
+            !card.is_soon() && network.show_bridges().iter().any(|line| line.contains("1 lent, 1 copied"))
+        );
     });
 }
 
@@ -122,6 +127,23 @@ fn a_short_packet_is_copied_and_answered_at_once() {
         assert_eq!(bytes, [&frames[..], &[partial]].concat());
         assert!(sent[..6].iter().all(|(_, told)| told.checksum_at.is_none()));
         assert_eq!(sent[6].1.checksum_at, PARTIAL_TCP);
+    });
+}
+
+#[test]
+fn a_packet_of_a_page_is_copied_and_cut_by_the_card() {
+    block_on_test(async {
+        let (_, _, card, mut guests) = uplink(ABLE, 1).await;
+        let one = &mut guests[0];
+        let (_, partial) = tcp_frames_to(one.mac(), REMOTE, (v4(1), v4(9)), 3000);
+        one.queues[0].send_unfinished(&partial, 1000, XEN_NETIF_GSO_TYPE_TCPV4);
+        moment().await;
+        assert_eq!((one.queues[0].answers().len(), one.queues[0].is_lent()), (3, false));
+        card.let_go(1);
+        let (frame, told) = card.frames().pop().unwrap();
+        let gso = Some(Gso { kind: GsoKind::TcpV4, size: 1000 });
+        let offload = backends::net::Offload { checksum: Checksum::Partial, gso, hash: None };
+        assert_eq!((frame, told), (partial, Told { offload, checksum_at: PARTIAL_TCP, header_len: 54 }));
     });
 }
 

@@ -117,6 +117,11 @@ pub(crate) fn send_init(apic_id: u8) {
     send(apic_id, 5 << 8);
 }
 
+/// Stops all other CPUs for ever, by an NMI, whose handler sees that this CPU panics.
+pub(crate) fn stop_others() {
+    write(COMMAND_LOW, 3 << 18 | ASSERT | 4 << 8);
+}
+
 /// Lets a CPU that was stopped execute the page `page`, below 1 MiB, in real mode.
 pub(crate) fn send_start(apic_id: u8, page: u64) {
     send(apic_id, 6 << 8 | (page >> 12) as u32 & 0xff);
@@ -225,6 +230,12 @@ impl Cpus for Machine {
         }
     }
 
+    fn ask_to_let_go(&self, cpu: CpuId) {
+        if percpu::local_of(cpu).is_some_and(|local| !local.asked_to_let_go.swap(true, Ordering::AcqRel)) {
+            self.kick(cpu);
+        }
+    }
+
     fn online(&self) -> CpuSet {
         percpu::online()
     }
@@ -234,6 +245,7 @@ impl Cpus for Machine {
         // number of ticks after the last read (some 12 us) the answer is no.
         const TICKS: u64 = 1 << 15;
         let local = percpu::local();
+        local.flush_if_asked(paging::flush_local);
         // An interrupt that was seen stays pending while the callers unwind, so each of them gets the answer
         // `true`.
         if local.interrupt_waits.load(Ordering::Relaxed) {

@@ -75,7 +75,10 @@ pub(crate) fn start_others(hv: &'static Hv, page: Option<u64>, most: u32) {
     write_start_page(hv, page, tables.base());
     for cpu in (1..others).filter_map(CpuId::new) {
         let apic_id = hv.platform.apic_ids[cpu.index()];
-        if let Err(why) = start_one(hv, cpu, apic_id, page) {
+        let started = start_one(hv, cpu, apic_id, page);
+        if let Err(why) =
+            started.and_then(|()| hv.add_cpu(cpu).then_some(()).ok_or("has no memory for vCPUs"))
+        {
             log::warn!("CPU {} (APIC id {apic_id}) {why}, and is left out", cpu.raw());
         }
     }

@@ -106,6 +106,15 @@ pub(crate) unsafe fn load_segments(cpu: CpuId, tss: *mut TaskStateSegment, stack
     }
 }
 
+/// Loads the GDT that no vCPU has, and no LDT: this CPU leaves the descriptor tables of the vCPU that it had loaded.
+pub(crate) fn leave_window() {
+    // SAFETY: page 14 of this GDT is the page with our descriptors, and the CPU uses no others until it loads a vCPU.
+    unsafe {
+        lgdt(&cpu::table_register(GDT_PAGE.address().wrapping_sub(GDT_OUR_OFFSET), GDT_LIMIT));
+        cpu::lldt(0);
+    }
+}
+
 #[repr(C, align(4096))]
 struct Idt(UnsafeCell<[[u64; 2]; 256]>);
 

@@ -15,7 +15,7 @@ use x86_64::registers::debug::Dr6;
 use super::leave::{Exit, leave, leave_afresh};
 use super::machine::{Cur, hypervisor};
 use super::percpu::{self, Local};
-use super::{apic, cpu, guest_access, panic, serial, time, windows};
+use super::{apic, cpu, guest_access, panic, serial, switch, time, windows};
 
 /// The debug status register with nothing to say.
 const DR6_CLEAR: u64 = 0xffff_0ff0;
@@ -163,7 +163,8 @@ fn interrupt(vector: u8) {
             serial::send();
             hv.raise_softirq(percpu::this_cpu(), SOFTIRQ_TIMER);
         }
-        apic::KICK_VECTOR | apic::SPURIOUS_VECTOR => {}
+        apic::KICK_VECTOR => switch::serve(),
+        apic::SPURIOUS_VECTOR => {}
         apic::SERIAL_VECTOR => serial::interrupt(hv),
         _ => hv.device_interrupt(Vector(vector)),
     }
@@ -208,7 +209,7 @@ extern "C" fn trap_on_own_stack(regs: &mut CpuUserRegs) {
             regs.rflags &= !traps::flags::TF;
             cpu::set_dr6(DR6_CLEAR);
         }
-        2 => {}
+        2 => panic::stop_if_another_panics(),
         _ => panic::unexpected_trap(regs),
     }
 }

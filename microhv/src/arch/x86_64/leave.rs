@@ -26,8 +26,7 @@ pub(crate) struct Exit {
 /// The last look before a return: work that waits, events that are due. Then how to return. A vCPU is current.
 #[inline(always)]
 pub(crate) fn leave(local: &'static Local) -> Exit {
-    // SAFETY: `pending` was set, with the scheduler's word of this CPU, before the first guest ran.
-    let pending = unsafe { &*local.pending.load(Ordering::Relaxed) };
+    let pending = local.pending();
     loop {
         if pending.load(Ordering::Acquire) != 0 {
             switch::do_pending_work(hypervisor(), local);

@@ -18,15 +18,15 @@ use arrayvec::ArrayVec;
 use microhv::boot::memory_map::{MemoryMap, Range};
 use microhv::boot::mitigations::is_emulated;
 use microhv::frames::pte::{self, A, D, FRAME, G, NX, P, PCD, PSE, PWT, RW, US, index};
-use microhv::platform::{CpuId, CpuSet, Paging};
-use microhv::sync::{Mutex, rank};
+use microhv::platform::{CpuId, CpuSet, Cpus, Paging};
+use microhv::sync::{Mutex, rank, wait_a_turn};
 use ring_abi::segment::HYPERVISOR_VIRT_START;
 use ring_abi::types::{GuestVa, Mfn};
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
 use super::cpu::{self, cpuid};
 use super::machine::Machine;
-use super::percpu::{self, AREA_BYTES, GUARD_OFFSET, this_cpu};
+use super::percpu::{self, AREA_BYTES, FLUSH_ORDERS, GUARD_OFFSET, this_cpu};
 
 /// Entry of a table above L1.
 const TABLE: u64 = P | RW | A | D;
@@ -314,6 +314,15 @@ fn flush_by_global_pages() -> bool {
     is_on
 }
 
+/// Flushes this CPU's TLB, global entries included.
+#[inline]
+pub(crate) fn flush_local() {
+    if !flush_by_global_pages() {
+        // SAFETY: what is loaded already.
+        unsafe { cpu::set_cr3(cpu::cr3()) };
+    }
+}
+
 impl Paging for Machine {
     #[inline]
     fn load_cr3(&self, l4: Mfn) {
@@ -328,10 +337,7 @@ impl Paging for Machine {
     }
 
     fn flush_tlb_local(&self) {
-        if !flush_by_global_pages() {
-            // SAFETY: what is loaded already.
-            unsafe { cpu::set_cr3(cpu::cr3()) };
-        }
+        flush_local();
     }
 
     #[inline]
@@ -341,8 +347,23 @@ impl Paging for Machine {
     }
 
     fn flush_tlb(&self, cpus: CpuSet) {
-        if cpus.contains(this_cpu()) {
-            self.flush_tlb_local();
+        let me = this_cpu();
+        let order = FLUSH_ORDERS.order();
+        let others =
+            || cpus.iter().filter(|&cpu| cpu != me).filter_map(|cpu| Some((cpu, percpu::local_of(cpu)?)));
+        for (cpu, local) in others() {
+            if !local.flushes.has_done(order) && local.flushes.ask() {
+                self.kick(cpu);
+            }
+        }
+        if cpus.contains(me) {
+            flush_local();
+        }
+        // Locks may be held: whoever waits for one serves meanwhile.
+        for (_, local) in others() {
+            while !local.flushes.has_done(order) {
+                wait_a_turn();
+            }
         }
     }
 

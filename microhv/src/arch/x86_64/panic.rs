@@ -3,14 +3,14 @@
 
 use core::arch::asm;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use microhv::sync::Once;
 use ring_abi::guest_context::CpuUserRegs;
 use x86_64::registers::control::Cr2;
 
 use super::machine::hypervisor_if_up;
-use super::{cpu, paging, percpu, serial};
+use super::{apic, cpu, paging, percpu, serial};
 
 /// What isa-debug-exit reports: the machine starts again.
 pub(crate) const EXIT_RESTART: u8 = 0x12;
@@ -25,7 +25,8 @@ const BACKTRACE_FRAMES: usize = 32;
 
 /// The isa-debug-exit port, if the command line named one: a write there ends the emulator.
 pub(crate) static DEBUG_EXIT: Once<Option<u16>> = Once::new();
-static PANICKING: AtomicBool = AtomicBool::new(false);
+/// The CPU that panics; `u32::MAX`: none.
+static PANICKING: AtomicU32 = AtomicU32::new(u32::MAX);
 
 unsafe extern "C" {
     static __build_id_start: u8;
@@ -123,10 +124,23 @@ fn die(regs: Option<&CpuUserRegs>, rbp: u64) -> ! {
     cpu::halt_for_ever()
 }
 
+/// Stops this CPU for ever if another panics.
+pub(crate) fn stop_if_another_panics() {
+    let who = PANICKING.load(Ordering::Acquire);
+    if who != u32::MAX && who != percpu::this_cpu().raw() {
+        cpu::halt_for_ever();
+    }
+}
+
 fn begin() {
-    let again = PANICKING.swap(true, Ordering::Relaxed);
+    let me = percpu::this_cpu().raw();
+    let first = PANICKING.compare_exchange(u32::MAX, me, Ordering::AcqRel, Ordering::Acquire);
+    stop_if_another_panics();
+    if percpu::online().count() > 1 {
+        apic::stop_others();
+    }
     serial::break_lock();
-    if again {
+    if first.is_err() {
         report!("panic within a panic");
         debug_exit(EXIT_PANIC);
         cpu::halt_for_ever();

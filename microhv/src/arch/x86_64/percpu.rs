@@ -16,6 +16,7 @@ use alloc::sync::Arc;
 use microhv::domain::Current;
 use microhv::domain::{Domain, Vcpu, VcpuRef};
 use microhv::platform::{CpuId, CpuSet, MAX_CPUS};
+use microhv::sync::{FlushOrders, FlushState};
 
 use x86_64::VirtAddr;
 use x86_64::structures::tss::TaskStateSegment;
@@ -40,13 +41,16 @@ pub(crate) struct Local {
     /// The guest's stack pointer, for the first instructions of SYSCALL.
     scratch: AtomicU64,
     /// The scheduler's word of work that waits on this CPU.
-    pub(crate) pending: AtomicPtr<AtomicU32>,
-    /// The vCPU that runs; null while idle. What `current` refers to, found with one load.
+    pending: AtomicPtr<AtomicU32>,
+    /// The vCPU that runs; null while idle. What `loaded` refers to, found with one load.
     vcpu: AtomicPtr<Vcpu>,
-    /// The vCPU that runs; none while idle.
-    current: UnsafeCell<Option<VcpuRef>>,
-    /// The vCPU whose floating-point, debug and segment registers are loaded: the current, or while idle the last.
-    pub(crate) loaded: UnsafeCell<Option<VcpuRef>>,
+    /// The vCPU whose tables, floating-point, debug and segment registers are loaded: the one that runs, or while idle the
+    /// last, or none.
+    loaded: UnsafeCell<Option<VcpuRef>>,
+    /// The flushes that others ask of this CPU.
+    pub(crate) flushes: FlushState,
+    /// Another CPU asks for the state that this CPU keeps of a vCPU while idle.
+    pub(crate) asked_to_let_go: AtomicBool,
     /// TSC until which `work_pending` does not look at the local APIC again.
     pub(crate) poll_at: AtomicU64,
     /// An interrupt was seen waiting, and none was taken since.
@@ -117,6 +121,16 @@ pub(crate) fn boot_area() -> NonNull<Area> {
     NonNull::from(&BOOT_AREA)
 }
 
+/// The flushes that CPUs order of each other.
+pub(crate) static FLUSH_ORDERS: FlushOrders = FlushOrders::new();
+
+/// The data of another CPU that is up.
+pub(crate) fn local_of(cpu: CpuId) -> Option<&'static Local> {
+    let at = (area_address(cpu) as usize + LOCAL_OFFSET) as *const Local;
+    // SAFETY: the area of a CPU that is up was filled before, and stays; what others use of `Local` are atomics.
+    online().contains(cpu).then(|| unsafe { &*at })
+}
+
 /// The CPUs that are up, a bit each.
 static ONLINE: AtomicU64 = AtomicU64::new(0);
 
@@ -171,8 +185,9 @@ impl Local {
             scratch: AtomicU64::new(0),
             pending: AtomicPtr::new(core::ptr::null_mut()),
             vcpu: AtomicPtr::new(core::ptr::null_mut()),
-            current: UnsafeCell::new(None),
             loaded: UnsafeCell::new(None),
+            flushes: FlushState::new(),
+            asked_to_let_go: AtomicBool::new(false),
             poll_at: AtomicU64::new(0),
             interrupt_waits: AtomicBool::new(false),
             tss: UnsafeCell::new(MaybeUninit::zeroed()),
@@ -187,6 +202,29 @@ impl Local {
         ONLINE.fetch_or(CpuSet::only(this_cpu()).bits(), Ordering::AcqRel);
     }
 
+    /// The scheduler's word of work that waits on this CPU.
+    #[inline(always)]
+    pub(crate) fn pending(&self) -> &'static AtomicU32 {
+        // SAFETY: `begin` set the word before the first guest ran here, to one that is there for ever.
+        unsafe { &*self.pending.load(Ordering::Relaxed) }
+    }
+
+    /// Flushes this CPU's TLB by `flush`, on this CPU, and tells those who wait for that.
+    #[inline(always)]
+    pub(crate) fn flush_by(&self, flush: impl FnOnce()) {
+        self.flushes.flush(&FLUSH_ORDERS, flush);
+    }
+
+    /// Flushes this CPU's TLB by `flush`, on this CPU, if another CPU asked for that. Returns whether one did.
+    #[inline(always)]
+    pub(crate) fn flush_if_asked(&self, flush: impl FnOnce()) -> bool {
+        let is_asked = self.flushes.is_asked();
+        if is_asked {
+            self.flushes.serve(&FLUSH_ORDERS, flush);
+        }
+        is_asked
+    }
+
     /// Top of this CPU's main stack, which ends where its data begin.
     #[inline(always)]
     pub(crate) fn stack_top(&self) -> u64 {
@@ -196,8 +234,14 @@ impl Local {
     /// The vCPU that runs on this CPU.
     #[inline(always)]
     pub(crate) fn current(&self) -> Option<&VcpuRef> {
-        // SAFETY: only this CPU reads and writes the cell, and `set_current` is not called while a reference is used.
-        unsafe { (*self.current.get()).as_ref() }
+        if self.is_busy() { self.loaded() } else { None }
+    }
+
+    /// The vCPU whose registers this CPU has.
+    #[inline(always)]
+    pub(crate) fn loaded(&self) -> Option<&VcpuRef> {
+        // SAFETY: only this CPU reads and writes the cell, and `replace_loaded` is not called while a reference is used.
+        unsafe { (*self.loaded.get()).as_ref() }
     }
 
     /// Whether a vCPU runs on this CPU.
@@ -212,9 +256,9 @@ impl Local {
     /// A vCPU runs on this CPU.
     #[inline(always)]
     pub(crate) unsafe fn current_unchecked(&self) -> (&Arc<Domain>, &Vcpu) {
-        // SAFETY: the caller's duty; `vcpu` points into what `current` keeps alive.
+        // SAFETY: the caller's duty; `vcpu` points into what `loaded` keeps alive.
         unsafe {
-            let current = (*self.current.get()).as_ref().unwrap_unchecked();
+            let current = self.loaded().unwrap_unchecked();
             (current.domain(), &*self.vcpu.load(Ordering::Relaxed))
         }
     }
@@ -241,16 +285,24 @@ impl Local {
         self.regs_top.store(top, Ordering::Relaxed);
     }
 
-    /// Makes another vCPU, or none, the current one; the former.
+    /// Makes another vCPU, or none, the one whose registers this CPU has; the former. A vCPU runs from then on.
     ///
     /// # Safety
-    /// No reference from [`Local::current`] is used after.
-    pub(crate) unsafe fn set_current(&self, vcpu: Option<VcpuRef>) -> Option<VcpuRef> {
+    /// No reference from [`Local::loaded`] or [`Local::current`] is used after.
+    pub(crate) unsafe fn replace_loaded(&self, vcpu: Option<VcpuRef>) -> Option<VcpuRef> {
         // SAFETY: the caller's duty.
-        let former = unsafe { core::mem::replace(&mut *self.current.get(), vcpu) };
-        let now = self.current().map_or(core::ptr::null(), |current| core::ptr::from_ref(current.vcpu()));
-        self.vcpu.store(now.cast_mut(), Ordering::Relaxed);
+        let former = unsafe { core::mem::replace(&mut *self.loaded.get(), vcpu) };
+        self.set_running(true);
         former
+    }
+
+    /// Says whether the loaded vCPU runs, or this CPU is idle.
+    pub(crate) fn set_running(&self, runs: bool) {
+        let vcpu = self
+            .loaded()
+            .filter(|_| runs)
+            .map_or(core::ptr::null(), |loaded| core::ptr::from_ref(loaded.vcpu()));
+        self.vcpu.store(vcpu.cast_mut(), Ordering::Relaxed);
     }
 }
 

@@ -17,7 +17,7 @@ use ring_abi::types::Mfn;
 
 use super::machine::{self, Hv, Machine};
 use super::percpu::{self, Area};
-use super::{apic, cpu, cpus, descriptors, devices, heap, leave, paging, panic, serial, time};
+use super::{apic, cpu, cpus, descriptors, devices, heap, leave, paging, panic, serial, switch, time};
 
 /// End of what the boot tables map 1:1.
 const IDENTITY_END: u64 = 4 << 30;
@@ -125,6 +125,7 @@ extern "C" fn on_own_stack() -> ! {
     let hv = make_hypervisor(acpi, command_line, &options);
     heap::return_early(hv);
     percpu::local().begin(hv);
+    microhv::sync::serve_by(switch::serve);
     let start_page = found.lock().start_page;
     cpus::start_others(hv, start_page, options.max_cpus);
     describe(hv, &options);

@@ -5,11 +5,13 @@
 //! than the last comes: an idle CPU keeps what the last vCPU had.
 #![allow(unsafe_code)] // per-CPU state, and the stack that entry code takes up
 
+use alloc::sync::Arc;
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use microhv::domain::{GuestCpu, Vcpu, VcpuRef};
-use microhv::platform::{Cpus, Paging, Registers, SOFTIRQ_SCHEDULE, SegmentBase};
+use microhv::domain::{Domain, GuestCpu, Vcpu, VcpuRef};
+use microhv::platform::{CpuSet, Cpus, Paging, Registers, SOFTIRQ_SCHEDULE, SegmentBase};
 use microhv::sched::Decision;
+use microhv::sync::wait_a_turn;
 use microhv::traps;
 use ring_abi::types::Maddr;
 use x86_64::instructions::interrupts;
@@ -20,8 +22,8 @@ use x86_64::registers::debug::{DebugAddressRegister, Dr0, Dr1, Dr2, Dr3, Dr7};
 use super::cpu::{self, msr};
 use super::guest_access::{load_gs_selector, load_selectors};
 use super::machine::{Hv, Machine};
-use super::percpu::Local;
-use super::{fpu, paging, windows};
+use super::percpu::{self, Local, this_cpu};
+use super::{descriptors, fpu, paging, windows};
 
 /// How far before the frame the word lies that entry code takes for its stack pointer.
 pub(crate) const STACK_BEFORE_REGS: usize = 8;
@@ -33,12 +35,21 @@ const DR7_OFF: u64 = 0x400;
 /// DR7's enable bits.
 const DR7_ENABLE: u64 = 0xff;
 
+/// Does what other CPUs wait for, at once: in their interrupt, and while this CPU waits for another.
+pub(crate) fn serve() {
+    let local = percpu::local();
+    if local.flush_if_asked(paging::flush_local) && !local.is_busy() {
+        // The next flush should not ask this CPU, as long as it is idle.
+        local.asked_to_let_go.store(true, Ordering::Release);
+    }
+}
+
 /// Does the work that waits on this CPU until a vCPU is current and nothing waits.
 #[cold]
 #[inline(never)]
 pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
     let id = hv.platform.cpu();
-    let pending = hv.sched.pending(id);
+    let pending = local.pending();
     loop {
         cpu::take_interrupts();
         hv.do_softirqs(id);
@@ -52,10 +63,17 @@ pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
         if pending.load(Ordering::Acquire) != 0 {
             continue;
         }
-        if local.is_busy() {
-            return;
+        if let Some(current) = local.current() {
+            if !current.vcpu().nmi_pending.load(Ordering::Acquire) {
+                return;
+            }
+            local.with_current(traps::deliver_nmi);
+            continue;
         }
         while pending.load(Ordering::Acquire) == 0 {
+            if local.asked_to_let_go.load(Ordering::Acquire) {
+                let_go(hv, local);
+            }
             // No wake-up is lost: the CPU takes no interrupt before it sleeps.
             // The compiler may move no store past the sleep: handlers read what this CPU runs.
             compiler_fence(Ordering::SeqCst);
@@ -65,23 +83,45 @@ pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
     }
 }
 
+/// Saves what this CPU, which is idle, keeps of the vCPU that ran last, and leaves its tables.
+#[cold]
+fn let_go(hv: &Hv, local: &'static Local) {
+    local.asked_to_let_go.store(false, Ordering::Relaxed);
+    // SAFETY: this CPU is idle, so nothing refers to the vCPU that ran last.
+    let Some(previous) = (unsafe { local.replace_loaded(None) }) else { return };
+    save(previous.vcpu());
+    descriptors::leave_window();
+    local.flush_by(|| hv.platform.load_cr3_flushing(Maddr::new(paging::hypervisor_l4()).mfn()));
+    leave_tables(previous.domain());
+    previous.vcpu().set_holder(None);
+}
+
+/// This CPU has nothing of `previous` any more, and the table of `next` is loaded.
+fn left(previous: &VcpuRef, next: &VcpuRef) {
+    if !Arc::ptr_eq(previous.domain(), next.domain()) {
+        leave_tables(previous.domain());
+    }
+    previous.vcpu().set_holder(None);
+}
+
+/// No table of `domain` is loaded here any more.
+fn leave_tables(domain: &Domain) {
+    domain.dirty_cpus.fetch_and(!CpuSet::only(this_cpu()).bits(), Ordering::SeqCst);
+}
+
 fn switch_to(hv: &'static Hv, local: &'static Local, next: Option<VcpuRef>) {
-    let Some(next) = next else {
-        // SAFETY: no reference to the former current vCPU is used below.
-        drop(unsafe { local.set_current(None) });
-        return;
+    let Some(next) = next.filter(|next| !hv.must_leave(next.domain())) else {
+        return local.set_running(false);
     };
-    // SAFETY: `loaded` is this CPU's, and no other reference to it is used.
-    let is_loaded = unsafe { &*local.loaded.get() }.as_ref().is_some_and(|loaded| loaded.same(&next));
-    // SAFETY: no reference to the former current vCPU is used below.
-    drop(unsafe { local.set_current(Some(next.clone())) });
-    if !is_loaded {
-        // SAFETY: as above.
-        let previous = unsafe { (*local.loaded.get()).replace(next.clone()) };
+    if local.loaded().is_some_and(|loaded| loaded.same(&next)) {
+        local.set_running(true);
+    } else {
+        // SAFETY: no reference to the former vCPU is used below.
+        let previous = unsafe { local.replace_loaded(Some(next)) };
         if let Some(previous) = &previous {
             save(previous.vcpu());
         }
-        let all_loaded = load(hv, local, &next);
+        let all_loaded = load(hv, local, previous.as_ref());
         // Only now are the previous vCPU's tables out of use, so that its domain may go.
         drop(previous);
         if let Err(selectors) = all_loaded {
@@ -89,11 +129,22 @@ fn switch_to(hv: &'static Hv, local: &'static Local, next: Option<VcpuRef>) {
         }
     }
     if let Some(current) = local.current() {
-        let (domain, vcpu) = (current.domain(), current.vcpu());
-        hv.switched_in(domain, vcpu);
-        if vcpu.nmi_pending.load(Ordering::Relaxed) {
-            local.with_current(traps::deliver_nmi);
-        }
+        hv.switched_in(current.domain(), current.vcpu());
+    }
+}
+
+/// Waits until no other CPU has anything of `next`, which the scheduler gave to this CPU and whose table is loaded. First this
+/// CPU leaves `previous`: the other CPU may wait for that.
+#[cold]
+#[inline(never)]
+fn wait_for_holder(hv: &Hv, previous: Option<&VcpuRef>, next: &VcpuRef) {
+    descriptors::leave_window();
+    if let Some(previous) = previous {
+        left(previous, next);
+    }
+    while let Some(other) = next.vcpu().holder() {
+        hv.platform.ask_to_let_go(other);
+        wait_a_turn();
     }
 }
 
@@ -113,28 +164,41 @@ fn save(vcpu: &Vcpu) {
     fpu::save(&vcpu.fpu);
 }
 
-/// Loads a vCPU's state; the error is the vCPU's data selectors when one of them could not be loaded.
-fn load(hv: &Hv, local: &'static Local, next: &VcpuRef) -> Result<(), [u16; 4]> {
+/// Loads the state of the vCPU that is to run, and leaves `previous`, whose registers were saved. The error is the vCPU's data
+/// selectors when one of them could not be loaded.
+fn load(hv: &Hv, local: &'static Local, previous: Option<&VcpuRef>) -> Result<(), [u16; 4]> {
+    let Some(next) = local.loaded() else { return Ok(()) };
     let (domain, vcpu) = (next.domain(), next.vcpu());
     let l4 = traps::loaded_l4(vcpu).unwrap_or(Maddr::new(paging::hypervisor_l4()).mfn());
-    hv.platform.load_cr3_flushing(l4);
+    if previous.is_none_or(|previous| !Arc::ptr_eq(previous.domain(), domain)) {
+        // A full barrier: whoever changes an entry sees the bit, or this CPU's walks see the change.
+        domain.dirty_cpus.fetch_or(CpuSet::only(this_cpu()).bits(), Ordering::SeqCst);
+    }
+    local.flush_by(|| hv.platform.load_cr3_flushing(l4));
+    let mut previous = previous;
+    if vcpu.holder().is_some() {
+        wait_for_holder(hv, previous.take(), next);
+    }
+    vcpu.set_holder(Some(this_cpu()));
+    let (ldt_entries, fs_base, gs_kernel, gs_user, breaks, cr0) = {
+        let guest = vcpu.cpu.lock();
+        let breaks = guest.debug[7] & DR7_ENABLE != 0;
+        (guest.ldt_entries, guest.fs_base, guest.gs_base_kernel, guest.gs_base_user, breaks, guest.cr0)
+    };
+    windows::load(&vcpu.window, ldt_entries);
+    if let Some(previous) = previous {
+        left(previous, next);
+    }
     let regs = vcpu.regs_ptr();
     // SAFETY: the word before the frame is the frame's padding, there for this; only this CPU runs the vCPU.
     unsafe {
         regs.cast::<u8>().sub(STACK_BEFORE_REGS).cast::<u64>().write(local.stack_top());
         local.set_entry_stack(vcpu.entry_stack() as u64);
     }
-    let ldt_entries = vcpu.cpu.lock().ldt_entries;
-    windows::load(&vcpu.window, ldt_entries);
-    set_tsc_trapping(domain.tsc.lock().mode == TSC_MODE_ALWAYS_EMULATE);
+    set_tsc_trapping(domain.tsc_mode.load(Ordering::Relaxed) == TSC_MODE_ALWAYS_EMULATE);
     let [ds, es, fs, gs] = vcpu.saved_selectors();
     let is_user = vcpu.user_mode.load(Ordering::Relaxed);
     // Loading a selector may fault an LDT page in, which takes the vCPU's lock.
-    let (fs_base, gs_kernel, gs_user, breaks, cr0) = {
-        let guest = vcpu.cpu.lock();
-        let breaks = guest.debug[7] & DR7_ENABLE != 0;
-        (guest.fs_base, guest.gs_base_kernel, guest.gs_base_user, breaks, guest.cr0)
-    };
     let whole = load_selectors([ds, es, fs, gs]);
     // The selector of GS goes with user mode's base. In a context that a toolstack saved, a base of 0 with a selector
     // means the base in that selector's descriptor.

@@ -279,9 +279,7 @@ impl<P: Platform> Builder<'_, P> {
             ss: 0xe02b,
             ..CpuUserRegs::default()
         });
-        let mut cpu = vcpu.cpu.lock();
-        (cpu.kernel_ss, cpu.kernel_sp) = (0xe02b, stack);
-        drop(cpu);
+        vcpu.kernel_stack.set(0xe02b, stack);
         vcpu.initialised.store(true, Ordering::Release);
         vcpu.pause_flags.fetch_and(!PauseFlags::DOWN, Ordering::AcqRel);
     }

@@ -3,11 +3,13 @@
 #![allow(unsafe_code)] // words of the shared page as atomics, without a check of bounds for each
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use ring_abi::shared::SharedBytes;
 use ring_abi::shared_info::{EVTCHN_MASK_OFFSET, EVTCHN_PENDING_OFFSET};
 use ring_abi::types::Port;
+
+use crate::sync::words::AtomicU64;
 
 const WORDS: usize = 64;
 const _: () = assert!(EVTCHN_MASK_OFFSET == EVTCHN_PENDING_OFFSET + WORDS * 8);
@@ -71,5 +73,29 @@ impl Bits {
     #[inline]
     pub(in crate::evtchn) fn unmask(&self, port: Port) -> bool {
         self.word(port, true).fetch_and(!bit(port), Ordering::SeqCst) & bit(port) != 0
+    }
+}
+
+#[cfg(test)]
+#[cfg(loom)]
+mod model {
+    use alloc::boxed::Box;
+
+    use loom::thread;
+
+    use super::*;
+
+    /// An event comes while its port is unmasked: at least one of both sides sees that there is something to deliver.
+    #[test]
+    fn an_event_of_a_port_that_is_unmasked_meanwhile_is_not_lost() {
+        loom::model(|| {
+            let words: Box<[AtomicU64; 2 * WORDS]> = Box::new(core::array::from_fn(|_| AtomicU64::new(0)));
+            let bits = Bits { words: NonNull::from(Box::leak(words)) };
+            let port = Port::new(5);
+            bits.word(port, true).store(bit(port), Ordering::Relaxed);
+            let sender = thread::spawn(move || bits.set_pending(port) && !bits.is_masked(port));
+            let is_seen = bits.unmask(port) && bits.is_pending(port);
+            assert!(sender.join().unwrap() || is_seen);
+        });
     }
 }

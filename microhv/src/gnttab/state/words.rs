@@ -3,13 +3,14 @@
 //!
 //! ABI: `struct grant_entry_v1`, `union grant_entry_v2`, `grant_status_t`, `xen/include/public/grant_table.h`.
 
-use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, Ordering};
 
 use ring_abi::grant as abi;
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{DomId, Mfn};
 
 use super::{Access, GrantError};
+use crate::sync::words::{AtomicU64, shared};
 
 /// How often the hypervisor tries to mark an entry of version 1 that its domain changes meanwhile.
 const ENTRY_TRIES: u32 = 5;
@@ -78,7 +79,7 @@ impl<'a> Marked<'a> {
     ) -> Result<(Mfn, Self), GrantError> {
         let (entry, flags) = entry.word_u64(at);
         let how = marks_of(access, true);
-        let frame = mark_one(entry, grantee, how)?;
+        let frame = mark_one(shared(entry), grantee, how)?;
         Ok((frame, Self { word: Some(flags), marks: how.0 as u16 }))
     }
 }
@@ -121,7 +122,7 @@ impl Words<'_> {
         match *self {
             Self::One { entry, at } => {
                 let how = marks_of(access, whole);
-                mark_one(entry.word_u64(at).0, grantee, how).map(|frame| (frame, Shape::Page))
+                mark_one(shared(entry.word_u64(at).0), grantee, how).map(|frame| (frame, Shape::Page))
             }
             Self::Two { .. } => self.mark_two(grantee, access, whole, held),
         }
@@ -299,5 +300,63 @@ mod tests {
         assert_eq!((status.load_u64(0), page.load_u64(0)), (u64::from(READING) << 16, 0));
         assert_eq!(words.mark(ME, Access::Read, true, 0), Err(GrantError::NotWhole));
         assert_eq!(words.mark(DomId::new(2), Access::Read, false, 0), Err(GrantError::General));
+    }
+}
+
+#[cfg(test)]
+#[cfg(loom)]
+mod model {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    const ME: DomId = DomId::new(1);
+    const ENTRY: u64 = 7 << 32 | (grantee_bits(ME) | PERMIT_ACCESS) as u64;
+
+    /// Ends a grant as its granter does, by one compare-exchange that sees no use.
+    fn end(entry: &AtomicU64) -> bool {
+        let seen = entry.load(Ordering::Relaxed);
+        let is_unused = seen & u64::from(MARKS) == 0;
+        is_unused && entry.compare_exchange(seen, 0, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    }
+
+    #[test]
+    fn a_grant_is_ended_or_in_use() {
+        for access in [Access::Read, Access::Write] {
+            loom::model(move || {
+                let entry = Arc::new(AtomicU64::new(ENTRY));
+                let granter = {
+                    let entry = Arc::clone(&entry);
+                    thread::spawn(move || end(&entry))
+                };
+                let frame = mark_one(&entry, ME, marks_of(access, true));
+                let is_ended = granter.join().unwrap();
+                assert!(is_ended ^ frame.is_ok(), "{frame:?}");
+            });
+        }
+    }
+
+    /// The granter lends another frame by the same entry: what is marked is what is used.
+    #[test]
+    fn the_frame_that_is_used_is_the_one_that_was_marked() {
+        const OTHER: u64 = 9 << 32 | ENTRY & 0xffff_ffff;
+        loom::model(|| {
+            let entry = Arc::new(AtomicU64::new(ENTRY));
+            let granter = {
+                let entry = Arc::clone(&entry);
+                thread::spawn(move || {
+                    if end(&entry) {
+                        entry.store(OTHER, Ordering::Release);
+                    }
+                })
+            };
+            let frame = mark_one(&entry, ME, marks_of(Access::Write, true));
+            granter.join().unwrap();
+            if let Ok(frame) = frame {
+                let now = entry.load(Ordering::Relaxed);
+                assert_eq!((now >> 32, now as u32 & MARKS), (frame.raw(), MARKS));
+            }
+        });
     }
 }

@@ -66,11 +66,22 @@ impl<P: Platform> Operation<'_, '_, P> {
         otherwise.when(counted.is_err())
     }
 
+    /// Pauses the domain until `unpause_domain`.
+    ///
+    /// # Errors
+    /// `Again`: this CPU is wanted, and nothing has changed.
+    pub(super) fn hold(&self) -> Answer {
+        HypercallError::Again.when(!self.cur.hv.pause_domain(self.domain))
+    }
+
     pub(super) fn pause(&self) -> Answer {
         self.not_own()?;
         self.count_pause(|count| (count < MAX_PAUSES).then_some(count + 1), HypercallError::Overflow)?;
-        self.cur.hv.pause_domain(self.domain);
-        Ok(())
+        let answer = self.hold();
+        if answer.is_err() {
+            self.count_pause(|count| count.checked_sub(1), HypercallError::Invalid)?;
+        }
+        answer
     }
 
     pub(super) fn unpause(&self) -> Answer {

@@ -119,12 +119,9 @@ impl<P: Platform> Operation<'_, '_, P> {
     pub(super) fn set_tsc(&self, p: XenDomctlTscInfo) -> Answer {
         self.not_own()?;
         HypercallError::Invalid.when(p.tsc_mode > TSC_MODE_LAST)?;
-        *self.domain.tsc.lock() = TscSettings {
-            mode: p.tsc_mode,
-            elapsed_ns: p.elapsed_nsec,
-            gtsc_khz: p.gtsc_khz,
-            incarnation: p.incarnation,
-        };
+        self.domain.tsc_mode.store(p.tsc_mode, Ordering::Relaxed);
+        *self.domain.tsc.lock() =
+            TscSettings { elapsed_ns: p.elapsed_nsec, gtsc_khz: p.gtsc_khz, incarnation: p.incarnation };
         Ok(())
     }
 
@@ -132,7 +129,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         let tsc = *self.domain.tsc.lock();
         let platform = &self.cur.hv.platform;
         XenDomctlTscInfo {
-            tsc_mode: tsc.mode,
+            tsc_mode: self.domain.tsc_mode.load(Ordering::Relaxed),
             gtsc_khz: if tsc.gtsc_khz != 0 { tsc.gtsc_khz } else { platform.time_params().tsc_khz },
             incarnation: tsc.incarnation,
             elapsed_nsec: platform.now_ns(),

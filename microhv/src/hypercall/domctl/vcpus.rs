@@ -40,7 +40,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         let vcpu = self.domain.vcpu(wanted.vcpu).ok_or(HypercallError::Invalid)?;
         HypercallError::Invalid.when(wanted.ctxt == 0)?;
         let context = read_context(self.cur, GuestVa::new(wanted.ctxt))?;
-        self.cur.hv.pause_domain(self.domain);
+        self.hold()?;
         let result = self.cur.hv.set_vcpu_context(self.domain, vcpu, &context, false);
         if result.is_ok() {
             if context.flags & VGCF_ONLINE != 0 {
@@ -58,7 +58,7 @@ impl<P: Platform> Operation<'_, '_, P> {
         let vcpu = self.domain.vcpu(wanted.vcpu).ok_or(HypercallError::Invalid)?;
         HypercallError::NoData.when(!vcpu.initialised.load(Ordering::Acquire))?;
         let mut context = VcpuGuestContext::new_box_zeroed().map_err(|_| HypercallError::NoMemory)?;
-        self.cur.hv.pause_domain(self.domain);
+        self.hold()?;
         crate::lifecycle::fill_context(self.domain, vcpu, &mut context);
         self.cur.hv.unpause_domain(self.domain);
         Ok(self.cur.copy_to_guest(GuestVa::new(wanted.ctxt), context.as_bytes())?)

@@ -277,7 +277,6 @@ fn a_trigger_wakes_a_vcpu_for_an_nmi() {
     assert_eq!(send(&world.dom0, id, XEN_DOMCTL_SENDTRIGGER_NMI, 1), 0);
     assert!(vcpu.nmi_pending.load(Ordering::Relaxed));
     assert_eq!(vcpu.pause_flags.load(Ordering::Relaxed), 0, "it is awake");
-    assert_eq!(vcpu.pause_count.load(Ordering::Relaxed), 0);
 }
 
 #[test]
@@ -360,7 +359,7 @@ fn stacks_and_segment_bases_are_checked() {
     let world = World::new(64);
     let guest = world.guest(1);
     assert_eq!(world.call(&guest, __HYPERVISOR_STACK_SWITCH, &[0xe028, 0xdead]), 0);
-    assert_eq!(guest.vcpus[0].cpu.lock().kernel_ss, 0xe02b);
+    assert_eq!(guest.vcpus[0].kernel_stack.ss(), 0xe02b);
     let set = |which: u32, base| world.call(&guest, __HYPERVISOR_SET_SEGMENT_BASE, &[which.into(), base]);
     assert_eq!(set(SEGBASE_FS, 0x1234), 0);
     assert_eq!(set(SEGBASE_GS_KERNEL, 1 << 62), errno(HypercallError::Invalid));

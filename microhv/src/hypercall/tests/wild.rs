@@ -225,7 +225,7 @@ fn an_unmapped_grant_is_forgotten() {
         step(1, Unmap { which: [0, 0], count: 0, replace: false, page: 0 }),
         step(0, Ext { ops: [(0, 0), (22, 0)], whose: 0 }),
     ];
-    let mut world = wild::Wild::new(2);
+    let world = wild::Wild::new(2);
     let anothers = |world: &wild::Wild| world.remembered().iter().any(|leaf| leaf.by != leaf.owner);
     for step in before {
         world.step(&step);
@@ -245,12 +245,62 @@ const STEPS: usize = 120;
 
 #[test]
 fn guests_on_one_cpu_use_nothing_that_was_taken() {
-    wild::search(1, seeds(), STEPS);
+    wild::search(1, seeds(), STEPS, false);
 }
 
 #[test]
 fn guests_on_five_cpus_use_nothing_that_was_taken() {
-    wild::search(5, seeds(), STEPS);
+    wild::search(5, seeds(), STEPS, false);
+}
+
+/// The CPUs are amid their calls at the same time, and another goes on wherever that could be seen.
+#[test]
+fn guests_that_call_at_once_use_nothing_that_was_taken() {
+    let seeds = seeds();
+    for cpus in 2..=4 {
+        // Each of these takes ten times as long.
+        let fewer = seeds.start..seeds.start + seeds.end.saturating_sub(seeds.start).div_ceil(10);
+        wild::search(cpus, fewer, STEPS, true);
+    }
+}
+
+/// Deeds about one page and one table, any with any, by two vCPUs of a guest, its peer and the control domain.
+#[test]
+fn what_one_vcpu_uses_another_may_take_away() {
+    wild::search_duels(seeds());
+}
+
+/// A vCPU maps an address, and the table of that address leaves its parent. A page is mapped for writing, and becomes a table. Such
+/// pairs often, in many orders.
+#[test]
+fn pairs_of_deeds_that_exclude_each_other() {
+    const MAP: usize = 0;
+    const PIN: usize = 4;
+    const WRITE: usize = 6;
+    const LINK: usize = 7;
+    const TABLE_LEAVES: usize = 9;
+    const EXCHANGE: usize = 14;
+    const GDT: usize = 15;
+    const LDT: usize = 17;
+    const INFO: usize = 18;
+    const GRANT: usize = 21;
+    const UNMAP: usize = 2;
+    for pair in [
+        [MAP, TABLE_LEAVES],
+        [MAP, PIN],
+        [MAP, LINK],
+        [WRITE, LINK],
+        [MAP, EXCHANGE],
+        [INFO, EXCHANGE],
+        [GRANT, EXCHANGE],
+        [MAP, GDT],
+        [LDT, MAP],
+    ] {
+        for seed in 0..30 {
+            let found = wild::duel(&[UNMAP], &pair, seed);
+            assert!(found.is_none(), "{pair:?}, seed {seed}: {found:#?}");
+        }
+    }
 }
 
 /// `MICROHV_WILD_SEEDS=FIRST,COUNT` chooses others.

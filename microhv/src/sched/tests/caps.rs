@@ -59,7 +59,7 @@ fn a_domain_that_rests_stays_paused() {
     hv.set_cap(&capped, 10);
     several.run(2 * MS);
     assert!(!is_runnable(&capped, &capped.vcpus[0]));
-    hv.pause_domain(&capped);
+    assert!(hv.pause_domain(&capped));
     several.run(20 * MS);
     assert!(hv.sched.running(CpuId::BOOT).is_none());
     hv.unpause_domain(&capped);

@@ -73,7 +73,7 @@ fn yield_lets_another_run_and_costs_nothing_alone() {
     assert_eq!(world.call(second.domain(), __HYPERVISOR_SCHED_OP, &[SCHEDOP_YIELD.into()]), 0);
     assert!(world.settle().expect("runs").same(&first));
     let other = if Arc::ptr_eq(first.domain(), &a) { &b } else { &a };
-    world.hv.pause_domain(other);
+    assert!(world.hv.pause_domain(other));
     world.settle();
     world.call(first.domain(), __HYPERVISOR_SCHED_OP, &[SCHEDOP_YIELD.into()]);
     world.settle();

@@ -27,7 +27,7 @@
 //! each call:
 //!
 //! 1. No leaf that can be written leads to a frame that is in use as page table, descriptors, or as the hypervisor's
-//!    read-only page.
+//!    read-only page. A page table or a page of descriptors counts from the moment at which its entries were checked.
 //! 2. No leaf and no way leads to a frame that has another owner than when it was taken in, or had another life in
 //!    between. A frame begins a new life when the hypervisor clears it while no domain owns it. CPUs may still remember
 //!    free frames, since nobody uses those; when the hypervisor clears a frame for an owner, no CPU may remember it.
@@ -47,8 +47,9 @@
 //!
 //! **Several CPUs.** [`TestMachine::on_cpu`](super::TestMachine::on_cpu) chooses the CPU that the hypervisor runs on;
 //! the others keep what they have loaded, and their guests go on. The hypervisor knows of them by `Domain::dirty_cpus`.
-//! No code of the library writes this word yet, so the code that loads vCPUs on CPUs of the model does
-//! (`wild::play::Wild::switch`): it sets a CPU's bit before it loads the tables, and clears the bit after a full flush.
+//! The code that loads vCPUs on CPUs of the model writes this word (`wild::play::Wild::switch`): it sets a CPU's bit before it
+//! loads the tables, and clears the bit after a full flush. Threads that are CPUs may be in the hypervisor at the same time
+//! ([`super::turns`]): a CPU that is amid a call is held to the rules when it uses a guest's address, and when it returns.
 //!
 //! **What is left out.** Large pages count as their first page: no table of a guest may have one. Accessed and dirty
 //! bits are not written. Code fetches are reads. The hypervisor does not use process context identifiers.
@@ -66,7 +67,7 @@ use core::sync::atomic::AtomicU64;
 use ring_abi::types::{DomId, Mfn};
 
 use self::frames::Frames;
-use crate::frames::info::{FrameInfo, PageType};
+use crate::frames::info::{FrameInfo, PageType, TypeWord};
 use crate::platform::DescriptorPage;
 
 /// CPUs of the model.
@@ -172,8 +173,10 @@ pub(super) struct Tlb {
     /// How often each frame was cleared while no domain owned it.
     lives: Vec<u32>,
     cpus: [Cpu; CPUS],
-    /// The CPU that runs the hypervisor.
+    /// The CPU that runs the hypervisor, of several the one whose turn it is.
     me: usize,
+    /// The CPUs that are in the hypervisor.
+    inside: [bool; CPUS],
     /// Frames of descriptor windows, by number.
     windows: BTreeMap<u64, [Option<u32>; WINDOW_PAGES]>,
     violations: Vec<String>,
@@ -194,6 +197,7 @@ impl Tlb {
             lives: Vec::new(),
             cpus: core::array::from_fn(|_| Cpu::default()),
             me: 0,
+            inside: [false; CPUS],
             windows: BTreeMap::new(),
             violations: Vec::new(),
             scratch: Vec::new(),
@@ -216,6 +220,10 @@ impl Tlb {
 
     pub(super) fn is_watching(&self) -> bool {
         !self.infos.is_empty()
+    }
+
+    pub(super) fn enter(&mut self, cpu: usize, is_inside: bool) {
+        self.inside[cpu] = is_inside;
     }
 
     pub(super) fn hypervisor_runs_on(&mut self, cpu: usize) {

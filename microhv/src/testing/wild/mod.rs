@@ -9,6 +9,10 @@
 //! several tables, and the tables mapped read-only. Frames that were just unmapped, granted or freed are preferred
 //! where a step names one. An interrupted call goes on when a later step says so, or never: a guest need not go on.
 //!
+//! The steps are played one after the other, or as many at the same time as there are CPUs, each on a thread of its own: at each
+//! point that could be seen by another CPU a seed says which goes on ([`super::turns`]). A duel ([`duel`]) is about one page and
+//! one table, which one vCPU uses while another takes them away.
+//!
 //! After each step the TLB's rules hold, CPUs remember a granted page only while the grant is mapped, and a flush that
 //! a guest asked for has been done. A send by the FIFO changes its port's word and the link of one other at most. A copy
 //! with bounds moves what the entry lends, and succeeds for nothing else. Now and then, and after each step of a
@@ -18,7 +22,7 @@
 mod play;
 mod step;
 
-pub use play::{Finding, Wild};
+pub use play::{DEEDS, Finding, Wild};
 pub use step::{Act, Entry, Page, Pick, Step, decode};
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,7 +33,7 @@ pub const MOST_STEPS: usize = 400;
 /// Plays a scenario on so many CPUs; what it found.
 #[must_use]
 pub fn play(cpus: usize, steps: &[Step]) -> Option<Finding> {
-    let mut wild = Wild::new(cpus);
+    let wild = Wild::new(cpus);
     for (n, step) in steps.iter().enumerate() {
         wild.step(step);
         let wrong = wild.wrong(false);
@@ -41,10 +45,26 @@ pub fn play(cpus: usize, steps: &[Step]) -> Option<Finding> {
     (!wrong.is_empty()).then_some(Finding { step: steps.len(), wrong })
 }
 
-/// Does the same as [`play`], and counts a panic of the hypervisor as a finding too.
+/// Plays a scenario on so many CPUs, a step on each at the same time; what it found. `seed` says which CPU goes on when.
 #[must_use]
-pub fn play_caught(cpus: usize, steps: &[Step]) -> Option<Finding> {
-    catch_unwind(AssertUnwindSafe(|| play(cpus, steps)))
+pub fn play_at_once(cpus: usize, steps: &[Step], seed: u64) -> Option<Finding> {
+    let mut wild = Wild::new(cpus);
+    wild.begin_at_once();
+    for (n, together) in steps.chunks(cpus).enumerate() {
+        wild.steps_at_once(together, seed.wrapping_add(n as u64));
+        let wrong = wild.wrong(false);
+        if !wrong.is_empty() {
+            return Some(Finding { step: (n * cpus + cpus - 1).min(steps.len()), wrong });
+        }
+    }
+    let wrong = wild.end();
+    (!wrong.is_empty()).then_some(Finding { step: steps.len(), wrong })
+}
+
+/// Counts a panic of the hypervisor as a finding too.
+#[must_use]
+pub fn caught(steps: &[Step], play: impl Fn(&[Step]) -> Option<Finding>) -> Option<Finding> {
+    catch_unwind(AssertUnwindSafe(|| play(steps)))
         .unwrap_or_else(|_| Some(Finding { step: steps.len(), wrong: vec!["a panic".into()] }))
 }
 
@@ -67,9 +87,26 @@ pub fn scenario(seed: u64, steps: usize) -> Vec<Step> {
     decode(&bytes_of(seed, steps * 24), steps)
 }
 
-/// The scenario without the steps that it can do without and still find something.
+/// The scenario of a seed for CPUs that play at the same time: mostly, a step is about the same frames, pages and slots as that of
+/// the first CPU.
 #[must_use]
-pub fn smaller(cpus: usize, steps: &[Step]) -> Vec<Step> {
+pub fn scenario_at_once(seed: u64, cpus: usize, steps: usize) -> Vec<Step> {
+    const BYTES: usize = 24;
+    let bytes = bytes_of(seed, steps * BYTES);
+    let mut of_step: Vec<Vec<u8>> = bytes.chunks(BYTES).map(<[u8]>::to_vec).collect();
+    for together in of_step.chunks_mut(cpus) {
+        if let Some((first, others)) = together.split_first_mut() {
+            for other in others.iter_mut().filter(|other| other[1] & 3 != 0) {
+                other[2..].copy_from_slice(&first[2..]);
+            }
+        }
+    }
+    of_step.iter().flat_map(|bytes| decode(bytes, 1)).collect()
+}
+
+/// The scenario without the steps that it can do without and still find something, as `play` plays it.
+#[must_use]
+pub fn smaller(steps: &[Step], play: impl Fn(&[Step]) -> Option<Finding>) -> Vec<Step> {
     let mut steps = steps.to_vec();
     let mut size = steps.len().div_ceil(2);
     while size > 0 {
@@ -77,7 +114,7 @@ pub fn smaller(cpus: usize, steps: &[Step]) -> Vec<Step> {
         while at < steps.len() {
             let mut fewer = steps.clone();
             fewer.drain(at..(at + size).min(steps.len()));
-            match play_caught(cpus, &fewer) {
+            match caught(&fewer, &play) {
                 Some(finding) => {
                     fewer.truncate(finding.step + 1);
                     steps = fewer;
@@ -94,17 +131,58 @@ pub fn smaller(cpus: usize, steps: &[Step]) -> Vec<Step> {
     steps
 }
 
-/// Plays the scenarios of `seeds` and panics at the first finding, with the scenario made small.
+/// Plays the scenarios of `seeds` and panics at the first finding, with the scenario made small. `at_once`: the CPUs play their
+/// steps at the same time.
 ///
 /// # Panics
 /// At a finding.
-pub fn search(cpus: usize, seeds: core::ops::Range<u64>, steps: usize) {
+pub fn search(cpus: usize, seeds: core::ops::Range<u64>, steps: usize, at_once: bool) {
     for seed in seeds {
-        let list = scenario(seed, steps);
-        if let Some(finding) = play_caught(cpus, &list) {
-            let small = smaller(cpus, &list[..list.len().min(finding.step + 1)]);
-            let again = play_caught(cpus, &small).unwrap_or(finding);
-            panic!("seed {seed} on {cpus} CPUs: {again:#?}\nwild::play({cpus}, &{small:?})");
+        let play = |steps: &[Step]| if at_once { play_at_once(cpus, steps, seed) } else { play(cpus, steps) };
+        let list = if at_once { scenario_at_once(seed, cpus, steps) } else { scenario(seed, steps) };
+        if let Some(finding) = caught(&list, play) {
+            let small = smaller(&list[..list.len().min(finding.step + 1)], play);
+            let again = caught(&small, play).unwrap_or(finding);
+            let how = if at_once { "at once " } else { "" };
+            panic!("seed {seed} {how}on {cpus} CPUs: {again:#?}\n{cpus}, &{small:?}");
         }
+    }
+}
+
+/// Two vCPUs of a guest, another guest and the control domain do deeds about one page and one table: those of `before` one after
+/// the other, then one on each CPU at the same time. What that found.
+#[must_use]
+pub fn duel(before: &[usize], together: &[usize], seed: u64) -> Option<Finding> {
+    let play = || {
+        let mut wild = Wild::new(4);
+        wild.begin_at_once();
+        wild.on_first();
+        let stake = wild.stake();
+        before.iter().for_each(|deed| wild.deeds_at_once(&[*deed], stake, seed));
+        wild.deeds_at_once(together, stake, seed);
+        let mut wrong = wild.wrong(true);
+        if wrong.is_empty() {
+            wrong = wild.end();
+        }
+        (!wrong.is_empty()).then_some(Finding { step: before.len(), wrong })
+    };
+    let panicked = |_| Some(Finding { step: before.len(), wrong: vec!["a panic".into()] });
+    catch_unwind(AssertUnwindSafe(play)).unwrap_or_else(panicked)
+}
+
+/// Plays a duel of two to four CPUs for each of `seeds`, and panics at the first finding.
+///
+/// # Panics
+/// At a finding.
+pub fn search_duels(seeds: core::ops::Range<u64>) {
+    for seed in seeds {
+        let deeds: [usize; 6] = bytes_of(seed, 6)
+            .try_into()
+            .map(|bytes: [u8; 6]| bytes.map(|n| usize::from(n) % DEEDS))
+            .expect("six");
+        let (before, together) = deeds.split_at(2);
+        let together = &together[..2 + seed as usize % 3];
+        let found = duel(before, together, seed);
+        assert!(found.is_none(), "wild::duel(&{before:?}, &{together:?}, {seed}): {found:#?}");
     }
 }

@@ -13,8 +13,10 @@ use object::{Object, ObjectSection, SectionKind};
 use super::super::{BenchOptions, On, counting_machine, run};
 use crate::image_check;
 use crate::images;
+use crate::network::Net;
 use crate::plugin::{self, Block};
 use crate::qemu::RunDirectory;
+use crate::tap::Tap;
 use crate::xen;
 
 /// The marks between which packets count.
@@ -28,13 +30,27 @@ const GATEWAY: &str = "02:16:3e:00:00:01";
 /// Where Xen's machine is certainly stuck: with the plugin on a loaded host, 300 s were too short for its control domain.
 const LIMIT: Duration = Duration::from_secs(900);
 
+/// What stands behind a network card of the tap kind: the host, with an address that `netload` makes of its Ethernet address.
+const HOST: (&str, &str) = ("02:16:3e:7f:00:09", "10.88.0.9/24");
+
+/// Where a load goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum To {
+    /// To another guest.
+    Peer,
+    /// To dom0.
+    Gateway,
+    /// To the host, by a card on a tap interface.
+    Card,
+}
+
 /// A load.
 struct Case {
     name: &'static str,
     title: &'static str,
-    /// The counting guest's words; and the other's, if there is one.
+    /// The counting guest's words.
     words: &'static str,
-    peer: bool,
+    to: To,
     /// Packets that count.
     count: u64,
     /// Most instructions of the hypervisor and dom0 for a packet.
@@ -42,7 +58,7 @@ struct Case {
 }
 
 const fn case(name: &'static str, title: &'static str, words: &'static str, aim: Option<u64>) -> Case {
-    Case { name, title, words, peer: true, count: 20_000, aim }
+    Case { name, title, words, to: To::Peer, count: 20_000, aim }
 }
 
 const CASES: &[Case] = &[
@@ -65,9 +81,21 @@ const CASES: &[Case] = &[
             None,
         )
     },
-    Case { peer: false, ..case("64-gateway", "64 bytes to dom0", "role=pour size=64", None) },
-    Case { peer: false, ..case("1500-gateway", "1,500 bytes to dom0", "role=pour size=1514", None) },
+    Case { to: To::Gateway, ..case("64-gateway", "64 bytes to dom0", "role=pour size=64", None) },
+    Case { to: To::Gateway, ..case("1500-gateway", "1,500 bytes to dom0", "role=pour size=1514", None) },
+    to_card("64-card", "64 bytes to a card", "role=pour size=64"),
+    to_card("1500-card", "1,500 bytes to a card", "role=pour size=1514"),
+    to_card("2900-card", "2,900 bytes to be cut, to a card", "role=pour size=2900 segment=1400"),
+    to_card("4000-card", "4,000 bytes to be cut, to a card", "role=pour size=4000 segment=1400"),
+    to_card("4200-card", "4,200 bytes to be cut, to a card", "role=pour size=4200 segment=1400"),
+    to_card("8000-card", "8,000 bytes to be cut, to a card", "role=pour size=8000 segment=1400"),
+    to_card("64k-card", "64 KiB to be cut, to a card", "role=pour size=65535 segment=1400"),
 ];
+
+/// A load that leaves the machine: only where the host lets the user make a tap interface.
+const fn to_card(name: &'static str, title: &'static str, words: &'static str) -> Case {
+    Case { to: To::Card, count: 4_000, ..case(name, title, words, None) }
+}
 
 /// The names of all cases.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
@@ -93,12 +121,18 @@ pub(super) fn bench(options: &BenchOptions, figures: &mut Vec<serde_json::Value>
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     let mut complete = true;
-    for case in CASES.iter().filter(|case| super::is_wanted(options, case.name)) {
+    let wanted = CASES.iter().filter(|case| super::is_wanted(options, case.name));
+    let tap = if wanted.clone().any(|case| case.to == To::Card) {
+        Tap::make(HOST.1, Some(HOST.0)).inspect_err(|error| eprintln!("no loads to a card: {error:#}")).ok()
+    } else {
+        None
+    };
+    for case in wanted.filter(|case| case.to != To::Card || tap.is_some()) {
         for &system in &systems {
-            if system == On::Xen && !case.peer {
-                continue; // the gateway is dom0's of microhv
+            if system == On::Xen && case.to != To::Peer {
+                continue; // the gateway and the card are dom0's of microhv
             }
-            let (blocks, console) = measure(case, system)?;
+            let (blocks, console) = measure(case, system, tap.as_ref())?;
             let counted = packets(&console);
             complete &= counted.is_some();
             let Some(packets) = counted else {
@@ -119,11 +153,15 @@ pub(super) fn bench(options: &BenchOptions, figures: &mut Vec<serde_json::Value>
 }
 
 /// Runs a load; the blocks that ran while packets counted, and the console.
-fn measure(case: &Case, system: On) -> Result<(Vec<Block>, String)> {
+fn measure(case: &Case, system: On, tap: Option<&Tap>) -> Result<(Vec<Block>, String)> {
     let directory = RunDirectory::new()?;
     let counts = directory.file("counts");
     let arguments = plugin::arguments(&counts, Some(MARKS))?;
-    let to = if case.peer { MACS[1] } else { GATEWAY };
+    let to = match case.to {
+        To::Peer => MACS[1],
+        To::Gateway => GATEWAY,
+        To::Card => HOST.0,
+    };
     let words = format!("to={to} count={} {}", case.count, case.words);
     let peer_words = format!("to={} role=send {}", MACS[0], of_packet(case.words));
     let console = if system == On::Xen {
@@ -150,15 +188,20 @@ fn measure(case: &Case, system: On) -> Result<(Vec<Block>, String)> {
         let mut machine = counting_machine();
         machine.memory_mib = xen::Options::default().memory_mib;
         machine.qemu_arguments.extend(arguments);
+        let mut bridge = "";
+        if let Some(tap) = tap.filter(|_| case.to == To::Card) {
+            machine.net = Net::Tap(tap.name.clone());
+            bridge = " vif=['mac=00:16:3e:7f:00:01,bridge=eth0']";
+        }
         let create = |name: &str, flags: &str, words: &str| {
-            format!("xl create {flags}/boot/{name}.cfg extra=\"{words}\"")
+            format!("xl create {flags}/boot/{name}.cfg{bridge} extra=\"{words}\"")
         };
         let mut lines = Vec::new();
-        if case.peer {
+        if case.to == To::Peer {
             lines.push(create(GUESTS[1], "", &peer_words));
         }
         lines.push(create(GUESTS[0], "-c ", &words));
-        if case.peer {
+        if case.to == To::Peer {
             lines.push(format!("wait {}", GUESTS[1]));
         }
         lines.push("net".into());
@@ -204,9 +247,9 @@ fn row(case: &Case, system: On, sum: &Sum, packets: u64) {
     let aim = case.aim.map_or("-".into(), |aim| aim.to_string());
     let (both, [own, peer]) = (sum.hypervisor + sum.dom0, sum.guests);
     // The counting guest is the receiver, unless it is alone.
-    let (sender, receiver) = if case.peer { (peer, own) } else { (own, peer) };
+    let (sender, receiver) = if case.to == To::Peer { (peer, own) } else { (own, peer) };
     let [by_dom0, by_own, by_peer] = sum.hypercalls;
-    let calls = if case.peer { [by_dom0, by_peer, by_own] } else { [by_dom0, by_own, by_peer] };
+    let calls = if case.to == To::Peer { [by_dom0, by_peer, by_own] } else { [by_dom0, by_own, by_peer] };
     let on_xen = system == On::Xen;
     let calls = if on_xen { "-".into() } else { calls.map(part).join(", ") };
     let events = if on_xen { "-".into() } else { part(sum.events) };

@@ -13,6 +13,9 @@ use super::{PortId, random::Random};
 
 /// The port of name servers.
 pub const PORT: u16 = 53;
+/// The control domain asks name servers from one of these, drawn at the start. All lie below
+/// [`super::flows::TRANSLATED_PORTS`].
+pub const ASKING_PORTS: core::ops::Range<u16> = 20_000..30_000;
 /// Longest message that is forwarded: what fits a packet of the guests' network.
 pub const MAX_MESSAGE: usize = 1472;
 /// Questions of one port that wait for an answer, at most.

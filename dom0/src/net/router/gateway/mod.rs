@@ -29,8 +29,6 @@ pub const DOMAIN: &str = "internal";
 
 /// How often connections that are over are looked for.
 const TICK_NS: u64 = 10_000_000_000;
-/// Of the ports below [`super::flows::TRANSLATED_PORTS`], those from which name servers are asked.
-const DNS_PORTS: core::ops::Range<u16> = 20_000..30_000;
 
 /// A guest's interface, as the gateway knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,8 +104,8 @@ impl Gateway {
             if network.address.is_none() {
                 host.ask_for_address();
             }
-            let span = u64::from(DNS_PORTS.end - DNS_PORTS.start);
-            host.ask_for_names(DNS_PORTS.start + (self.random.draw() % span) as u16);
+            let span = u64::from(dns::ASKING_PORTS.end - dns::ASKING_PORTS.start);
+            host.ask_for_names(dns::ASKING_PORTS.start + (self.random.draw() % span) as u16);
         }
         self.router.set_network(id, network);
         self.segments.insert(id, Segment { host, dhcp: pool.map(dhcp::Server::new) });

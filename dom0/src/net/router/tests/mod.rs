@@ -193,7 +193,7 @@ fn a_forward_brings_the_world_to_a_guest() {
     let ack = from_world(&testing::tcp((v4(WORLD), 50_001), (v4(outside(15)), 8080), ACK, b""));
     assert_eq!(send(&mut router, UPLINK, &ack).0, Routed::Drop(Reason::NoConnection));
     let udp = from_world(&testing::udp((v4(WORLD), 50_001), (v4(outside(15)), 8080), b""));
-    assert_eq!(send(&mut router, UPLINK, &udp).0, Routed::Stack, "TCP alone");
+    assert_eq!(send(&mut router, UPLINK, &udp).0, Routed::Drop(Reason::Closed), "TCP alone");
     // Without the forward the port is closed, and connections by the forward are over.
     assert!(!router.remove_forward(protocol::UDP, 8080) && !router.remove_forward(protocol::TCP, 8081));
     assert!(router.remove_forward(protocol::TCP, 8080) && router.flows().is_empty());
@@ -257,6 +257,35 @@ fn what_is_for_the_control_domain_gets_there() {
     assert_eq!(send(&mut router, GUESTS, &from_guest(&v6)).0, Routed::Stack);
     let other = testing::ethernet(station(GUEST), own(GUESTS), 0x88cc, &[0; 50]);
     assert_eq!(send(&mut router, GUESTS, &other).0, Routed::Stack);
+}
+
+#[test]
+fn datagrams_for_no_service_of_the_control_domains_go_no_further() {
+    let mut router = router();
+    let to_gateway = |port| testing::udp((v4(guest(GUEST)), 4000), (v4(guest(1)), port), b"flood");
+    let closed = to_gateway(9);
+    assert_eq!(send(&mut router, GUESTS, &from_guest(&closed)).0, Routed::Drop(Reason::Closed));
+    assert_eq!(errors(&mut router), [(3, 3, [&[0; 4], &closed[..28]].concat())]);
+    for _ in 0..1000 {
+        assert_eq!(send(&mut router, GUESTS, &from_guest(&closed)).0, Routed::Drop(Reason::Closed));
+    }
+    assert_eq!(errors(&mut router).len(), 20 - 1, "twenty in a second");
+    for served in [dhcp::SERVER_PORT, dns::PORT] {
+        assert_eq!(send(&mut router, GUESTS, &from_guest(&to_gateway(served))).0, Routed::Stack);
+    }
+    let to_uplink = |port| testing::udp((v4(WORLD), 53), (v4(outside(15)), port), b"flood");
+    for served in [dhcp::CLIENT_PORT, dns::ASKING_PORTS.start, dns::ASKING_PORTS.end - 1] {
+        assert_eq!(send(&mut router, UPLINK, &from_world(&to_uplink(served))).0, Routed::Stack);
+    }
+    for closed in [9, dns::ASKING_PORTS.end] {
+        assert_eq!(
+            send(&mut router, UPLINK, &from_world(&to_uplink(closed))).0,
+            Routed::Drop(Reason::Closed)
+        );
+    }
+    // TCP is answered by the stack itself.
+    let tcp = testing::tcp((v4(guest(GUEST)), 4000), (v4(guest(1)), 9), SYN, b"");
+    assert_eq!(send(&mut router, GUESTS, &from_guest(&tcp)).0, Routed::Stack);
 }
 
 /// The ICMP errors that wait to be sent: type, code and what lies behind the checksum.

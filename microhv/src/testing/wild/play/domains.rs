@@ -16,8 +16,8 @@ use crate::testing::wild::step::{Page, Pick};
 
 impl Wild {
     /// Makes domain `dom`, as the control domain's toolstack does.
-    pub(super) fn create(&mut self, dom: usize) -> Option<()> {
-        if self.doms[dom].is_some() {
+    pub(super) fn create(&self, dom: usize) -> Option<()> {
+        if self.domain(dom).is_some() {
             return None;
         }
         let hv = &self.hv;
@@ -62,12 +62,13 @@ impl Wild {
         if dom == 0 {
             domain.permissions.lock().iomem.add(FRAMES as u64, FRAMES as u64 + 16);
         }
-        self.interrupted[dom] = Default::default();
-        self.doms[dom] = Some(domain);
+        let mut state = self.state();
+        (state.interrupted[dom], state.ending[dom]) = (Default::default(), false);
+        state.doms[dom] = Some(domain);
         Some(())
     }
 
-    pub(super) fn area(&mut self, what: u8, frame: Pick, page: Page, vcpu: u8) -> Option<()> {
+    pub(super) fn area(&self, what: u8, frame: Pick, page: Page, vcpu: u8) -> Option<()> {
         let va = Self::va(page) + 0x40;
         let (command, vcpu) = match what & 3 {
             0 | 1 => {
@@ -78,17 +79,17 @@ impl Wild {
             }
             2 => {
                 self.put(ARGS, &va)?;
-                (VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA, self.loaded[self.cpu]?.1)
+                (VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA, self.loaded()?.1)
             }
             _ => {
                 self.put(ARGS, &va)?;
-                (VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA, self.loaded[self.cpu]?.1)
+                (VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA, self.loaded()?.1)
             }
         };
         self.call(__HYPERVISOR_VCPU_OP, &[command.into(), vcpu.into(), ARGS]).map(|_| ())
     }
 
-    pub(super) fn event(&mut self, what: u8, port: u8) -> Option<()> {
+    pub(super) fn event(&self, what: u8, port: u8) -> Option<()> {
         let port = u32::from(port & 7);
         let command = match what & 3 {
             0 | 1 => {
@@ -113,14 +114,14 @@ impl Wild {
     }
 
     /// The acting CPU runs the control domain.
-    pub(super) fn as_control(&mut self) -> Option<()> {
-        if self.loaded[self.cpu].is_some_and(|(dom, _)| dom == 0) {
+    pub(super) fn as_control(&self) -> Option<()> {
+        if self.loaded().is_some_and(|(dom, _)| dom == 0) {
             return Some(());
         }
         (0..VCPUS).find_map(|vcpu| self.switch(0, vcpu))
     }
 
-    pub(super) fn control(&mut self, what: u8, dom: u8, frame: Pick) -> Option<()> {
+    pub(super) fn control(&self, what: u8, dom: u8, frame: Pick) -> Option<()> {
         self.as_control()?;
         let dom = u16::from(dom) % DOMAINS as u16;
         let id = DomId::new(dom);
@@ -144,18 +145,34 @@ impl Wild {
         self.call(__HYPERVISOR_DOMCTL, &[ARGS]).map(|_| ())
     }
 
+    /// No CPU has a vCPU of the domain loaded when this returns: a CPU that is amid a step gets to the step's end first.
+    fn leave(&self, dom: usize) {
+        self.state().ending[dom] = true;
+        for cpu in 0..self.cpus {
+            loop {
+                let state = self.state();
+                if !state.loaded[cpu].is_some_and(|(loaded, _)| loaded == dom) {
+                    break;
+                }
+                let is_busy = state.busy[cpu];
+                drop(state);
+                if is_busy {
+                    turns::wait();
+                } else {
+                    self.unload(cpu);
+                }
+            }
+        }
+    }
+
     /// The control domain ends another; its vCPUs leave their CPUs first.
-    pub(super) fn destroy(&mut self, dom: usize) -> Option<()> {
+    pub(super) fn destroy(&self, dom: usize) -> Option<()> {
         if dom == 0 {
             return None;
         }
-        self.doms[dom].as_ref()?;
-        for cpu in 0..self.cpus {
-            if self.loaded[cpu].is_some_and(|(loaded, _)| loaded == dom) {
-                self.unload(cpu);
-            }
-        }
+        self.domain(dom)?;
         self.as_control()?;
+        self.leave(dom);
         let op = XenDomctl::with(
             XEN_DOMCTL_DESTROYDOMAIN,
             DomId::new(dom as u16),

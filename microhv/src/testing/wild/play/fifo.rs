@@ -40,7 +40,7 @@ fn ipis(domain: &Domain) -> impl Iterator<Item = u32> {
 }
 
 impl Wild {
-    pub(super) fn fifo(&mut self, what: u8, frame: Pick, port: u8, value: u8) -> Option<()> {
+    pub(super) fn fifo(&self, what: u8, frame: Pick, port: u8, value: u8) -> Option<()> {
         let (_, domain) = self.me()?;
         let (is_blind, what) = (value & 0xc0 == 0xc0, what & 15);
         if !is_blind && what > 2 {
@@ -87,7 +87,7 @@ impl Wild {
     }
 
     /// Does what is missing for events: a control block, words, ports to send by.
-    fn turn(&mut self, domain: &Domain, frame: Pick, value: u8) {
+    fn turn(&self, domain: &Domain, frame: Pick, value: u8) {
         for n in 0..6u8 {
             let own = 0x40 | frame.wrapping_add(n) & 63;
             if u32::from(n) < VCPUS {
@@ -106,7 +106,7 @@ impl Wild {
         }
     }
 
-    fn channel<T: IntoBytes + Immutable>(&mut self, command: u32, op: &T) -> Option<()> {
+    fn channel<T: IntoBytes + Immutable>(&self, command: u32, op: &T) -> Option<()> {
         self.put(ARGS, op)?;
         self.call(__HYPERVISOR_EVENT_CHANNEL_OP, &[command.into(), ARGS]).map(|_| ())
     }
@@ -124,7 +124,7 @@ impl Wild {
     }
 
     /// Sends, and looks what became of the words of the ports.
-    fn send_looking(&mut self, domain: &Domain, port: u32) -> Option<()> {
+    fn send_looking(&self, domain: &Domain, port: u32) -> Option<()> {
         let words = |wild: &Self, array: &[Mfn]| -> Vec<u32> {
             let mut bytes = alloc::vec![0; array.len() * 4096];
             for (mfn, to) in array.iter().zip(bytes.chunks_mut(4096)) {
@@ -149,7 +149,8 @@ impl Wild {
             places.map(|info| info.as_ptr() as usize >> 12).any(|info| info == page)
         };
         let have_blocks = frames.len() - array.len() == VCPUS as usize; // a vCPU without one loses events
-        if sent.is_err()
+        if !self.is_alone
+            || sent.is_err()
             || !have_blocks
             || !is_ipi
             || !array.iter().all(|mfn| is_once(mfn) && !holds_info(mfn))
@@ -161,18 +162,18 @@ impl Wild {
     }
 
     /// A send sets its port's bits, and makes that port the link of one other at most.
-    fn check_words(&mut self, port: u32, before: &[u32], after: &[u32]) {
+    fn check_words(&self, port: u32, before: &[u32], after: &[u32]) {
         let (Some(was), Some(is)) = (before.get(port as usize), after.get(port as usize)) else { return };
         if is & PENDING == 0 {
-            self.wrong.push(format!("port {port} was sent to and is not pending: {was:#x}, then {is:#x}"));
+            self.tell(format!("port {port} was sent to and is not pending: {was:#x}, then {is:#x}"));
         }
         if is & MASKED != was & MASKED || was & (MASKED | LINKED) == MASKED && is & LINKED != 0 {
-            self.wrong.push(format!("port {port}: {was:#x} became {is:#x}"));
+            self.tell(format!("port {port}: {was:#x} became {is:#x}"));
         }
         let others = (0..).zip(before.iter().zip(after)).filter(|(at, (was, is))| *at != port && was != is);
         for (n, (at, (was, is))) in others.enumerate() {
             if n > 0 || is & EVTCHN_FIFO_LINK_MASK != port {
-                self.wrong.push(format!("a send of port {port} made word {at} {is:#x} of {was:#x}"));
+                self.tell(format!("a send of port {port} made word {at} {is:#x} of {was:#x}"));
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::gnttab::state::Version;
 use crate::testing::wild::step::{Page, Pick};
 
 impl Wild {
-    pub(super) fn map_grant(&mut self, granter: u8, gref: u8, page: Page, flags: u8) -> Option<()> {
+    pub(super) fn map_grant(&self, granter: u8, gref: u8, page: Page, flags: u8) -> Option<()> {
         let (dom, _) = self.me()?;
         let va = Self::va(page);
         let mut op = GnttabMapGrantRef {
@@ -43,24 +43,24 @@ impl Wild {
         if done.status == GNTST_OKAY {
             let host_addr = if op.flags & GNTMAP_HOST_MAP != 0 { op.host_addr } else { 0 };
             let device = if op.flags & GNTMAP_DEVICE_MAP != 0 { done.dev_bus_addr } else { 0 };
-            self.mappings.push(Mapping { dom, handle: done.handle, host_addr, device });
+            self.state().mappings.push(Mapping { dom, handle: done.handle, host_addr, device });
             self.note(done.dev_bus_addr >> 12);
         }
         Some(())
     }
 
-    pub(super) fn unmap(&mut self, which: [u8; 2], count: u8, replace: bool, page: Page) -> Option<()> {
+    pub(super) fn unmap(&self, which: [u8; 2], count: u8, replace: bool, page: Page) -> Option<()> {
         let (dom, _) = self.me()?;
         let mut n = 0;
         for which in &which[..1 + usize::from(count & 1)] {
-            let own: Vec<usize> = (0..self.mappings.len()).filter(|n| self.mappings[*n].dom == dom).collect();
-            let at = own[usize::from(*which).checked_rem(own.len())?];
-            // Now and then the mapping stays in the list, so that it is unmapped once more.
-            let keep = *which & 0xf0 == 0xf0;
-            let Mapping { handle, host_addr, device, .. } = self.mappings[at];
-            if !keep {
-                self.mappings.swap_remove(at);
-            }
+            let Mapping { handle, host_addr, device, .. } = {
+                let mappings = &mut self.state().mappings;
+                let own: Vec<usize> = (0..mappings.len()).filter(|n| mappings[*n].dom == dom).collect();
+                let at = own[usize::from(*which).checked_rem(own.len())?];
+                // Now and then the mapping stays in the list, so that it is unmapped once more.
+                let keep = *which & 0xf0 == 0xf0;
+                if keep { mappings[at] } else { mappings.swap_remove(at) }
+            };
             let unmap = GnttabUnmapGrantRef {
                 host_addr,
                 dev_bus_addr: device,
@@ -84,7 +84,7 @@ impl Wild {
         self.call(__HYPERVISOR_GRANT_TABLE_OP, &[op.into(), ARGS, n]).map(|_| ())
     }
 
-    pub(super) fn grant(&mut self, gref: u8, frame: Pick, to: u8, flags: u8) -> Option<()> {
+    pub(super) fn grant(&self, gref: u8, frame: Pick, to: u8, flags: u8) -> Option<()> {
         let (_, domain) = self.me()?;
         let frame = self.pick(frame);
         self.write_entry(&domain, gref, frame, to, flags);
@@ -113,7 +113,7 @@ impl Wild {
         }
     }
 
-    pub(super) fn copy(&mut self, granter: u8, gref: u8, frame: Pick, back: bool) -> Option<()> {
+    pub(super) fn copy(&self, granter: u8, gref: u8, frame: Pick, back: bool) -> Option<()> {
         let granted = GnttabCopyPtr {
             u: u64::from(gref & 3),
             domid: u16::from(granter) % DOMAINS as u16,
@@ -126,7 +126,7 @@ impl Wild {
         self.call(__HYPERVISOR_GRANT_TABLE_OP, &[GNTTABOP_COPY.into(), ARGS, 1]).map(|_| ())
     }
 
-    pub(super) fn swap(&mut self, a: u8, b: u8) -> Option<()> {
+    pub(super) fn swap(&self, a: u8, b: u8) -> Option<()> {
         // Now and then all entries change: the table is made one of the other version.
         if a & 0xc0 == 0xc0 {
             self.put(ARGS, &GnttabSetVersion { version: 1 + u32::from(b & 1) })?;

@@ -22,14 +22,17 @@ impl Wild {
     }
 
     /// What is wrong after a step. With `all`, the page tables are walked in any case.
-    pub fn wrong(&mut self, all: bool) -> Vec<String> {
-        let mut wrong = core::mem::take(&mut self.wrong);
+    pub fn wrong(&self, all: bool) -> Vec<String> {
+        let mut wrong = core::mem::take(&mut self.state().wrong);
         let remembered = self.hv.platform.violations();
         let ended = self.unload_ended();
         wrong.extend(remembered.into_iter().filter(|said| !ended.iter().any(|cpu| said.starts_with(cpu))));
         self.forget_dead();
-        let is_ending = self.doms.iter().flatten().any(|domain| domain.is_dying());
-        if all || is_ending || self.steps.is_multiple_of(CHECK_EVERY) {
+        let (is_ending, steps) = {
+            let state = self.state();
+            (state.doms.iter().flatten().any(|domain| domain.is_dying()), state.steps)
+        };
+        if all || is_ending || steps.is_multiple_of(CHECK_EVERY) {
             wrong.extend(self.hv.check_frames());
             self.check_grants(&mut wrong);
         }
@@ -39,22 +42,24 @@ impl Wild {
     /// The control domain's CPU may read a stale request through a page that it still remembers, and so destroy a
     /// domain whose vCPUs are loaded. A real toolstack's domain would have left its CPUs, so what these remember does
     /// not count. Returns how messages about these CPUs begin.
-    pub(super) fn unload_ended(&mut self) -> Vec<String> {
-        let is_ended = |loaded: &Option<(usize, u32)>| {
-            loaded.is_some_and(|(dom, _)| self.doms[dom].as_ref().is_some_and(|domain| domain.is_dying()))
+    pub(super) fn unload_ended(&self) -> Vec<String> {
+        let is_ended = |cpu: &usize| {
+            let loaded = self.state().loaded[*cpu];
+            loaded.and_then(|(dom, _)| self.domain(dom)).is_some_and(|domain| domain.is_dying())
         };
-        let ended: Vec<usize> = (0..self.cpus).filter(|cpu| is_ended(&self.loaded[*cpu])).collect();
+        let ended: Vec<usize> = (0..self.cpus).filter(is_ended).collect();
         ended.iter().for_each(|cpu| self.unload(*cpu));
         ended.iter().map(|cpu| format!("CPU {cpu}: ")).collect()
     }
 
     /// Drops the references to domains that are dead.
-    pub(super) fn forget_dead(&mut self) {
+    pub(super) fn forget_dead(&self) {
         for dom in 1..DOMAINS {
-            if self.doms[dom].as_ref().is_some_and(|domain| domain.dying() == crate::domain::DyingState::Dead)
-            {
-                self.doms[dom] = None;
-                self.mappings.retain(|mapping| mapping.dom != dom);
+            if self.domain(dom).is_some_and(|domain| domain.dying() == crate::domain::DyingState::Dead) {
+                let mut state = self.state();
+                state.mappings.retain(|mapping| mapping.dom != dom);
+                let domain = state.doms[dom].take();
+                drop((state, domain));
                 self.hv.reap_dead();
             }
         }
@@ -67,9 +72,7 @@ impl Wild {
             if leaf.by == leaf.owner || [leaf.by, leaf.owner].contains(&DomId::new(0)) {
                 continue;
             }
-            let Some(domain) = self.doms.get(usize::from(leaf.by.raw())).and_then(Option::as_ref) else {
-                continue;
-            };
+            let Some(domain) = self.domain(leaf.by.raw().into()) else { continue };
             if !domain.grants.may_remember(leaf.frame, leaf.writable)
                 && self.hv.platform.stale(leaf.cpu, Some(leaf.va)).is_some()
             {
@@ -79,7 +82,7 @@ impl Wild {
     }
 
     /// Destroys all domains. Returns what is wrong then.
-    pub fn end(&mut self) -> Vec<String> {
+    pub fn end(&self) -> Vec<String> {
         let mut wrong = self.wrong(true);
         if !wrong.is_empty() {
             return wrong;
@@ -91,7 +94,7 @@ impl Wild {
             self.unload(cpu);
         }
         for dom in (0..DOMAINS).rev() {
-            let Some(domain) = self.doms[dom].take() else { continue };
+            let Some(domain) = self.state().doms[dom].take() else { continue };
             // Each call is soon interrupted, and stays so until it has returned.
             let mut calls = 0;
             self.hv.platform.interrupt_after(0);

@@ -1,6 +1,7 @@
 //! Plays the steps of a scenario.
 
 mod domains;
+mod duel;
 mod fifo;
 mod grants;
 mod look;
@@ -14,10 +15,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::{DOMID_SELF, GuestVa, Mfn};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+pub use duel::DEEDS;
 
 use super::step::{Act, Step};
 use crate::Hypervisor;
@@ -27,7 +31,7 @@ use crate::frames::FrameTable;
 use crate::frames::info::FrameInfo;
 use crate::hypercall::{Args, HypercallError, HypercallResult, Outcome, call};
 use crate::platform::*;
-use crate::testing::{CPUS, TestMachine};
+use crate::testing::{CPUS, TestMachine, turns};
 
 /// Frames of the machine.
 const FRAMES: usize = 112;
@@ -56,6 +60,9 @@ pub struct Finding {
 /// Entries of the frame table, given back at the end.
 struct Infos(*mut [FrameInfo]);
 
+// SAFETY: the pointer is used in `drop` alone.
+unsafe impl Sync for Infos {}
+
 impl Drop for Infos {
     fn drop(&mut self) {
         // SAFETY: the pointer came from `Box::into_raw` in `Wild::new`. This is the last field of `Wild`, so everything that
@@ -64,11 +71,31 @@ impl Drop for Infos {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Mapping {
     dom: usize,
     handle: u32,
     host_addr: u64,
     device: u64,
+}
+
+/// What is known beside what the hypervisor knows.
+#[derive(Default)]
+struct State {
+    doms: [Option<Arc<Domain>>; DOMAINS],
+    /// Domains whose end the control domain has asked for: their vCPUs are not loaded any more.
+    ending: [bool; DOMAINS],
+    /// What each CPU has loaded: domain, vCPU.
+    loaded: [Option<(usize, u32)>; CPUS],
+    /// CPUs that are amid a step.
+    busy: [bool; CPUS],
+    /// Interrupted calls that may go on: number, arguments.
+    interrupted: [[Option<(u32, Args)>; VCPUS as usize]; DOMAINS],
+    recent: VecDeque<u64>,
+    mappings: Vec<Mapping>,
+    steps: u32,
+    /// What the steps themselves found to be wrong.
+    wrong: Vec<String>,
 }
 
 /// A hypervisor with its domains in the midst of a scenario.
@@ -77,24 +104,16 @@ pub struct Wild {
     /// Frames that were free before there was a domain.
     free: u64,
     cpus: usize,
-    doms: [Option<Arc<Domain>>; DOMAINS],
-    /// What each CPU has loaded: domain, vCPU.
-    loaded: [Option<(usize, u32)>; CPUS],
-    /// Interrupted calls that may go on: number, arguments.
-    interrupted: [[Option<(u32, Args)>; VCPUS as usize]; DOMAINS],
-    recent: VecDeque<u64>,
-    mappings: Vec<Mapping>,
-    steps: u32,
-    /// What the steps themselves found to be wrong.
-    wrong: Vec<String>,
-    /// The CPU that acts.
-    cpu: usize,
+    /// One step is played at a time, so that a step may say what must have come of it.
+    is_alone: bool,
+    /// Held for a look, and never during a call.
+    state: Mutex<State>,
     _infos: Infos,
 }
 
 impl core::fmt::Debug for Wild {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Wild({} steps)", self.steps)
+        write!(f, "Wild({} steps)", self.state().steps)
     }
 }
 
@@ -113,18 +132,12 @@ impl Wild {
         let hv = Box::new(Hypervisor::new(TestMachine::new(FRAMES), frames));
         hv.platform.watch(&hv.frames);
         hv.platform.collect_violations();
-        let mut wild = Self {
+        let wild = Self {
             free: hv.frames.free_pages(),
             hv,
             cpus,
-            doms: [const { None }; DOMAINS],
-            loaded: [None; CPUS],
-            interrupted: Default::default(),
-            recent: VecDeque::new(),
-            mappings: Vec::new(),
-            steps: 0,
-            wrong: Vec::new(),
-            cpu: 0,
+            is_alone: true,
+            state: Mutex::default(),
             _infos: Infos(infos),
         };
         for dom in 0..DOMAINS {
@@ -132,47 +145,74 @@ impl Wild {
         }
         // CPU 0 runs guest 1 first.
         for cpu in 0..cpus {
-            wild.cpu = cpu;
             wild.hv.platform.on_cpu(cpu);
             wild.switch((cpu + 1) % DOMAINS, (cpu / DOMAINS) as u32 % VCPUS);
         }
         wild
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The CPU that acts.
+    fn cpu(&self) -> usize {
+        self.hv.platform.me()
+    }
+
+    /// The domain and the vCPU that the acting CPU has loaded.
+    fn loaded(&self) -> Option<(usize, u32)> {
+        self.state().loaded[self.cpu()]
+    }
+
+    fn domain(&self, dom: usize) -> Option<Arc<Domain>> {
+        self.state().doms.get(dom)?.clone()
+    }
+
+    /// Tells of something that is wrong.
+    fn tell(&self, wrong: String) {
+        self.state().wrong.push(wrong);
+    }
+
     /// The acting CPU switches to a vCPU, as the machine's own switch does, and notes in the domains' words which CPUs have
     /// their tables loaded.
-    fn switch(&mut self, dom: usize, vcpu: u32) -> Option<()> {
-        let busy = (0..CPUS).any(|cpu| cpu != self.cpu && self.loaded[cpu] == Some((dom, vcpu)));
-        let domain = self.doms[dom].clone().filter(|domain| !busy && !domain.is_dying())?;
-        let base = domain.vcpus[vcpu as usize].cr3_kernel.get()?;
-        self.unload(self.cpu);
+    fn switch(&self, dom: usize, vcpu: u32) -> Option<()> {
+        self.unload(self.cpu());
+        let cpu = self.cpu();
+        let (domain, base) = {
+            let mut state = self.state();
+            let is_taken = state.ending[dom] || state.loaded.contains(&Some((dom, vcpu)));
+            let domain = state.doms[dom].clone().filter(|domain| !is_taken && !domain.is_dying())?;
+            let base = domain.vcpus[vcpu as usize].cr3_kernel.get()?;
+            state.loaded[cpu] = Some((dom, vcpu));
+            (domain, base)
+        };
+        domain.dirty_cpus.fetch_or(1 << cpu, Ordering::SeqCst);
         self.hv.platform.switch_to(base);
         self.hv.platform.set_window(Some(&domain.vcpus[vcpu as usize].window));
-        domain.dirty_cpus.fetch_or(1 << self.cpu, Ordering::Relaxed);
-        self.loaded[self.cpu] = Some((dom, vcpu));
         Some(())
     }
 
     /// A CPU puts its vCPU aside, and has no domain's tables loaded any more.
-    fn unload(&mut self, cpu: usize) {
-        if let Some((dom, _)) = self.loaded[cpu].take() {
-            let domain = self.doms[dom].as_ref().expect("loaded");
-            domain.dirty_cpus.fetch_and(!(1 << cpu), Ordering::Relaxed);
+    fn unload(&self, cpu: usize) {
+        let (me, loaded) = (self.cpu(), self.state().loaded[cpu].take());
+        if let Some(domain) = loaded.and_then(|(dom, _)| self.domain(dom)) {
             self.hv.platform.on_cpu(cpu);
             self.hv.platform.set_window(None);
             self.hv.platform.identity();
-            self.hv.platform.on_cpu(self.cpu);
+            domain.dirty_cpus.fetch_and(!(1 << cpu), Ordering::SeqCst);
+            self.hv.platform.on_cpu(me);
         }
     }
 
     fn me(&self) -> Option<(usize, Arc<Domain>)> {
-        let (dom, _) = self.loaded[self.cpu]?;
-        Some((dom, self.doms[dom].clone()?))
+        let (dom, _) = self.loaded()?;
+        Some((dom, self.domain(dom)?))
     }
 
     /// The guest writes an argument.
     fn put<T: IntoBytes + Immutable + ?Sized>(&self, at: u64, value: &T) -> Option<()> {
-        self.loaded[self.cpu]?;
+        self.loaded()?;
         self.hv.platform.copy_to_guest(Settled::new(), GuestVa::new(at), value.as_bytes()).ok()
     }
 
@@ -182,19 +222,20 @@ impl Wild {
         Some(value)
     }
 
-    fn call(&mut self, number: u32, args: &[u64]) -> Option<HypercallResult> {
+    fn call(&self, number: u32, args: &[u64]) -> Option<HypercallResult> {
         let mut all: Args = [0; 6];
         all[..args.len()].copy_from_slice(args);
         let mut regs = CpuUserRegs::default();
-        self.with(&mut regs, |cur| call(cur, number.into(), &all)).inspect(|result| {
-            let (dom, vcpu) = self.loaded[self.cpu].expect("it called");
-            let slot = &mut self.interrupted[dom][vcpu as usize];
-            let domain = self.doms[dom].as_ref().expect("it called");
-            *slot = match result {
-                Ok(Outcome::Continue) => Some((number, domain.vcpus[vcpu as usize].continuation())),
+        let (dom, vcpu) = self.loaded()?;
+        self.with(&mut regs, |cur| {
+            let result = call(cur, number.into(), &all);
+            let again = match result {
+                Ok(Outcome::Continue) => Some((number, cur.vcpu.continuation())),
                 Err(HypercallError::Again) => Some((number, all)),
                 _ => None,
             };
+            self.state().interrupted[dom][vcpu as usize] = again;
+            result
         })
     }
 
@@ -203,26 +244,63 @@ impl Wild {
         regs: &mut CpuUserRegs,
         act: impl FnOnce(&mut Current<'_, TestMachine>) -> R,
     ) -> Option<R> {
-        let (dom, vcpu) = self.loaded[self.cpu]?;
-        let domain = self.doms[dom].as_ref()?;
-        let vcpu = domain.vcpu(vcpu)?;
-        let result = act(&mut Current { hv: &self.hv, domain, vcpu, regs });
+        let (dom, vcpu) = self.loaded().filter(|(dom, _)| !self.state().ending[*dom])?;
+        let domain = self.domain(dom)?;
+        self.hv.platform.enter(true);
+        let result = act(&mut Current { hv: &self.hv, domain: &domain, vcpu: domain.vcpu(vcpu)?, regs });
         self.hv.platform.return_to_guest();
+        self.hv.platform.enter(false);
         Some(result)
     }
 
     /// Plays a step.
-    pub fn step(&mut self, step: &Step) {
-        self.steps += 1;
-        self.cpu = usize::from(step.cpu) % self.cpus;
-        let platform = &self.hv.platform;
-        platform.on_cpu(self.cpu);
-        platform.set_adversary(u64::from(self.steps).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        let _ = self.act(&step.act);
-        self.hv.platform.settle_tlb();
+    pub fn step(&self, step: &Step) {
+        self.on(usize::from(step.cpu) % self.cpus, || {
+            let _ = self.act(&step.act);
+        });
     }
 
-    fn act(&mut self, act: &Act) -> Option<()> {
+    /// The CPU does what `act` does.
+    fn on(&self, cpu: usize, act: impl FnOnce()) {
+        let steps = {
+            let mut state = self.state();
+            state.steps += 1;
+            state.busy[cpu] = true;
+            state.steps
+        };
+        let platform = &self.hv.platform;
+        platform.on_cpu(cpu);
+        platform.set_adversary(u64::from(steps).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        act();
+        platform.settle_tlb();
+        self.state().busy[cpu] = false;
+    }
+
+    /// The first CPU acts from now on.
+    pub fn on_first(&self) {
+        self.hv.platform.on_cpu(0);
+    }
+
+    /// Two CPUs run one guest, the next another, and the next the control domain.
+    pub fn begin_at_once(&self) {
+        for (cpu, (dom, vcpu)) in (0..self.cpus).zip([(1, 0), (1, 1), (2, 0), (0, 0)]) {
+            (0..self.cpus).skip(cpu).for_each(|cpu| self.unload(cpu));
+            self.hv.platform.on_cpu(cpu);
+            self.switch(dom, vcpu);
+        }
+    }
+
+    /// Plays a step on each of the CPUs at the same time. `seed` says which of them goes on when.
+    pub fn steps_at_once(&mut self, steps: &[Step], seed: u64) {
+        self.is_alone = false;
+        let on = |(cpu, step): (usize, &Step)| Step { cpu: cpu as u8, act: step.act };
+        let steps = steps.iter().take(self.cpus).enumerate().map(on);
+        let wild = &*self;
+        turns::play(seed, steps.map(|step| move || wild.step(&step)).collect());
+        self.is_alone = true;
+    }
+
+    fn act(&self, act: &Act) -> Option<()> {
         match *act {
             Act::Switch { dom, vcpu } => self.switch(usize::from(dom) % DOMAINS, u32::from(vcpu) % VCPUS),
             Act::Touch { page, slot, entry } => self.touch(page, slot, entry),
@@ -256,8 +334,8 @@ impl Wild {
                 Some(())
             }
             Act::Continue => {
-                let (dom, vcpu) = self.loaded[self.cpu]?;
-                let (number, args) = self.interrupted[dom][vcpu as usize]?;
+                let (dom, vcpu) = self.loaded()?;
+                let (number, args) = self.state().interrupted[dom][vcpu as usize]?;
                 self.call(number, &args).map(|_| ())
             }
         }

@@ -29,10 +29,11 @@ const FLAGS: [u64; 15] = [
 ];
 
 impl Wild {
-    pub(super) fn note(&mut self, frame: u64) {
-        if frame < FRAMES as u64 && self.recent.front() != Some(&frame) {
-            self.recent.truncate(RECENT - 1);
-            self.recent.push_front(frame);
+    pub(super) fn note(&self, frame: u64) {
+        let recent = &mut self.state().recent;
+        if frame < FRAMES as u64 && recent.front() != Some(&frame) {
+            recent.truncate(RECENT - 1);
+            recent.push_front(frame);
         }
     }
 
@@ -49,12 +50,13 @@ impl Wild {
 
     /// One of the frames that were used last, a later one more often.
     pub(super) fn latest(&self, n: usize) -> Option<u64> {
-        let n = n.checked_rem(self.recent.len())?.min(n / 8 % self.recent.len());
-        Some(self.recent[n])
+        let recent = &self.state().recent;
+        let n = n.checked_rem(recent.len())?.min(n / 8 % recent.len());
+        Some(recent[n])
     }
 
     pub(super) fn pick(&self, pick: Pick) -> u64 {
-        let dom = self.loaded[self.cpu].map_or(0, |(dom, _)| dom);
+        let dom = self.loaded().map_or(0, |(dom, _)| dom);
         let n = usize::from(pick & 63);
         let chosen = match pick >> 6 {
             0 => self.latest(n),
@@ -107,7 +109,7 @@ impl Wild {
     }
 
     /// The page at `va` is about to change: its frame is preferred from now on.
-    pub(super) fn note_at(&mut self, va: u64) {
+    pub(super) fn note_at(&self, va: u64) {
         if let Some(at) = self.hv.platform.translate(va, false) {
             self.note(at.raw() >> 12);
         }
@@ -118,7 +120,7 @@ impl Wild {
         if pick & 0xc0 != 0x80 {
             return None;
         }
-        let (dom, _) = self.loaded[self.cpu]?;
+        let (dom, _) = self.loaded()?;
         let wanted = PageType::table(level - 1);
         let tables = (0..FRAMES as u64).filter(|frame| {
             let info = self.hv.frames.held(Mfn::new(*frame));

@@ -17,12 +17,7 @@ use crate::testing::wild::step::{Entry, Page, Pick};
 const CODE: u64 = 0xe00;
 
 impl Wild {
-    pub(super) fn batch(
-        &mut self,
-        requests: &[(Pick, u8, Entry, u8); 3],
-        whose: u8,
-        split: bool,
-    ) -> Option<()> {
+    pub(super) fn batch(&self, requests: &[(Pick, u8, Entry, u8); 3], whose: u8, split: bool) -> Option<()> {
         const BYTES: u64 = size_of::<MmuUpdate>() as u64;
         let at = if split { ARGS + 0x1000 - BYTES } else { ARGS };
         let mut count = 0;
@@ -55,7 +50,7 @@ impl Wild {
         self.call(__HYPERVISOR_MMU_UPDATE, &[at, count, 0, domains]).map(|_| ())
     }
 
-    pub(super) fn map(&mut self, page: Page, entry: Entry, flush: u8, dom: Option<u8>) -> Option<()> {
+    pub(super) fn map(&self, page: Page, entry: Entry, flush: u8, dom: Option<u8>) -> Option<()> {
         let va = Self::va(page);
         let flags =
             [0, 0, 0, UVMF_INVLPG, UVMF_INVLPG | UVMF_ALL, UVMF_TLB_FLUSH, UVMF_TLB_FLUSH | UVMF_ALL, 0]
@@ -81,18 +76,18 @@ impl Wild {
     }
 
     /// The caller asked for a flush, and the call succeeded: the flushed CPUs remember only what the tables say.
-    pub(super) fn expect_flushed(&mut self, everywhere: bool, va: Option<u64>) {
-        let Some((dom, _)) = self.loaded[self.cpu] else { return };
+    pub(super) fn expect_flushed(&self, everywhere: bool, va: Option<u64>) {
+        let Some((dom, _)) = self.loaded().filter(|_| self.is_alone) else { return };
         for cpu in 0..self.cpus {
-            let here =
-                cpu == self.cpu || everywhere && self.loaded[cpu].is_some_and(|(other, _)| other == dom);
+            let loaded = self.state().loaded[cpu];
+            let here = cpu == self.cpu() || everywhere && loaded.is_some_and(|(other, _)| other == dom);
             if here && let Some(stale) = self.hv.platform.stale(cpu, va) {
-                self.wrong.push(format!("CPU {cpu} was flushed, and remembers {stale:x?}"));
+                self.tell(format!("CPU {cpu} was flushed, and remembers {stale:x?}"));
             }
         }
     }
 
-    pub(super) fn ext(&mut self, ops: &[(u8, u8); 2], whose: u8) -> Option<()> {
+    pub(super) fn ext(&self, ops: &[(u8, u8); 2], whose: u8) -> Option<()> {
         const COMMANDS: [u32; 24] = [
             MMUEXT_PIN_L1_TABLE,
             MMUEXT_PIN_L1_TABLE,
@@ -120,7 +115,7 @@ impl Wild {
             u32::MAX,
         ];
         // If the CPU remembers another page for the page of arguments, the hypervisor may read other operations than these.
-        let is_read = self.hv.platform.stale(self.cpu, Some(ARGS)).is_none();
+        let is_read = self.hv.platform.stale(self.cpu(), Some(ARGS)).is_none();
         let mut count = 0u64;
         let mut last = None;
         for &(command, arg) in ops {
@@ -152,7 +147,7 @@ impl Wild {
         Some(())
     }
 
-    pub(super) fn memory(&mut self, op: u8, frames: [Pick; 2], count: u8, whose: u8) -> Option<()> {
+    pub(super) fn memory(&self, op: u8, frames: [Pick; 2], count: u8, whose: u8) -> Option<()> {
         let op = [
             XENMEM_INCREASE_RESERVATION,
             XENMEM_DECREASE_RESERVATION,
@@ -174,7 +169,7 @@ impl Wild {
         Some(())
     }
 
-    pub(super) fn exchange(&mut self, frames: [Pick; 2], pair: bool) -> Option<()> {
+    pub(super) fn exchange(&self, frames: [Pick; 2], pair: bool) -> Option<()> {
         let frames = frames.map(|frame| self.pick(frame));
         self.put(ARGS + 0x100, &frames)?;
         self.put(ARGS + 0x200, &[1u64, 2])?;
@@ -195,7 +190,7 @@ impl Wild {
         self.call(__HYPERVISOR_MEMORY_OP, &[XENMEM_EXCHANGE.into(), ARGS]).map(|_| ())
     }
 
-    pub(super) fn emulate(&mut self, table: u8, slot: u8, entry: Entry, how: u8) -> Option<()> {
+    pub(super) fn emulate(&self, table: u8, slot: u8, entry: Entry, how: u8) -> Option<()> {
         // xchg [rbx], rax; mov [rbx], rax; lock and [rbx], rax; lock cmpxchg [rbx], rcx
         const CODES: [[u8; 5]; 4] = [
             [0x48, 0x87, 0x03, 0x90, 0x90],
@@ -223,21 +218,21 @@ impl Wild {
         self.with(&mut regs, |cur| crate::emul::table_writes::emulate(cur, at, 3)).map(|_| ())
     }
 
-    pub(super) fn touch(&mut self, page: Page, slot: u8, entry: Entry) -> Option<()> {
+    pub(super) fn touch(&self, page: Page, slot: u8, entry: Entry) -> Option<()> {
         let at = Self::va(page) + u64::from(slot & 15) * 8;
         self.me()?;
         let value = self.entry(entry);
         self.put(at, &value)
     }
 
-    pub(super) fn gdt(&mut self, frames: [Pick; 2], count: u8) -> Option<()> {
+    pub(super) fn gdt(&self, frames: [Pick; 2], count: u8) -> Option<()> {
         let frames = frames.map(|frame| self.pick(frame));
         self.put(ARGS, &frames)?;
         frames.into_iter().for_each(|frame| self.note(frame));
         self.call(__HYPERVISOR_SET_GDT, &[ARGS, u64::from(count % 3) * 512]).map(|_| ())
     }
 
-    pub(super) fn ldt(&mut self, page: Page, entries: u8, fault: bool) -> Option<()> {
+    pub(super) fn ldt(&self, page: Page, entries: u8, fault: bool) -> Option<()> {
         let op = MmuextOp {
             cmd: MMUEXT_SET_LDT,
             arg1: Self::va(page),
@@ -253,13 +248,13 @@ impl Wild {
         Some(())
     }
 
-    pub(super) fn descriptor(&mut self, frame: Pick, slot: u8, value: u8) -> Option<()> {
+    pub(super) fn descriptor(&self, frame: Pick, slot: u8, value: u8) -> Option<()> {
         let at = (self.pick(frame) << 12) + u64::from(slot & 15) * 8;
         let value = [0, 0x00af_9b00_0000_ffff, self.entry((value, 1)), u64::MAX][usize::from(value & 3)];
         self.call(__HYPERVISOR_UPDATE_DESCRIPTOR, &[at, value]).map(|_| ())
     }
 
-    pub(super) fn multi(&mut self, maps: [(Page, Entry); 2]) -> Option<()> {
+    pub(super) fn multi(&self, maps: [(Page, Entry); 2]) -> Option<()> {
         for (n, (page, entry)) in (0u64..).zip(maps) {
             let list = MulticallEntry {
                 op: __HYPERVISOR_UPDATE_VA_MAPPING.into(),

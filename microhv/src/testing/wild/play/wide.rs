@@ -19,14 +19,7 @@ const IN_USE: u64 = (GTF_READING | GTF_WRITING) as u64;
 type Lent = Option<(u64, Range<u64>)>;
 
 impl Wild {
-    pub(super) fn wide(
-        &mut self,
-        what: u8,
-        granted: (u8, u8),
-        frame: Pick,
-        at: [u8; 2],
-        len: u8,
-    ) -> Option<()> {
+    pub(super) fn wide(&self, what: u8, granted: (u8, u8), frame: Pick, at: [u8; 2], len: u8) -> Option<()> {
         let (dom, domain) = self.me()?;
         match what & 7 {
             0 => {
@@ -76,25 +69,25 @@ impl Wild {
 
     /// A domain lends a page of its own, a part of one, or what another lends to it, to a domain.
     fn lend(&self, granter: usize, gref: u8, to: usize, flags: u8) -> Option<()> {
-        let domain = self.doms[granter].as_ref()?;
+        let domain = self.domain(granter)?;
         let frame = self.owned(granter, false, flags.into())?;
-        self.write_entry(domain, gref, frame, to as u8, flags);
+        self.write_entry(&domain, gref, frame, to as u8, flags);
         if flags >> 2 & 3 == 3 {
             let owner = usize::from(flags >> 4) % DOMAINS;
             let frame = self.owned(owner, false, gref.into())?;
-            self.write_entry(self.doms[owner].as_ref()?, flags >> 6, frame, granter as u8, gref & 0xf8);
+            self.write_entry(&*self.domain(owner)?, flags >> 6, frame, granter as u8, gref & 0xf8);
         }
         Some(())
     }
 
-    fn table(&mut self, op: u32) -> Option<()> {
+    fn table(&self, op: u32) -> Option<()> {
         self.call(__HYPERVISOR_GRANT_TABLE_OP, &[op.into(), ARGS, 1]).map(|_| ())
     }
 
     /// Copies some bytes from a grant to a frame of the caller's, or `back`, and looks whether the grant allows that, and
     /// whether the bytes are the right ones.
     fn copy_part(
-        &mut self,
+        &self,
         dom: usize,
         (granter, gref): (usize, u64),
         frame: Pick,
@@ -127,7 +120,7 @@ impl Wild {
         };
         self.table(GNTTABOP_COPY)?;
         let done: GnttabCopy = self.get(ARGS)?;
-        let Some(lent) = lent else { return Some(()) };
+        let Some(lent) = lent.filter(|_| self.is_alone) else { return Some(()) };
         // A copy over its own arguments leaves no status.
         if done.status != GNTST_OKAY || own == args || lent.as_ref().is_some_and(|(frame, _)| *frame == args)
         {
@@ -136,14 +129,12 @@ impl Wild {
         let span = u64::from(there)..u64::from(there) + u64::from(len);
         let Some((frame, bytes)) = lent.filter(|(_, lent)| lent.start <= span.start && span.end <= lent.end)
         else {
-            self.wrong
-                .push(format!("d{dom} copied {span:?} of what entry {gref} of d{granter} does not lend"));
+            self.tell(format!("d{dom} copied {span:?} of what entry {gref} of d{granter} does not lend"));
             return Some(());
         };
         let got = if back { self.bytes(frame, there, len) } else { self.bytes(own, here, len) };
         if frame != own && got != expected {
-            self.wrong
-                .push(format!("d{dom} copied other bytes than entry {gref} of d{granter} lends: {bytes:?}"));
+            self.tell(format!("d{dom} copied other bytes than entry {gref} of d{granter} lends: {bytes:?}"));
         }
         Some(())
     }
@@ -160,8 +151,8 @@ impl Wild {
 
     /// What entry `gref` of a domain lends to `to`. `None`: the entry is in use, and lends what it did when that began.
     fn lent(&self, dom: usize, gref: u64, to: usize, writes: bool, onwards: bool) -> Option<Lent> {
-        let Some(domain) = self.doms[dom].as_ref() else { return Some(None) };
-        let Ok(table) = self.hv.grant_table_frame(domain, 0) else { return Some(None) };
+        let Some(domain) = self.domain(dom) else { return Some(None) };
+        let Ok(table) = self.hv.grant_table_frame(&domain, 0) else { return Some(None) };
         let word = |at: u64| self.hv.platform.load(table.maddr().add(at));
         let is_wide = domain.grants.version() == Version::Two;
         let first = word(if is_wide { gref * 16 } else { gref * 8 });

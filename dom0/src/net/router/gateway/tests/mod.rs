@@ -254,7 +254,7 @@ fn names_are_answered_here_or_by_the_worlds_server() {
     assert!(ask(&mut world, "example.org").is_empty(), "nobody has answered yet");
     let (from, port, asked) = world.stations[0].datagrams.last().cloned().expect("a question");
     assert_eq!(
-        (from, DNS_PORTS.contains(&port), &asked[2..]),
+        (from, dns::ASKING_PORTS.contains(&port), &asked[2..]),
         (outside(15), true, &question(7, "example.org")[2..])
     );
     let mut answer = asked;

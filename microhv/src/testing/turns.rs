@@ -1,0 +1,135 @@
+//! CPUs of a test that are threads, of which one goes on at a time: at each point where another CPU could come between, a seed
+//! says which goes on. So the same seed does the same again.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+/// At one point of so many, another CPU goes on.
+const POINTS: u64 = 10;
+/// So many times in a row all CPUs wait for each other before that is called a deadlock.
+const MOST_WAITS: u32 = 1_000_000;
+
+/// The turns of one game.
+#[derive(Debug)]
+struct Turns {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    seed: u64,
+    /// CPUs that have something to do, a bit each.
+    players: u64,
+    turn: usize,
+    /// How often in a row a CPU could not go on.
+    waits: u32,
+}
+
+std::thread_local! {
+    /// The game that this thread takes part in, and its number there.
+    static PLACE: RefCell<Option<(Arc<Turns>, usize)>> = const { RefCell::new(None) };
+}
+
+impl State {
+    fn choice(&mut self, of: u64) -> u64 {
+        self.seed ^= self.seed >> 12;
+        self.seed ^= self.seed << 25;
+        self.seed ^= self.seed >> 27;
+        (self.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % of
+    }
+
+    /// Gives the turn to one of those that have something to do, but not to `me` if there is another.
+    fn pass(&mut self, me: usize) {
+        let others = self.players & !(1 << me);
+        if others == 0 {
+            return;
+        }
+        let n = self.choice(others.count_ones().into());
+        self.turn = (0..64).filter(|bit| others >> bit & 1 != 0).nth(n as usize).expect("as many as counted");
+    }
+}
+
+impl Turns {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait(&self, state: MutexGuard<'_, State>, me: usize) {
+        let waited = self.changed.wait_while(state, |state| state.turn != me);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn pass(&self, mut state: MutexGuard<'_, State>, me: usize) {
+        state.pass(me);
+        if state.turn != me {
+            self.changed.notify_all();
+            self.wait(state, me);
+        }
+    }
+
+    fn leave(&self, me: usize) {
+        let mut state = self.state();
+        state.pass(me);
+        state.players &= !(1 << me);
+        self.changed.notify_all();
+    }
+}
+
+/// Another CPU may come between here.
+pub(crate) fn point() {
+    PLACE.with_borrow(|place| {
+        let Some((turns, me)) = place else { return };
+        let mut state = turns.state();
+        state.waits = 0;
+        if state.choice(POINTS) == 0 {
+            turns.pass(state, *me);
+        }
+    });
+}
+
+/// This CPU cannot go on before another CPU has: that one's turn. Nothing happens on a thread that takes no turns.
+///
+/// # Panics
+/// If all wait for each other.
+pub(crate) fn wait() {
+    PLACE.with_borrow(|place| {
+        let Some((turns, me)) = place else { return core::hint::spin_loop() };
+        let mut state = turns.state();
+        state.waits += 1;
+        assert!(state.waits < MOST_WAITS, "the CPUs wait for each other");
+        turns.pass(state, *me);
+    });
+}
+
+/// Leaves the game also when its CPU panicked.
+struct Leave;
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        if let Some((turns, me)) = PLACE.take() {
+            turns.leave(me);
+        }
+    }
+}
+
+/// Lets each of `cpus` do its part, in turns that `seed` chooses, until all are done. A CPU's panic is told when they are.
+pub(crate) fn play(seed: u64, cpus: Vec<impl FnOnce() + Send>) {
+    let players = (1 << cpus.len()) - 1;
+    let state = State { seed: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, players, turn: 0, waits: 0 };
+    let turns = Arc::new(Turns { state: Mutex::new(state), changed: Condvar::new() });
+    thread::scope(|scope| {
+        for (me, act) in cpus.into_iter().enumerate() {
+            let turns = turns.clone();
+            scope.spawn(move || {
+                turns.wait(turns.state(), me);
+                PLACE.set(Some((turns, me)));
+                let _leave = Leave;
+                act();
+            });
+        }
+    });
+}
