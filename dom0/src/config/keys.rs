@@ -51,7 +51,7 @@ const DM: &str = "there is no device model";
 const ARM: &str = "for ARM alone";
 const PVH: &str = "for PVH guests alone";
 const DEVICE: &str = "there is no such virtual device";
-const SCHED: &str = "the scheduler has weights alone";
+const SCHED: &str = "the scheduler has weights and caps alone";
 const NUMA: &str = "the machine's memory is one node";
 const LABEL: &str = "there are no security labels";
 const COLO: &str = "no domain is copied to a second machine";
@@ -74,14 +74,14 @@ pub const KEYS: &[Key] = &[
     ignored("bootloader", "dom0 runs no boot loader: name a `kernel`, PV GRUB's for one"),
     ignored("bootloader_args", "dom0 runs no boot loader"),
     done("builder", "`generic` alone, which `linux` means too"),
-    done("cap", "0 alone, which is no bound: the scheduler keeps no vCPU from a CPU that is idle"),
+    done("cap", ""),
     ignored("channel", DEVICE),
     ignored("claim_mode", XM),
     done("cmdline", ""),
     done("cpu_weight", ""),
     ignored("cpuid", "guests have the processor's own features, as far as a PV guest may"),
     done("cpus", "numbers, ranges and the one node"),
-    ignored("cpus_soft", "the scheduler prefers no CPU"),
+    done("cpus_soft", "numbers, ranges and the one node"),
     ignored("device_model", DM),
     ignored("device_model_args", DM),
     ignored("device_model_args_hvm", DM),

@@ -87,10 +87,10 @@ impl Toolstack {
         }
     }
 
-    /// Keeps a new scheduler weight in the domain's configuration, for its next life.
-    pub fn keep_weight(&self, id: ring_abi::types::DomId, weight: u16) {
+    /// Keeps a new scheduler weight and cap in the domain's configuration, for its next life.
+    pub fn keep_share(&self, id: ring_abi::types::DomId, weight: u16, cap: u16) {
         if let Some(domain) = self.domain(id) {
-            self.keep(&domain, |config| config.cpu_weight = weight);
+            self.keep(&domain, |config| (config.cpu_weight, config.cap) = (weight, cap));
         }
     }
 

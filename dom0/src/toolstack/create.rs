@@ -260,22 +260,28 @@ fn servers_of(config: &DomainConfig) -> impl Iterator<Item = Option<&str>> {
 
 /// Ties vCPUs to CPUs as the configuration says.
 fn set_affinity(id: DomId, config: &DomainConfig) -> Result<(), CreateError> {
-    let Some(last) = config.cpus.last() else { return Ok(()) };
+    let cpus_of = |sets: &[CpuSet], vcpu: u32| match sets.get(vcpu as usize).or(sets.last()) {
+        Some(CpuSet::Some(cpus)) => Some(cpus.bytes()),
+        _ => None,
+    };
     for vcpu in 0..config.maxvcpus {
-        let CpuSet::Some(cpus) = config.cpus.get(vcpu as usize).unwrap_or(last) else { continue };
-        domctl::set_vcpu_affinity(id, vcpu, &cpus.bytes())
-            .map_err(|errno| CreateError::Refused(format!("cpus: vCPU {vcpu}: {errno}")))?;
+        let (hard, soft) = (cpus_of(&config.cpus, vcpu), cpus_of(&config.cpus_soft, vcpu));
+        let (hard, soft) = (hard.as_ref().map(|map| &map[..]), soft.as_ref().map(|map| &map[..]));
+        if hard.is_some() || soft.is_some() {
+            domctl::set_vcpu_affinity(id, vcpu, hard, soft)
+                .map_err(|errno| CreateError::Refused(format!("cpus: vCPU {vcpu}: {errno}")))?;
+        }
     }
     Ok(())
 }
 
-/// Sets the domain's scheduler weight, if the configuration names another than the default.
+/// Sets the domain's scheduler weight and cap, if the configuration names others than the default.
 fn set_share(id: DomId, config: &DomainConfig) -> Result<(), CreateError> {
     const USUAL_WEIGHT: u16 = 256;
-    if config.cpu_weight == USUAL_WEIGHT {
+    if config.cpu_weight == USUAL_WEIGHT && config.cap == 0 {
         return Ok(());
     }
     sysctl::scheduler()
-        .and_then(|scheduler| domctl::set_share(id, scheduler, config.cpu_weight, 0))
-        .map_err(|errno| CreateError::Refused(format!("cpu_weight: {errno}")))
+        .and_then(|scheduler| domctl::set_share(id, scheduler, config.cpu_weight, config.cap))
+        .map_err(|errno| CreateError::Refused(format!("cpu_weight and cap: {errno}")))
 }

@@ -5,7 +5,7 @@ use ring_abi::payload::Payload;
 use ring_abi::sysctl::*;
 use ring_abi::types::{GuestVa, PAGE_SIZE};
 
-use super::domctl::{domain_info, online_cpus, write_bitmap};
+use super::domctl::{domain_info, write_bitmap};
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::platform::{CpuId, Platform};
 
@@ -168,7 +168,7 @@ fn cpu_pool<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlCpupoolOp) 
         XEN_SYSCTL_CPUPOOL_OP_INFO if wanted.cpupool_id == 0 => {
             wanted.sched_id = XEN_SCHEDULER_CREDIT2;
             wanted.n_dom = cur.hv.domains.snapshot().len() as u32;
-            write_bitmap(cur, &wanted.cpumap, online_cpus(cur.hv).bits())?;
+            write_bitmap(cur, &wanted.cpumap, cur.hv.sched.online().bits())?;
         }
         XEN_SYSCTL_CPUPOOL_OP_INFO => return Err(HypercallError::NoEntry),
         XEN_SYSCTL_CPUPOOL_OP_FREEINFO => write_bitmap(cur, &wanted.cpumap, 0)?,

@@ -17,8 +17,9 @@
 //! it sleeps has piled up work, as a frontend does with many requests in flight.
 //!
 //! - [`state`]: what a domain and a vCPU hold; `runqueue`: the queue of one CPU
-//! - `pausing`: blocking, waking, pausing
+//! - `pausing`: blocking, waking, pausing; `places`: several CPUs; `caps`: what a domain may run at most
 
+mod caps;
 mod pausing;
 mod places;
 mod runqueue;
@@ -38,7 +39,7 @@ use crate::platform::{CpuId, CpuSet, MAX_CPUS, Platform, SOFTIRQ_SCHEDULE, SOFTI
 use crate::sync::{Mutex, MutexGuard, rank};
 use crate::time::state::Runstate;
 use runqueue::{RunQueue, Wake};
-use state::{COURTEOUS_RUN_NS, DEFAULT_WEIGHT, LEAST_RUN_NS, VAIN_WAIT_NS};
+use state::{COURTEOUS_RUN_NS, DEFAULT_WEIGHT, LEAST_RUN_NS, RESTS, VAIN_WAIT_NS};
 
 /// Longest time that a vCPU runs while another waits.
 const TIME_SLICE_NS: u64 = 10_000_000;
@@ -98,6 +99,11 @@ impl Default for Scheduler {
 }
 
 impl Scheduler {
+    /// The CPUs among which vCPUs move.
+    pub fn online(&self) -> CpuSet {
+        CpuSet::from_bits(self.online.load(Ordering::Relaxed))
+    }
+
     /// The `SOFTIRQ_*` bits that wait on `cpu`: to be looked at before each return to a guest, and while idle.
     #[inline]
     pub fn pending(&self, cpu: CpuId) -> &AtomicU32 {
@@ -152,16 +158,17 @@ pub enum Decision {
 /// Whether the hypervisor or the toolstack holds the vCPUs of `domain`.
 #[inline]
 fn is_paused(domain: &Domain) -> bool {
-    domain.pause_count.load(Ordering::Acquire) != 0
+    domain.pause_count.load(Ordering::Acquire) & !RESTS != 0
 }
 
 /// Whether the vCPU of `domain` could run.
 #[inline]
 fn is_runnable(domain: &Domain, vcpu: &Vcpu) -> bool {
-    vcpu.pause_flags.load(Ordering::Acquire) == 0 && !is_paused(domain)
+    vcpu.pause_flags.load(Ordering::Acquire) == 0 && domain.pause_count.load(Ordering::Acquire) == 0
 }
 
 /// What the vCPU of `domain`, which does not run, is doing.
+#[inline(always)]
 fn state_of(domain: &Domain, vcpu: &Vcpu) -> Runstate {
     match vcpu.pause_flags.load(Ordering::Acquire) {
         _ if is_paused(domain) => Runstate::Offline,
@@ -198,12 +205,16 @@ impl<P: Platform> Hypervisor<P> {
         }
         let now = self.platform.now_ns();
         let mut queue = per_cpu.queue.lock();
-        let is_shared = queue.is_shared();
+        let (is_plain, is_shared) = (queue.is_plain(), queue.is_shared());
         if is_shared {
             queue = self.take_over(cpu, queue, now);
         }
         let change = queue.pick(now);
-        let slice_end = queue.slice_ns().map_or(NO_SLICE, |slice| now + slice);
+        let mut slice = queue.slice_ns();
+        if !is_plain {
+            slice = queue.capped_ns(slice);
+        }
+        let slice_end = slice.map_or(NO_SLICE, |slice| now + slice);
         per_cpu.slice_end.store(slice_end, Ordering::Relaxed);
         let news = if is_shared { self.settle(cpu, &queue, now) } else { CpuSet::default() };
         drop(queue);
@@ -221,6 +232,9 @@ impl<P: Platform> Hypervisor<P> {
             self.end_running(vcpu, || state_of(domain, vcpu), now);
             // From now on another CPU may run the vCPU.
             vcpu.set_running_on(None);
+            if !is_plain && domain.pause_count.load(Ordering::Relaxed) & RESTS != 0 {
+                self.rest(domain);
+            }
         }
         if let Some(next) = &next {
             let (domain, vcpu) = (next.domain(), next.vcpu());
@@ -240,17 +254,12 @@ impl<P: Platform> Hypervisor<P> {
     /// Puts a vCPU into its CPU's queue, if the vCPU may run.
     fn make_runnable(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
         if !is_runnable(domain, vcpu) {
-            return;
+            return self.waits_for_period(domain, vcpu);
         }
         let Some(waking) = VcpuRef::new(domain, vcpu.id.raw()) else { return };
         let cpu = vcpu.sched.cpu();
         let now = self.platform.now_ns();
-        {
-            let mut time = vcpu.time.lock();
-            if matches!(time.state, Runstate::Blocked | Runstate::Offline) {
-                time.enter(Runstate::Runnable, now);
-            }
-        }
+        vcpu.time.lock().wait_to_run(now);
         let mut queue = self.sched.cpus[cpu.index()].queue.lock();
         if queue.is_shared() || vcpu.sched.cpu() != cpu {
             drop(queue);

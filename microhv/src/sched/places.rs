@@ -81,15 +81,16 @@ impl Scheduler {
             return last;
         }
         let allowed = vcpu.sched.allowed(pool);
+        let preferred = vcpu.sched.preferred(allowed);
         let mut idle = both(allowed, CpuSet::from_bits(self.idle.load(Ordering::SeqCst)));
-        while let Some(cpu) = next_of(idle, last) {
+        while let Some(cpu) = next_of(both(idle, preferred), last).or_else(|| next_of(idle, last)) {
             let bit = CpuSet::only(cpu);
             if self.idle.fetch_and(!bit.bits(), Ordering::SeqCst) & bit.bits() != 0 {
                 return cpu;
             }
             idle = idle.without(cpu);
         }
-        next_of(allowed, last).unwrap_or(last)
+        if allowed.contains(last) { last } else { next_of(preferred, last).unwrap_or(last) }
     }
 }
 
@@ -243,9 +244,9 @@ impl<P: Platform> Hypervisor<P> {
         self.call(cpu, news);
     }
 
-    /// Lets a vCPU run on these CPUs alone.
-    pub(crate) fn set_affinity(&self, domain: &Arc<Domain>, vcpu: &Vcpu, cpus: CpuSet) {
-        vcpu.sched.affinity.store(cpus.bits(), Ordering::SeqCst);
+    /// Lets a vCPU run on the CPUs of `hard` alone, and rather on those of `soft`.
+    pub(crate) fn set_affinity(&self, domain: &Arc<Domain>, vcpu: &Vcpu, hard: CpuSet, soft: CpuSet) {
+        vcpu.sched.set_affinity(hard, soft);
         let Some(this) = VcpuRef::new(domain, vcpu.id.raw()) else { return };
         loop {
             let cpu = vcpu.sched.cpu();

@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering;
 
 use ring_abi::types::DomId;
 
+use super::state::RESTS;
 use super::{
     COURTEOUS_RUN_NS, DEFAULT_WEIGHT, LEAST_RUN_NS, TIME_SLICE_NS, VAIN_WAIT_NS, WAKE_CREDIT_NS,
     WAKE_GRANULARITY_NS, is_runnable,
@@ -80,6 +81,10 @@ pub(super) struct RunQueue {
     pool: CpuSet,
     /// Whether `pool` has another CPU than this one.
     is_shared: bool,
+    /// Whether some domain has a cap, or had one.
+    has_caps: bool,
+    /// Neither of both.
+    is_plain: bool,
     cpu: CpuId,
 }
 
@@ -106,7 +111,7 @@ type Change = (Option<VcpuRef>, Option<VcpuRef>);
 
 impl RunQueue {
     pub(super) fn new(cpu: CpuId) -> Self {
-        Self { cpu, pool: CpuSet::only(cpu), ..Self::default() }
+        Self { cpu, pool: CpuSet::only(cpu), is_plain: true, ..Self::default() }
     }
 
     /// Makes room for so many vCPUs in all, so that adding them takes no memory. `false`: `may_spend` refuses what the room
@@ -162,7 +167,13 @@ impl RunQueue {
         };
         let (domain, current) = (current.domain(), &current.vcpu().sched);
         let weight = u64::from(current.weight.load(Ordering::Relaxed).max(1));
-        let weighted = current.pay(ran.saturating_mul(u64::from(DEFAULT_WEIGHT)) / weight);
+        let mut weighted = ran.saturating_mul(u64::from(DEFAULT_WEIGHT)) / weight;
+        if !self.is_plain {
+            if !domain.sched.cap.pay(ran, now) {
+                domain.pause_count.fetch_or(RESTS, Ordering::AcqRel);
+            }
+            weighted = current.pay(weighted);
+        }
         let run_time = current.run_time().saturating_add(weighted);
         current.set_run_time(run_time);
         let least = self.waiting.peek().map_or(run_time, |first| first.run_time.min(run_time));

@@ -1,10 +1,15 @@
 //! What the scheduler keeps in each domain and each vCPU.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+mod cap;
+
+use core::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst,
+};
 
 use ring_abi::types::DomId;
 
 use crate::platform::{CpuId, CpuSet, MAX_CPUS};
+pub(crate) use cap::Cap;
 
 /// How long a vCPU keeps the CPU before a waking vCPU takes its place, unless [`COURTEOUS_RUN_NS`] applies. A frontend and a
 /// back end would else change places for every request.
@@ -23,17 +28,22 @@ pub(super) const COURTESIES: u8 = 16;
 /// Weight of a domain unless set.
 pub(super) const DEFAULT_WEIGHT: u32 = 256;
 
+/// The bit of a domain's `pause_count` that says: the domain has used up what its cap allows, and rests. The bit is beyond all counts.
+pub(super) const RESTS: u32 = 1 << 31;
+
 /// What the scheduler keeps in each domain.
 #[derive(Debug)]
 pub(crate) struct DomainSched {
     /// For each CPU, the least run time with which a vCPU of the domain waits there. What the domain's vCPUs run on the CPU
     /// raises this, up to the queue's minimum. Only the holder of the CPU's queue uses the entry.
     pub(super) spent: [AtomicU64; MAX_CPUS],
+    /// The most that the domain may run.
+    pub(crate) cap: Cap,
 }
 
 impl DomainSched {
-    pub(crate) const fn new() -> Self {
-        Self { spent: [const { AtomicU64::new(0) }; MAX_CPUS] }
+    pub(crate) fn new() -> Self {
+        Self { spent: [const { AtomicU64::new(0) }; MAX_CPUS], cap: Cap::default() }
     }
 }
 
@@ -60,8 +70,10 @@ pub struct VcpuSched {
     courteous_to: AtomicU16,
     /// How many times more the vCPU does so.
     courtesies: AtomicU8,
-    /// Affinity as the toolstack set it: a bit for each CPU.
-    pub affinity: AtomicU64,
+    /// Hard affinity as the toolstack set it: a bit for each CPU on which the vCPU may run.
+    affinity: AtomicU64,
+    /// Soft affinity likewise: the CPUs on which the vCPU had better run.
+    soft_affinity: AtomicU64,
 }
 
 impl Default for VcpuSched {
@@ -78,8 +90,16 @@ impl Default for VcpuSched {
             courteous_to: AtomicU16::new(0),
             courtesies: AtomicU8::new(0),
             affinity: AtomicU64::new(u64::MAX),
+            soft_affinity: AtomicU64::new(u64::MAX),
         }
     }
+}
+
+/// What `by` leaves of a set: all if that is nothing.
+#[inline]
+fn narrowed(cpus: CpuSet, by: &AtomicU64) -> CpuSet {
+    let bits = cpus.bits() & by.load(Relaxed);
+    if bits == 0 { cpus } else { CpuSet::from_bits(bits) }
 }
 
 impl VcpuSched {
@@ -94,11 +114,26 @@ impl VcpuSched {
         self.cpu.store(cpu.raw(), Relaxed);
     }
 
+    /// The hard affinity, and the soft affinity.
+    pub fn affinity(&self) -> (CpuSet, CpuSet) {
+        let (hard, soft) = (self.affinity.load(Relaxed), self.soft_affinity.load(Relaxed));
+        (CpuSet::from_bits(hard), CpuSet::from_bits(soft))
+    }
+
+    pub(super) fn set_affinity(&self, hard: CpuSet, soft: CpuSet) {
+        self.affinity.store(hard.bits(), SeqCst);
+        self.soft_affinity.store(soft.bits(), SeqCst);
+    }
+
     /// On which CPUs of `pool` the vCPU may run: on all if its affinity leaves none.
     #[inline]
     pub(super) fn allowed(&self, pool: CpuSet) -> CpuSet {
-        let bits = self.affinity.load(Relaxed) & pool.bits();
-        if bits == 0 { pool } else { CpuSet::from_bits(bits) }
+        narrowed(pool, &self.affinity)
+    }
+
+    /// On which CPUs of `allowed` the vCPU had better run: on all if its soft affinity leaves none.
+    pub(super) fn preferred(&self, allowed: CpuSet) -> CpuSet {
+        narrowed(allowed, &self.soft_affinity)
     }
 
     /// Weighted ns that the vCPU ran.

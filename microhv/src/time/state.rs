@@ -45,12 +45,20 @@ pub enum TimerKind {
     FirstWatchdog,
     /// The domain's second watchdog.
     SecondWatchdog,
+    /// The end of the period in which a domain has run as much as its cap allows: on vCPU 0 alone.
+    Period,
 }
 
 impl TimerKind {
     /// The timers of a vCPU.
-    pub(super) const ALL: [Self; 5] =
-        [Self::Periodic, Self::Singleshot, Self::Poll, Self::FirstWatchdog, Self::SecondWatchdog];
+    pub(super) const ALL: [Self; 6] = [
+        Self::Periodic,
+        Self::Singleshot,
+        Self::Poll,
+        Self::FirstWatchdog,
+        Self::SecondWatchdog,
+        Self::Period,
+    ];
 }
 
 /// The timers of one vCPU, in the queue of the CPU that made them.
@@ -95,6 +103,14 @@ impl VcpuTime {
         self.spent_ns[self.state as usize] += now_ns.saturating_sub(self.entry_ns);
         self.state = state;
         self.entry_ns = now_ns;
+    }
+
+    /// The vCPU could run from `now_ns` on.
+    #[inline]
+    pub(crate) fn wait_to_run(&mut self, now_ns: u64) {
+        if matches!(self.state, Runstate::Blocked | Runstate::Offline) {
+            self.enter(Runstate::Runnable, now_ns);
+        }
     }
 
     /// ns spent in each state until `until_ns`.

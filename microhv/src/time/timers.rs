@@ -113,9 +113,12 @@ impl<P: Platform> Hypervisor<P> {
             if let Some(domain) = self.domains.get(key.domain)
                 && let Some(vcpu) = domain.vcpu(key.vcpu.raw())
             {
-                let stops_a_domain = matches!(key.kind, TimerKind::FirstWatchdog | TimerKind::SecondWatchdog);
+                let is_of_all_vcpus = matches!(
+                    key.kind,
+                    TimerKind::FirstWatchdog | TimerKind::SecondWatchdog | TimerKind::Period
+                );
                 // An event may wake all vCPUs that poll.
-                let takes_long = stops_a_domain || domain.events.pollers() >= HERD;
+                let takes_long = is_of_all_vcpus || domain.events.pollers() >= HERD;
                 self.fire(&domain, vcpu, key.kind, now);
                 if takes_long {
                     break; // this timer took as long as many others
@@ -154,6 +157,7 @@ impl<P: Platform> Hypervisor<P> {
                     self.wake(domain, vcpu, PauseFlags::WAITING);
                 }
             }
+            TimerKind::Period => self.period_ended(domain, now),
             TimerKind::FirstWatchdog | TimerKind::SecondWatchdog => {
                 if self.may_report() {
                     log::warn!("{domain:?}: watchdog");

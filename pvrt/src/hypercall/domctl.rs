@@ -139,40 +139,42 @@ pub fn vcpu_info(dom: DomId, vcpu: u32) -> Result<XenDomctlGetvcpuinfo> {
     plain(XEN_DOMCTL_GETVCPUINFO, dom, &payload).map(|arg| arg.payload())
 }
 
-/// Sets on which CPUs a vCPU may run: those of `hard`, and none beyond. The hypervisor leaves out CPUs that the
-/// machine does not have.
+/// Sets on which CPUs a vCPU may run, those of `hard` and none beyond, and on which the vCPU had better run, those of `soft`; `None`
+/// leaves a set as it is. The hypervisor leaves out CPUs that the machine does not have.
 ///
 /// # Errors
 /// - `ESRCH`: there is no such domain.
 /// - `EINVAL`: the machine has none of these CPUs.
-pub fn set_vcpu_affinity(dom: DomId, vcpu: u32, hard: &[u8]) -> Result<()> {
-    let mut map = [0u8; 128];
-    let bytes = hard.len().min(map.len());
-    map[..bytes].copy_from_slice(&hard[..bytes]);
-    affinity(XEN_DOMCTL_SETVCPUAFFINITY, dom, vcpu, &mut map)
+pub fn set_vcpu_affinity(dom: DomId, vcpu: u32, hard: Option<&[u8]>, soft: Option<&[u8]>) -> Result<()> {
+    let map = |cpus: Option<&[u8]>| {
+        let mut map = [0u8; 128];
+        map.iter_mut().zip(cpus.unwrap_or_default()).for_each(|(to, from)| *to = *from);
+        map
+    };
+    let flags = hard.map_or(0, |_| XEN_VCPUAFFINITY_HARD) | soft.map_or(0, |_| XEN_VCPUAFFINITY_SOFT);
+    affinity(XEN_DOMCTL_SETVCPUAFFINITY, (dom, vcpu), flags, &mut [map(hard), map(soft)])
 }
 
-/// The CPUs on which a vCPU may run, lowest bit first.
+/// The CPUs on which a vCPU may run, and those on which it had better run, lowest bit first.
 ///
 /// # Errors
 /// `ESRCH`: there is no such domain or vCPU.
-pub fn vcpu_affinity(dom: DomId, vcpu: u32) -> Result<[u8; 128]> {
-    let mut map = [0u8; 128];
-    affinity(XEN_DOMCTL_GETVCPUAFFINITY, dom, vcpu, &mut map)?;
-    Ok(map)
+pub fn vcpu_affinity(dom: DomId, vcpu: u32) -> Result<[[u8; 128]; 2]> {
+    let mut maps = [[0u8; 128]; 2];
+    let flags = XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT;
+    affinity(XEN_DOMCTL_GETVCPUAFFINITY, (dom, vcpu), flags, &mut maps)?;
+    Ok(maps)
 }
 
-fn affinity(cmd: u32, dom: DomId, vcpu: u32, map: &mut [u8; 128]) -> Result<()> {
-    let bitmap =
-        XenctlBitmap { bitmap: map.as_mut_ptr() as u64, nr_bits: map.len() as u32 * 8, ..Default::default() };
-    let payload = XenDomctlVcpuaffinity {
-        vcpu,
-        flags: XEN_VCPUAFFINITY_HARD,
-        cpumap_hard: bitmap,
+fn affinity(cmd: u32, (dom, vcpu): (DomId, u32), flags: u32, maps: &mut [[u8; 128]; 2]) -> Result<()> {
+    let bitmap = |map: &mut [u8; 128]| XenctlBitmap {
+        bitmap: map.as_mut_ptr() as u64,
+        nr_bits: map.len() as u32 * 8,
         ..Default::default()
     };
-    let mut arg = XenDomctl::with(cmd, dom, &payload);
-    // SAFETY: the hypervisor reads and writes no more of the map than `nr_bits`.
+    let [cpumap_hard, cpumap_soft] = maps.each_mut().map(bitmap);
+    let mut arg = XenDomctl::with(cmd, dom, &XenDomctlVcpuaffinity { vcpu, flags, cpumap_hard, cpumap_soft });
+    // SAFETY: the hypervisor reads and writes no more of the maps than `nr_bits`.
     unsafe { tools::domctl(&mut arg) }.map(|_| ())
 }
 

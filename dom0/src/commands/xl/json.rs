@@ -72,6 +72,8 @@ struct BuildInfo {
     avail_vcpus: Vec<u32>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     vcpu_hard_affinity: Vec<Vec<u32>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    vcpu_soft_affinity: Vec<Vec<u32>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tsc_mode: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,6 +107,8 @@ struct BuildInfo {
 struct SchedParams {
     #[serde(skip_serializing_if = "Option::is_none")]
     weight: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cap: Option<u16>,
 }
 
 /// `libxl_device_disk`
@@ -234,6 +238,7 @@ pub(super) fn domain(config: &DomainConfig, uuid: Option<&[u8; 16]>) -> DomainJs
             max_vcpus: config.maxvcpus,
             avail_vcpus: (0..config.vcpus).collect(),
             vcpu_hard_affinity: config.cpus.iter().map(|set| affinity(set, nr_cpus)).collect(),
+            vcpu_soft_affinity: config.cpus_soft.iter().map(|set| affinity(set, nr_cpus)).collect(),
             tsc_mode: match config.tsc_mode {
                 TscMode::Default => None,
                 TscMode::AlwaysEmulate => Some("always_emulate"),
@@ -248,6 +253,7 @@ pub(super) fn domain(config: &DomainConfig, uuid: Option<&[u8; 16]>) -> DomainJs
             max_maptrack_frames: config.max_maptrack_frames,
             sched_params: SchedParams {
                 weight: Some(config.cpu_weight).filter(|&weight| weight != USUAL_WEIGHT),
+                cap: Some(config.cap).filter(|&cap| cap != 0),
             },
             event_channels: Some(config.max_event_channels).filter(|&count| count != USUAL_CHANNELS),
             kernel: config.kernel.clone(),
@@ -275,6 +281,7 @@ fn bare(name: String, info: &XenDomctlGetdomaininfo) -> DomainJson {
             max_vcpus: info.max_vcpu_id.saturating_add(1),
             avail_vcpus: (0..info.nr_online_vcpus).collect(),
             vcpu_hard_affinity: Vec::new(),
+            vcpu_soft_affinity: Vec::new(),
             tsc_mode: None,
             max_memkb: info.max_pages.checked_mul(PAGE_KIB).filter(|_| info.domain != 0),
             target_memkb: info.tot_pages * PAGE_KIB,

@@ -254,13 +254,13 @@ impl Shell {
                     }
                     _ => (info.cpu.to_string(), if info.blocked != 0 { "-b-" } else { "---" }),
                 };
-                let hard = domctl::vcpu_affinity(id, vcpu).unwrap_or([0xff; 128]);
+                let maps = domctl::vcpu_affinity(id, vcpu).unwrap_or([[0xff; 128]; 2]);
+                let [hard, soft] = maps.map(|map| cpu_ranges(&map, nr_cpus));
                 let text = format!(
-                    "{:<32} {:>5} {vcpu:>5} {cpu:>5} {state:>5} {:>9}  {} / all",
+                    "{:<32} {:>5} {vcpu:>5} {cpu:>5} {state:>5} {:>9}  {hard} / {soft}",
                     self.toolstack.name(id),
                     domain.domain,
                     seconds(info.cpu_time),
-                    cpu_ranges(&hard, nr_cpus),
                 );
                 printer.line(&text).await;
             }

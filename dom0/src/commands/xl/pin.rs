@@ -19,12 +19,7 @@ impl Shell {
     /// `xl vcpu-pin DOMAIN VCPU|all HARD|-|all [SOFT|-|all]`.
     pub(super) async fn xl_vcpu_pin(&self, line: &Line<'_>) -> Outcome {
         let [name, vcpu, hard, ref soft @ ..] = line.operands[..] else { return Err(line.command.usage()) };
-        // A soft affinity of all CPUs is accepted, since it needs no scheduler with soft affinity.
-        if let [soft] = soft
-            && !matches!(*soft, "-" | "all")
-        {
-            return Err(line.wrong(&format!("`{soft}`: the scheduler knows no soft affinity; `-` or `all`")));
-        }
+        let soft = soft.first().copied().unwrap_or("-");
         let list = self.selected(&[name])?;
         let info = list.first().ok_or_else(|| format!("{name}: no such domain"))?;
         let id = DomId::new(info.domain);
@@ -36,16 +31,29 @@ impl Shell {
                 number..=number
             }
         };
-        let Some(map) = cpus(hard).map_err(|error| line.wrong(&format!("`{hard}`: {error}")))? else {
+        let map = |text| cpus(text).map_err(|error| line.wrong(&format!("`{text}`: {error}")));
+        let (hard_map, soft_map) = (map(hard)?, map(soft)?);
+        if hard_map.is_none() && soft_map.is_none() {
             return Ok(());
-        };
+        }
         for vcpu in vcpus {
             if line.dry_run {
                 let cpus = sysctl::physinfo().map_or(1, |machine| machine.nr_cpus);
-                println!("cpu: {vcpu}\nhard affinity: {}", cpu_ranges(&map, cpus));
+                println!("cpu: {vcpu}");
+                for (kind, map) in [("hard", &hard_map), ("soft", &soft_map)] {
+                    if let Some(map) = map {
+                        println!("{kind} affinity: {}", cpu_ranges(map, cpus));
+                    }
+                }
             } else {
-                domctl::set_vcpu_affinity(id, vcpu, &map)
-                    .map_err(|errno| format!("{name}: vCPU {vcpu}: CPUs {hard}: {errno}"))?;
+                let (hard_map, soft_map) = (hard_map.as_ref(), soft_map.as_ref());
+                domctl::set_vcpu_affinity(
+                    id,
+                    vcpu,
+                    hard_map.map(|map| &map[..]),
+                    soft_map.map(|map| &map[..]),
+                )
+                .map_err(|errno| format!("{name}: vCPU {vcpu}: CPUs {hard}, soft {soft}: {errno}"))?;
             }
             yield_now().await;
         }

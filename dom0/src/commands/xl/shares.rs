@@ -1,4 +1,4 @@
-//! `xl sched-credit2`: scheduler weights.
+//! `xl sched-credit2`: scheduler weights and caps.
 
 use alloc::format;
 use alloc::string::String;
@@ -10,26 +10,33 @@ use super::{Line, pools};
 use crate::commands::{Outcome, Shell};
 use crate::shell::print::Printer;
 
+/// The greatest weight and cap. The next number is what leaves a cap as it is.
+const MOST: u16 = 65534;
+
 impl Shell {
-    /// `xl sched-credit2 [-d DOMAIN [-w WEIGHT]] [-p POOL]`.
+    /// `xl sched-credit2 [-d DOMAIN [-w WEIGHT] [-c CAP]] [-p POOL]`.
     pub(super) async fn xl_shares(&self, line: &Line<'_>) -> Outcome {
-        let wanted = weight(line)?;
+        let (weight, cap) = (number(line, "w", 1)?, number(line, "c", 0)?);
+        let sets = weight.is_some() || cap.is_some();
         let pool = line.value("p");
         let names = line.value("d");
-        match (names, wanted) {
-            (None, None) => pools::check(pool)?,
-            (None, Some(_)) => return Err(line.wrong("-w needs a domain, -d")),
+        match (names, sets) {
+            (None, false) => pools::check(pool)?,
+            (None, true) => return Err(line.wrong("-w and -c need a domain, -d")),
             (Some(_), _) if pool.is_some() => return Err(line.wrong("-d and -p exclude each other")),
             (Some(_), _) => {}
         }
         let scheduler = sysctl::scheduler().map_err(|errno| format!("scheduler: {errno}"))?;
         let list = self.selected(names.as_slice())?;
-        if let Some(weight) = wanted {
+        if sets {
             for info in list {
                 let id = DomId::new(info.domain);
-                domctl::set_share(id, scheduler, weight, 0)
-                    .map_err(|errno| format!("{}: {errno}", self.toolstack.name(id)))?;
-                self.toolstack.keep_weight(id, weight);
+                let name = self.toolstack.name(id);
+                let (old_weight, old_cap) =
+                    domctl::share(id, scheduler).map_err(|errno| format!("{name}: {errno}"))?;
+                let (weight, cap) = (weight.unwrap_or(old_weight), cap.unwrap_or(old_cap));
+                domctl::set_share(id, scheduler, weight, cap).map_err(|errno| format!("{name}: {errno}"))?;
+                self.toolstack.keep_share(id, weight, cap);
             }
             return Ok(());
         }
@@ -49,12 +56,12 @@ impl Shell {
     }
 }
 
-/// The weight to set.
-fn weight(line: &Line<'_>) -> Result<Option<u16>, String> {
-    let Some(text) = line.value("w") else { return Ok(None) };
+/// The number to set, at least `least`.
+fn number(line: &Line<'_>, option: &str, least: u16) -> Result<Option<u16>, String> {
+    let Some(text) = line.value(option) else { return Ok(None) };
     match text.parse() {
-        Ok(number @ 1..) => Ok(Some(number)),
-        _ => Err(line.wrong(&format!("-w: `{text}`: expected 1 to 65535"))),
+        Ok(number) if (least..=MOST).contains(&number) => Ok(Some(number)),
+        _ => Err(line.wrong(&format!("-{option}: `{text}`: expected {least} to {MOST}"))),
     }
 }
 
@@ -65,9 +72,10 @@ mod tests {
     #[test]
     fn shares_are_numbers_of_one_domain() {
         for (line, part) in [
-            ("xl sched-credit2 -w 512", "-w needs a domain"),
-            ("xl sched-credit2 -d x -w 0", "-w: `0`: expected 1 to 65535"),
-            ("xl sched-credit2 -d x -c 50", "no vCPU from a CPU that is idle"),
+            ("xl sched-credit2 -w 512", "-w and -c need a domain"),
+            ("xl sched-credit2 -c 50", "-w and -c need a domain"),
+            ("xl sched-credit2 -d x -w 0", "-w: `0`: expected 1 to 65534"),
+            ("xl sched-credit2 -d x -c 65535", "-c: `65535`: expected 0 to 65534"),
             ("xl sched-credit2 -d x --weight=65536", "-w: `65536`"),
             ("xl sched-credit2 -p Pool-1", "Pool-1: no such CPU pool"),
             ("xl sched-credit2 -d x -p Pool-0", "exclude each other"),

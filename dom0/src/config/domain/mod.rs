@@ -78,8 +78,12 @@ pub struct DomainConfig {
     pub maxvcpus: u32,
     /// CPUs for each vCPU, in order; the last is for those after it too. Empty: any.
     pub cpus: Vec<CpuSet>,
+    /// CPUs on which each vCPU had better run, likewise.
+    pub cpus_soft: Vec<CpuSet>,
     /// Share of the CPUs, relative to others'; 256 is usual.
     pub cpu_weight: u16,
+    /// The most that the domain uses, in percent of a CPU; 0: no bound.
+    pub cap: u16,
     /// Disks, in order.
     pub disks: Vec<DiskConfig>,
     /// Network interfaces, in order.
@@ -172,9 +176,9 @@ impl Reader<'_> {
         let maxvcpus = self.number("maxvcpus", 1, VCPUS_MAX)?;
         let vcpus = vcpus.unwrap_or(1);
         let maxvcpus = self.at_least("maxvcpus", maxvcpus, "vcpus", vcpus)?;
-        let mut cpus = self.cpus()?;
+        let (mut cpus, mut cpus_soft) = (self.cpus("cpus")?, self.cpus("cpus_soft")?);
         cpus.truncate(maxvcpus as usize);
-        self.no_cap()?;
+        cpus_soft.truncate(maxvcpus as usize);
         let tsc_modes = [
             ("default", TscMode::Default),
             ("always_emulate", TscMode::AlwaysEmulate),
@@ -196,7 +200,9 @@ impl Reader<'_> {
             vcpus: vcpus as u32,
             maxvcpus: maxvcpus as u32,
             cpus,
+            cpus_soft,
             cpu_weight: self.small("cpu_weight", 1, 65535)?.unwrap_or(256) as u16,
+            cap: self.small("cap", 0, 65534)?.unwrap_or(0) as u16,
 
             disks: self.disks()?,
             vifs: self.vifs()?,
@@ -267,19 +273,9 @@ impl Reader<'_> {
         uuid.map(Some).ok_or_else(|| wrong(setting, &setting.value, expected))
     }
 
-    /// Accepts only a `cap` of 0, since the scheduler has no caps.
-    fn no_cap(&mut self) -> Result<(), Diagnostic> {
-        let setting = self.take("cap");
-        match (self.small("cap", 0, 65535)?, setting) {
-            (Some(1..), Some(setting)) => {
-                Err(wrong(setting, &setting.value, "there are no caps here: 0, or no such key"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn cpus(&mut self) -> Result<Vec<CpuSet>, Diagnostic> {
-        let Some(setting) = self.take("cpus") else { return Ok(Vec::new()) };
+    /// The sets of CPUs of the vCPUs.
+    fn cpus(&mut self, key: &'static str) -> Result<Vec<CpuSet>, Diagnostic> {
+        let Some(setting) = self.take(key) else { return Ok(Vec::new()) };
         let value = |value: &Value| {
             let text = value.text().ok_or_else(|| wrong(setting, value, "expected a string"))?;
             CpuSet::parse(&text).map_err(|error| wrong(setting, value, error))

@@ -85,8 +85,8 @@ fn a_vcpu_that_would_have_no_room_to_wait_is_not_made() {
         let config = DomainConfig { max_vcpus: vcpus, ..DomainConfig::default() };
         world.hv.create_domain(None, config).map(|_| ())
     };
-    // Each vCPU has five timers, those of dom0 too: the queue of timers has room for 1,024.
-    assert_eq!([create(100), create(100)], [Ok(()); 2]);
+    // Each vCPU has six timers, those of dom0 too: the queue of timers has room for 1,024.
+    assert_eq!([create(100), create(67)], [Ok(()); 2]);
     while world.hv.frames.free_pages() > 24 {
         world.hv.alloc_zeroed().expect("it is free");
     }

@@ -165,7 +165,7 @@ fn physinfo_counts_frames() {
 }
 
 #[test]
-fn weights_are_set_and_caps_refused() {
+fn weights_and_caps_are_set() {
     let world = World::new(256);
     let guest = create(&world, 2);
     let ask = |cmd, word: u64| {
@@ -178,6 +178,11 @@ fn weights_are_set_and_caps_refused() {
     assert_eq!(ask(XEN_DOMCTL_SCHEDOP_GETINFO, 0), (0, 512));
     assert_eq!(ask(XEN_DOMCTL_SCHEDOP_PUTINFO, 0).0, 0, "0 leaves the weight");
     assert_eq!(ask(XEN_DOMCTL_SCHEDOP_GETINFO, 0), (0, 512));
-    assert_eq!(ask(XEN_DOMCTL_SCHEDOP_PUTINFO, 512 | 50 << 16).0, HypercallError::NotSupported.errno());
+    assert_eq!(ask(XEN_DOMCTL_SCHEDOP_PUTINFO, 50 << 16).0, 0);
+    assert_eq!(ask(XEN_DOMCTL_SCHEDOP_GETINFO, 0), (0, 512 | 50 << 16));
+    assert_eq!(ask(XEN_DOMCTL_SCHEDOP_PUTINFO, 300 | 0xffff << 16).0, 0);
+    assert_eq!(ask(XEN_DOMCTL_SCHEDOP_GETINFO, 0), (0, 300 | 50 << 16), "65535 leaves the cap");
+    assert_eq!(ask(XEN_DOMCTL_SCHEDOP_PUTINFO, 0).0, 0);
+    assert_eq!(ask(XEN_DOMCTL_SCHEDOP_GETINFO, 0), (0, 300));
     assert_eq!(ask(9, 0).0, HypercallError::Invalid.errno());
 }

@@ -137,3 +137,35 @@ fn who_runs_sees_a_new_calibration_at_once() {
     world.hv.clock_changed();
     assert_eq!(info.load_u32(TIME_OFFSET), shown + 2);
 }
+
+/// Sets or reads the affinity of a domain's vCPU; the result, and the hard and soft maps afterwards.
+fn affinity(world: &World, domain: &Domain, command: u32, flags: u32, maps: [u64; 2]) -> (i64, [u64; 2]) {
+    world.put(MORE, &maps);
+    let map = |at| XenctlBitmap { bitmap: at, nr_bits: 64, ..XenctlBitmap::default() };
+    let (cpumap_hard, cpumap_soft) = (map(MORE), map(MORE + 8));
+    let op = XenDomctlVcpuaffinity { vcpu: 0, flags, cpumap_hard, cpumap_soft };
+    let result = domctl(world, &mut XenDomctl::with(command, domain.id, &op));
+    (result, world.get(MORE))
+}
+
+#[test]
+fn affinity_is_set_and_what_takes_effect_comes_back() {
+    let world = World::new(256);
+    let domain = create(&world, 1);
+    for cpu in [1, 2].into_iter().filter_map(CpuId::new) {
+        assert!(world.hv.add_cpu(cpu));
+    }
+    let (hard, soft) = (XEN_VCPUAFFINITY_HARD, XEN_VCPUAFFINITY_SOFT);
+    let set = |flags, maps| affinity(&world, &domain, XEN_DOMCTL_SETVCPUAFFINITY, flags, maps);
+    let get = |flags| affinity(&world, &domain, XEN_DOMCTL_GETVCPUAFFINITY, flags, [7, 7]);
+    let invalid = HypercallError::Invalid.errno();
+    assert_eq!(get(hard | soft), (0, [u64::MAX; 2]));
+    assert_eq!(set(hard, [0xf6, 9]), (0, [6, 9]), "of CPUs 1, 2 and more there are two");
+    assert_eq!(get(hard), (0, [0xf6, 7]), "the rest is kept for CPUs that come");
+    assert_eq!(set(soft, [9, 0xf3]), (0, [9, 2]), "soft affinity counts within hard affinity");
+    assert_eq!(get(hard | soft), (0, [0xf6, 0xf3]));
+    assert_eq!(set(hard | soft, [1, 8]).0, invalid, "there is no CPU 3");
+    assert_eq!(set(hard, [0xf8, 0]).0, invalid);
+    assert_eq!((set(0, [1, 1]).0, get(0).0), (invalid, invalid));
+    assert_eq!(get(hard | soft), (0, [0xf6, 0xf3]), "nothing was changed");
+}

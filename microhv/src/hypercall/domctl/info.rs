@@ -11,7 +11,7 @@ use crate::Hypervisor;
 use crate::domain::{Current, Domain, PauseFlags};
 use crate::frames::PageType;
 use crate::hypercall::{Answer, HypercallError};
-use crate::platform::{CpuSet, MAX_CPUS, Platform};
+use crate::platform::{MAX_CPUS, Platform};
 
 /// Entries that one `getpageframeinfo3` may ask for.
 const MAX_PAGE_FRAMES: u64 = 1024;
@@ -53,12 +53,6 @@ pub(in crate::hypercall) fn domain_info<P: Platform>(
         handle: *domain.handle.lock(),
         ..XenDomctlGetdomaininfo::default()
     }
-}
-
-/// The CPUs in use.
-pub(in crate::hypercall) fn online_cpus<P: Platform>(hv: &Hypervisor<P>) -> CpuSet {
-    let cpus = hv.platform.machine_info().cpus.clamp(1, MAX_CPUS as u32);
-    CpuSet::from_bits(u64::MAX >> (64 - cpus))
 }
 
 /// Reads a bitmap's first 64 bits.

@@ -11,7 +11,7 @@ use ring_abi::domctl::*;
 use ring_abi::payload::Payload;
 use ring_abi::types::{DomId, GuestVa};
 
-pub(super) use info::{domain_info, online_cpus, write_bitmap};
+pub(super) use info::{domain_info, write_bitmap};
 pub(super) use vcpus::read_context;
 
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
@@ -101,8 +101,8 @@ impl<P: Platform> Operation<'_, '_, P> {
             XEN_DOMCTL_SETVCPUCONTEXT => told(op, |wanted| self.set_context(&wanted)),
             XEN_DOMCTL_GETVCPUCONTEXT => told(op, |wanted| self.get_context(&wanted)),
             XEN_DOMCTL_GETVCPUINFO => asked(op, |wanted| self.info(wanted)),
-            XEN_DOMCTL_SETVCPUAFFINITY => told(op, |wanted| self.affinity(&wanted, true)),
-            XEN_DOMCTL_GETVCPUAFFINITY => told(op, |wanted| self.affinity(&wanted, false)),
+            XEN_DOMCTL_SETVCPUAFFINITY => told(op, |wanted| self.set_affinity(&wanted)),
+            XEN_DOMCTL_GETVCPUAFFINITY => told(op, |wanted| self.get_affinity(&wanted)),
             XEN_DOMCTL_SENDTRIGGER => told(op, |wanted| self.trigger(wanted)),
             XEN_DOMCTL_SET_EXT_VCPUCONTEXT => asked(op, |context| self.set_ext_context(context)),
             XEN_DOMCTL_GET_EXT_VCPUCONTEXT => asked(op, |context| self.get_ext_context(context)),

@@ -48,21 +48,23 @@ impl<P: Platform> Operation<'_, '_, P> {
         write_bitmap(self.cur, &wanted.nodemap, 1)
     }
 
-    /// The weight, which all vCPUs of a domain share. There are no caps: 0 is given, and 0 or "leave it" taken.
+    /// The weight of each vCPU of a domain, and the domain's cap. A weight of 0 and a cap of 65535 leave them.
     pub(super) fn scheduler(&self, mut op: XenDomctlSchedulerOp) -> Answer<XenDomctlSchedulerOp> {
         HypercallError::Invalid.when(op.sched_id != XEN_SCHEDULER_CREDIT2)?;
         let first = &self.domain.vcpu(0).ok_or(HypercallError::NoSuchDomain)?.sched;
         match op.cmd {
             XEN_DOMCTL_SCHEDOP_PUTINFO => {
                 let (weight, cap) = (op.u[0] as u16, (op.u[0] >> 16) as u16);
-                // No vCPU is kept from an idle CPU.
-                HypercallError::NotSupported.when(!matches!(cap, 0 | u16::MAX))?;
                 for vcpu in self.domain.vcpus.iter().filter(|_| weight != 0) {
                     vcpu.sched.weight.store(u32::from(weight), Ordering::Relaxed);
                 }
+                if cap != u16::MAX {
+                    self.cur.hv.set_cap(self.domain, cap.into());
+                }
             }
             XEN_DOMCTL_SCHEDOP_GETINFO => {
-                op.u[0] = u64::from(first.weight.load(Ordering::Relaxed) & 0xffff);
+                let weight = u64::from(first.weight.load(Ordering::Relaxed) & 0xffff);
+                op.u[0] = weight | self.domain.sched.cap.percent() << 16;
             }
             _ => return Err(HypercallError::Invalid),
         }

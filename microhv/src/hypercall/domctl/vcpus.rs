@@ -9,7 +9,7 @@ use ring_abi::types::GuestVa;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::Operation;
-use super::info::{online_cpus, read_bitmap, write_bitmap};
+use super::info::{read_bitmap, write_bitmap};
 use crate::domain::{Callback, Current, PauseFlags, Vcpu};
 use crate::frames::pte::is_canonical;
 use crate::hypercall::{Answer, HypercallError};
@@ -105,21 +105,41 @@ impl<P: Platform> Operation<'_, '_, P> {
         })
     }
 
-    pub(super) fn affinity(&self, wanted: &XenDomctlVcpuaffinity, set: bool) -> Answer {
+    /// Sets what the caller names of hard and soft affinity, and gives back what of that takes effect: of hard affinity the CPUs
+    /// that there are, of soft affinity those that hard affinity allows too.
+    ///
+    /// # Errors
+    /// `Invalid`: neither is named, or a set has no CPU that there is. Then nothing was changed.
+    pub(super) fn set_affinity(&self, wanted: &XenDomctlVcpuaffinity) -> Answer {
+        let vcpu = self.vcpu(wanted.vcpu)?;
+        let named = |flag, map| (wanted.flags & flag != 0).then_some(map);
+        let hard_map = named(XEN_VCPUAFFINITY_HARD, &wanted.cpumap_hard);
+        let soft_map = named(XEN_VCPUAFFINITY_SOFT, &wanted.cpumap_soft);
+        HypercallError::Invalid.when(hard_map.or(soft_map).is_none())?;
+        let online = self.cur.hv.sched.online().bits();
+        let set = |map: Option<&XenctlBitmap>, old: CpuSet| {
+            let bits = map.map_or(Ok(old.bits()), |map| read_bitmap(self.cur, map))?;
+            HypercallError::Invalid.when(bits & online == 0).map(|()| bits)
+        };
+        let (hard, soft) = vcpu.sched.affinity();
+        let (hard, soft) = (set(hard_map, hard)?, set(soft_map, soft)?);
+        let (hard_cpus, soft_cpus) = (CpuSet::from_bits(hard), CpuSet::from_bits(soft));
+        self.cur.hv.set_affinity(self.domain, vcpu, hard_cpus, soft_cpus);
+        hard_map.map_or(Ok(()), |map| write_bitmap(self.cur, map, hard & online))?;
+        soft_map.map_or(Ok(()), |map| write_bitmap(self.cur, map, soft & hard & online))
+    }
+
+    /// # Errors
+    /// `Invalid`: neither hard nor soft affinity is asked for.
+    pub(super) fn get_affinity(&self, wanted: &XenDomctlVcpuaffinity) -> Answer {
         let vcpu = self.vcpu(wanted.vcpu)?;
         HypercallError::Invalid.when(wanted.flags & (XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT) == 0)?;
-        let online = online_cpus(self.cur.hv).bits();
+        let (hard, soft) = vcpu.sched.affinity();
         if wanted.flags & XEN_VCPUAFFINITY_HARD != 0 {
-            if set {
-                let bits = read_bitmap(self.cur, &wanted.cpumap_hard)?;
-                HypercallError::Invalid.when(bits & online == 0)?;
-                self.cur.hv.set_affinity(self.domain, vcpu, CpuSet::from_bits(bits));
-            }
-            let allowed = vcpu.sched.affinity.load(Ordering::Relaxed) & online;
-            write_bitmap(self.cur, &wanted.cpumap_hard, allowed)?;
+            write_bitmap(self.cur, &wanted.cpumap_hard, hard.bits())?;
         }
         if wanted.flags & XEN_VCPUAFFINITY_SOFT != 0 {
-            write_bitmap(self.cur, &wanted.cpumap_soft, online)?;
+            write_bitmap(self.cur, &wanted.cpumap_soft, soft.bits())?;
         }
         Ok(())
     }

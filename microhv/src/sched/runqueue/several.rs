@@ -12,6 +12,8 @@ use crate::platform::{CpuId, CpuSet};
 const LOOKED_AT: usize = 1024;
 /// How far behind the queue to which it moves a vCPU may be.
 const MOST_BEHIND_NS: u64 = 4 * TIME_SLICE_NS;
+/// How much more a vCPU must lag before it moves to a CPU that is not of its soft affinity.
+const DETOUR_NS: u64 = 2 * TIME_SLICE_NS;
 /// How many slices of its own a vCPU may be ahead of the queue to which it moves.
 const MOST_AHEAD: u64 = 8;
 
@@ -22,6 +24,26 @@ impl RunQueue {
         self.is_shared
     }
 
+    /// Whether no other CPU and no cap counts here.
+    #[inline]
+    pub(in super::super) fn is_plain(&self) -> bool {
+        self.is_plain
+    }
+
+    /// From now on there are domains with caps.
+    pub(in super::super) fn heed_caps(&mut self) {
+        (self.has_caps, self.is_plain) = (true, false);
+    }
+
+    /// How long the current vCPU, which has this slice, may run by the cap of its domain.
+    #[cold]
+    pub(in super::super) fn capped_ns(&self, slice: Option<u64>) -> Option<u64> {
+        let Some(domain) = self.current.as_ref().map(VcpuRef::domain) else { return slice };
+        let vcpus = domain.vcpus.len().min(self.pool.count() as usize);
+        let most = domain.sched.cap.slice_ns(vcpus as u64);
+        most.into_iter().chain(slice).min()
+    }
+
     /// The CPUs among which vCPUs move, this one too while it is online.
     pub(in super::super) fn pool(&self) -> CpuSet {
         self.pool
@@ -30,6 +52,7 @@ impl RunQueue {
     /// Sets the CPUs among which vCPUs move.
     pub(in super::super) fn set_pool(&mut self, pool: CpuSet) {
         (self.pool, self.is_shared) = (pool, pool != CpuSet::only(self.cpu));
+        self.is_plain = !self.is_shared && !self.has_caps;
         let waiting = self.waiting.iter().map(|entry| entry.vcpu.sched.allowed(pool).bits());
         self.wanted = CpuSet::from_bits(waiting.fold(0, |all, bits| all | bits));
     }
@@ -81,17 +104,22 @@ impl RunQueue {
     /// Takes out the first vCPU that may move to `cpu` and whose run time in the common scale is below `below`.
     pub(in super::super) fn give(&mut self, cpu: CpuId, below: u64) -> Option<VcpuRef> {
         let (pool, to_common) = (self.pool, self.to_common);
+        // A vCPU that had better run elsewhere comes later.
+        let place = |entry: &Waiting| {
+            let sched = &entry.vcpu.vcpu().sched;
+            let fits = sched.preferred(sched.allowed(pool)).contains(cpu);
+            entry.run_time.wrapping_add(to_common).saturating_add(if fits { 0 } else { DETOUR_NS })
+        };
         let goes = |entry: &&Waiting| {
             let (domain, vcpu) = (entry.vcpu.domain(), entry.vcpu.vcpu());
-            entry.run_time.wrapping_add(to_common) < below
+            place(entry) < below
                 && vcpu.sched.allowed(pool).contains(cpu)
                 // The CPU on which it ran has not yet accounted for it.
                 && vcpu.running_on().is_none()
                 && is_runnable(domain, vcpu)
         };
-        let first = self.waiting.peek().filter(goes);
-        let found = || self.waiting.iter().take(LOOKED_AT).filter(goes).min_by_key(|entry| entry.order());
-        let found = first.or_else(found).map(|entry| entry.vcpu.clone());
+        let found = self.waiting.iter().take(LOOKED_AT).filter(goes);
+        let found = found.min_by_key(|entry| (place(entry), entry.arrival)).map(|entry| entry.vcpu.clone());
         match &found {
             Some(vcpu) => self.remove(vcpu),
             None if self.waiting.len() <= LOOKED_AT => self.set_pool(pool), // nobody needs to look again

@@ -1,5 +1,6 @@
 //! Scheduling, tested on a machine whose time the tests move.
 
+mod caps;
 mod courtesy;
 mod fairness;
 mod latency;

@@ -13,13 +13,13 @@ use crate::testing::World;
 use crate::time::state::TimerKind;
 
 /// A machine of several CPUs whose dom0 sleeps.
-struct Several {
-    world: World,
+pub(super) struct Several {
+    pub(super) world: World,
     cpus: Vec<CpuId>,
 }
 
 impl Several {
-    fn new(cpus: u32) -> Self {
+    pub(super) fn new(cpus: u32) -> Self {
         let world = quiet();
         let cpus: Vec<_> = (0..cpus).filter_map(CpuId::new).collect();
         for cpu in &cpus[1..] {
@@ -32,14 +32,19 @@ impl Several {
     }
 
     /// A domain that never sleeps, of so many vCPUs with this weight.
-    fn hog(&self, vcpus: u32, weight: u32) -> Arc<Domain> {
+    pub(super) fn hog(&self, vcpus: u32, weight: u32) -> Arc<Domain> {
         let domain = self.world.guest(vcpus);
         domain.vcpus.iter().for_each(|vcpu| vcpu.sched.weight.store(weight, Ordering::Relaxed));
         domain
     }
 
+    /// Sets the affinity of the domain's vCPUs.
+    fn pin(&self, domain: &Arc<Domain>, hard: CpuSet, soft: CpuSet) {
+        domain.vcpus.iter().for_each(|vcpu| self.world.hv.set_affinity(domain, vcpu, hard, soft));
+    }
+
     /// Lets each CPU do what waits there, in turns, until nothing waits, and looks whether all is as it should be.
-    fn turn(&self) {
+    pub(super) fn turn(&self) {
         while let Some(cpu) = self.cpus.iter().find(|cpu| self.pending(**cpu)) {
             self.world.settle_on(*cpu);
         }
@@ -51,7 +56,7 @@ impl Several {
     }
 
     /// Lets time pass until `end`, from one interrupt to the next.
-    fn run_until(&self, end: u64) {
+    pub(super) fn run_until(&self, end: u64) {
         loop {
             self.turn();
             let timers = &self.world.hv.platform.timers;
@@ -64,16 +69,16 @@ impl Several {
         }
     }
 
-    fn run(&self, ns: u64) {
+    pub(super) fn run(&self, ns: u64) {
         self.run_until(self.now() + ns);
     }
 
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         self.world.hv.platform.now_ns()
     }
 
     /// ns that each vCPU of `domains` ran.
-    fn ran(&self, domains: &[Arc<Domain>]) -> Vec<u64> {
+    pub(super) fn ran(&self, domains: &[Arc<Domain>]) -> Vec<u64> {
         let vcpus = domains.iter().flat_map(|domain| &domain.vcpus);
         vcpus.map(|vcpu| vcpu.time.lock().cpu_ns(self.now())).collect()
     }
@@ -85,13 +90,15 @@ impl Several {
             let mut runs_here = false;
             self.world.hv.sched.describe(*cpu, |vcpu, _, runs| {
                 let can_run = is_runnable(vcpu.domain(), vcpu);
-                assert!(!runs || can_run, "{vcpu:?} runs and should not");
+                // What was run elsewhere may have been too much for its domain.
+                let rests = vcpu.domain().pause_count.load(Ordering::Relaxed) == RESTS;
+                assert!(!runs || can_run || rests, "{vcpu:?} runs and should not");
                 assert_eq!(vcpu.running_on(), runs.then_some(*cpu), "{vcpu:?}");
                 if can_run {
                     assert!(seen.insert((vcpu.domain_id, vcpu.id)), "{vcpu:?} is in two places");
                     assert_eq!(vcpu.sched.cpu(), *cpu);
-                    let may = vcpu.sched.affinity.load(Ordering::Relaxed);
-                    assert!(may >> cpu.index() & 1 == 1, "{vcpu:?} on {cpu:?}, may {may:#x}");
+                    let (may, _) = vcpu.sched.affinity();
+                    assert!(may.contains(*cpu), "{vcpu:?} on {cpu:?}, may {may:?}");
                     if !runs {
                         waiting.push((vcpu.clone(), may));
                     }
@@ -115,7 +122,7 @@ impl Several {
             );
         }
         for cpu in idle {
-            let could = waiting.iter().find(|(_, may)| may >> cpu.index() & 1 == 1);
+            let could = waiting.iter().find(|(_, may)| may.contains(cpu));
             assert!(could.is_none(), "{cpu:?} idles, and {could:?} waits");
         }
     }
@@ -181,7 +188,7 @@ fn a_vcpu_that_wakes_takes_an_idle_cpu_and_goes_back_to_its_own() {
     several.world.sleep(&sleeper);
     several.turn();
     let pinned = several.hog(1, 256);
-    several.world.hv.set_affinity(&pinned, &pinned.vcpus[0], CpuSet::only(own));
+    several.pin(&pinned, CpuSet::only(own), CpuSet::ALL);
     several.turn();
     assert_eq!(cpu(&pinned), own);
     several.run(20 * MS);
@@ -189,6 +196,51 @@ fn a_vcpu_that_wakes_takes_an_idle_cpu_and_goes_back_to_its_own() {
     several.turn();
     assert_ne!(cpu(&sleeper), own, "nobody is disturbed");
     assert_eq!(several.world.hv.sched.idle.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn soft_affinity_orders_the_choices() {
+    let several = Several::new(3);
+    let [zero, one, two] = [0, 1, 2].map(|cpu| several.cpus[cpu]);
+    let guest = several.hog(1, 256);
+    let cpu = |domain: &Domain| domain.vcpus[0].sched.cpu();
+    let doze = |domain: &Arc<Domain>| {
+        several.world.sleep(domain);
+        several.run(MS);
+        several.world.wake(domain);
+        several.turn();
+    };
+    for wanted in [one, two, zero] {
+        several.pin(&guest, CpuSet::ALL, CpuSet::only(wanted));
+        doze(&guest);
+        assert_eq!(cpu(&guest), wanted, "an idle CPU of its soft affinity comes first");
+    }
+    several.pin(&guest, CpuSet::only(one), CpuSet::only(two));
+    several.turn();
+    assert_eq!(cpu(&guest), one, "hard affinity counts more");
+    // Nobody waits for a CPU that is better while another is idle.
+    let late = several.hog(1, 256);
+    several.pin(&late, CpuSet::ALL, CpuSet::only(one));
+    doze(&late);
+    assert_ne!(cpu(&late), one);
+    // Of those that wait, a CPU takes first which has it in its soft affinity.
+    let pair = [zero, two].map(|soft| {
+        let hog = several.hog(1, 256);
+        several.pin(&hog, CpuSet::only(one), CpuSet::only(soft));
+        hog
+    });
+    several.turn();
+    several.world.sleep(&late);
+    several.turn();
+    for (hog, soft) in pair.iter().zip([zero, two]) {
+        let hard = CpuSet::only(one).with(zero).with(two);
+        hog.vcpus[0].sched.set_affinity(hard, CpuSet::only(soft));
+    }
+    let mut queue = several.world.hv.sched.cpus[one.index()].queue.lock();
+    queue.set_pool(CpuSet::from_bits(7));
+    let waiting = queue.waiting().count();
+    let given = queue.give(two, u64::MAX).expect("some wait");
+    assert!(waiting < 2 || Arc::ptr_eq(given.domain(), &pair[1]), "{given:?} of {waiting}");
 }
 
 #[test]
@@ -203,7 +255,7 @@ fn timers_move_with_their_vcpu() {
         let deadline = several.now() + 5 * MS;
         several.world.hv.arm_timer(vcpu, TimerKind::Singleshot, Some(deadline));
         several.turn();
-        several.world.hv.set_affinity(&guest, vcpu, CpuSet::only(*other));
+        several.pin(&guest, CpuSet::only(*other), CpuSet::ALL);
         several.turn();
         assert_eq!(vcpu.sched.cpu(), *other);
         let timer = several.world.hv.platform.timers[other.index()].load(Ordering::Relaxed);
@@ -297,7 +349,9 @@ proptest::proptest! {
             match what {
                 0 | 1 => hv.hold(vcpu, PauseFlags::BLOCKED),
                 2 | 3 => hv.kick_vcpu(guest, vcpu),
-                4 if mask & ((1 << cpus) - 1) != 0 => hv.set_affinity(guest, vcpu, CpuSet::from_bits(mask)),
+                4 if mask & ((1 << cpus) - 1) != 0 => {
+                    hv.set_affinity(guest, vcpu, CpuSet::from_bits(mask), CpuSet::from_bits(mask >> 1 | ms));
+                }
                 5 if paused[domain] == 0 => {
                     // As `pause_domain`, which would wait for CPUs that this thread plays.
                     guest.pause_count.fetch_add(1, Ordering::AcqRel);

@@ -64,7 +64,7 @@ pub(super) const SCHEDULERS: &[Command] = &[
     command("sched-credit2", "", (0, 0), "shows domains' shares of the CPUs, or sets one's").options(&[
         DOMAIN,
         WEIGHT,
-        CAP.refused("the scheduler keeps no vCPU from a CPU that is idle"),
+        CAP,
         POOL,
         SCHEDULE.refused("the scheduler has no parameters of its own"),
         RATE.refused("the scheduler has no parameters of its own"),
