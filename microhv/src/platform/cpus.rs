@@ -1,5 +1,8 @@
 //! Physical CPUs.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
 /// The most physical CPUs that are used.
 pub const MAX_CPUS: usize = 64;
 
@@ -27,10 +30,16 @@ impl CpuId {
         self.0
     }
 
-    /// The number as an index, below [`MAX_CPUS`].
+    /// The number as an index, below [`MAX_CPUS`], which the remainder shows to the compiler too.
     #[inline]
     pub const fn index(self) -> usize {
-        self.0 as usize
+        self.0 as usize % MAX_CPUS
+    }
+
+    /// A value for each CPU there could be, by its index.
+    pub fn each<T>(make: impl FnMut(Self) -> T) -> Box<[T; MAX_CPUS]> {
+        let all: Vec<T> = (0..MAX_CPUS as u32).filter_map(Self::new).map(make).collect();
+        all.try_into().ok().expect("a value for each number")
     }
 }
 

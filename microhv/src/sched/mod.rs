@@ -27,8 +27,8 @@ pub mod state;
 #[cfg(test)]
 mod tests;
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ring_abi::types::DomId;
@@ -74,7 +74,7 @@ struct PerCpu {
 /// The run queues.
 #[derive(Debug)]
 pub struct Scheduler {
-    cpus: Vec<PerCpu>,
+    cpus: Box<[PerCpu; MAX_CPUS]>,
     /// CPUs whose queues have room for all vCPUs, a bit each.
     known: AtomicU64,
     /// CPUs among which vCPUs move.
@@ -93,7 +93,7 @@ impl Default for Scheduler {
             shown: Shown::default(),
         };
         let boot = || AtomicU64::new(CpuSet::only(CpuId::BOOT).bits());
-        let cpus = (0..MAX_CPUS as u32).filter_map(CpuId::new).map(cpu).collect();
+        let cpus = CpuId::each(cpu);
         Self { cpus, known: boot(), online: boot(), idle: AtomicU64::new(0) }
     }
 }

@@ -8,7 +8,7 @@ mod queue;
 pub mod state;
 mod timers;
 
-use alloc::vec::Vec;
+use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 pub(crate) use areas::{publish_time, update_areas, write_runstate, write_time_area};
@@ -25,7 +25,7 @@ type Queue = Mutex<rank::TimerQueue, TimerQueue<TimerKey>>;
 /// Timer queues, a CPU each, and the wall clock.
 #[derive(Debug)]
 pub struct Time {
-    queues: Vec<Queue>,
+    queues: Box<[Queue; MAX_CPUS]>,
     /// How many vCPUs have timers. Each may have them in any queue.
     vcpus: AtomicUsize,
     /// Wall time in ns since 1970 at system time 0.
@@ -35,7 +35,7 @@ pub struct Time {
 impl Default for Time {
     /// No timer is set.
     fn default() -> Self {
-        let queues = (0..MAX_CPUS).map(|_| Mutex::new(TimerQueue::new())).collect();
+        let queues = CpuId::each(|_| Mutex::new(TimerQueue::new()));
         Self { queues, vcpus: AtomicUsize::new(0), wall_ns: AtomicU64::new(0) }
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Local {
     /// The vCPU whose tables, floating-point, debug and segment registers are loaded: the one that runs, or while idle the
     /// last, or none.
     loaded: UnsafeCell<Option<VcpuRef>>,
+    /// This CPU as a set.
+    bit: AtomicU64,
     /// The flushes that others ask of this CPU.
     pub(crate) flushes: FlushState,
     /// Another CPU asks for the state that this CPU keeps of a vCPU while idle.
@@ -186,6 +188,7 @@ impl Local {
             pending: AtomicPtr::new(core::ptr::null_mut()),
             vcpu: AtomicPtr::new(core::ptr::null_mut()),
             loaded: UnsafeCell::new(None),
+            bit: AtomicU64::new(0),
             flushes: FlushState::new(),
             asked_to_let_go: AtomicBool::new(false),
             poll_at: AtomicU64::new(0),
@@ -199,7 +202,14 @@ impl Local {
         // The way out reads the scheduler's pending word each time.
         let pending = hv.sched.pending(this_cpu());
         self.pending.store(core::ptr::from_ref(pending).cast_mut(), Ordering::Relaxed);
-        ONLINE.fetch_or(CpuSet::only(this_cpu()).bits(), Ordering::AcqRel);
+        self.bit.store(CpuSet::only(this_cpu()).bits(), Ordering::Relaxed);
+        ONLINE.fetch_or(self.bit(), Ordering::AcqRel);
+    }
+
+    /// This CPU's bit in a set.
+    #[inline(always)]
+    pub(crate) fn bit(&self) -> u64 {
+        self.bit.load(Ordering::Relaxed)
     }
 
     /// The scheduler's word of work that waits on this CPU.

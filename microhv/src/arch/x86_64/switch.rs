@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use microhv::domain::{Domain, GuestCpu, Vcpu, VcpuRef};
-use microhv::platform::{CpuSet, Cpus, Paging, Registers, SOFTIRQ_SCHEDULE, SegmentBase};
+use microhv::platform::{Cpus, Paging, Registers, SOFTIRQ_SCHEDULE, SegmentBase};
 use microhv::sched::Decision;
 use microhv::sync::wait_a_turn;
 use microhv::traps;
@@ -63,8 +63,10 @@ pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
         if pending.load(Ordering::Acquire) != 0 {
             continue;
         }
-        if let Some(current) = local.current() {
-            if !current.vcpu().nmi_pending.load(Ordering::Acquire) {
+        if local.is_busy() {
+            // SAFETY: a vCPU runs here.
+            let (_, vcpu) = unsafe { local.current_unchecked() };
+            if !vcpu.nmi_pending.load(Ordering::Acquire) {
                 return;
             }
             local.with_current(traps::deliver_nmi);
@@ -92,21 +94,21 @@ fn let_go(hv: &Hv, local: &'static Local) {
     save(previous.vcpu());
     descriptors::leave_window();
     local.flush_by(|| hv.platform.load_cr3_flushing(Maddr::new(paging::hypervisor_l4()).mfn()));
-    leave_tables(previous.domain());
+    leave_tables(local, previous.domain());
     previous.vcpu().set_holder(None);
 }
 
-/// This CPU has nothing of `previous` any more, and the table of `next` is loaded.
-fn left(previous: &VcpuRef, next: &VcpuRef) {
-    if !Arc::ptr_eq(previous.domain(), next.domain()) {
-        leave_tables(previous.domain());
+/// This CPU has nothing of `previous` any more, and a table of `next` is loaded.
+fn left(local: &Local, previous: &VcpuRef, next: &Arc<Domain>) {
+    if !Arc::ptr_eq(previous.domain(), next) {
+        leave_tables(local, previous.domain());
     }
     previous.vcpu().set_holder(None);
 }
 
 /// No table of `domain` is loaded here any more.
-fn leave_tables(domain: &Domain) {
-    domain.dirty_cpus.fetch_and(!CpuSet::only(this_cpu()).bits(), Ordering::SeqCst);
+fn leave_tables(local: &Local, domain: &Domain) {
+    domain.dirty_cpus.fetch_and(!local.bit(), Ordering::SeqCst);
 }
 
 fn switch_to(hv: &'static Hv, local: &'static Local, next: Option<VcpuRef>) {
@@ -128,21 +130,23 @@ fn switch_to(hv: &'static Hv, local: &'static Local, next: Option<VcpuRef>) {
             local.with_current(|cur| traps::deliver_failsafe(cur, selectors));
         }
     }
-    if let Some(current) = local.current() {
-        hv.switched_in(current.domain(), current.vcpu());
-    }
+    // SAFETY: `next` runs here now.
+    let (domain, vcpu) = unsafe { local.current_unchecked() };
+    hv.switched_in(domain, vcpu);
 }
 
-/// Waits until no other CPU has anything of `next`, which the scheduler gave to this CPU and whose table is loaded. First this
-/// CPU leaves `previous`: the other CPU may wait for that.
+/// Waits until no other CPU has anything of the vCPU that is to run here, and whose table is loaded. First this CPU leaves
+/// `previous`: the other CPU may wait for that.
 #[cold]
 #[inline(never)]
-fn wait_for_holder(hv: &Hv, previous: Option<&VcpuRef>, next: &VcpuRef) {
+fn wait_for_holder(hv: &Hv, local: &'static Local, previous: Option<&VcpuRef>) {
+    // SAFETY: the caller has made the vCPU the one that runs here.
+    let (domain, vcpu) = unsafe { local.current_unchecked() };
     descriptors::leave_window();
     if let Some(previous) = previous {
-        left(previous, next);
+        left(local, previous, domain);
     }
-    while let Some(other) = next.vcpu().holder() {
+    while let Some(other) = vcpu.holder() {
         hv.platform.ask_to_let_go(other);
         wait_a_turn();
     }
@@ -167,17 +171,17 @@ fn save(vcpu: &Vcpu) {
 /// Loads the state of the vCPU that is to run, and leaves `previous`, whose registers were saved. The error is the vCPU's data
 /// selectors when one of them could not be loaded.
 fn load(hv: &Hv, local: &'static Local, previous: Option<&VcpuRef>) -> Result<(), [u16; 4]> {
-    let Some(next) = local.loaded() else { return Ok(()) };
-    let (domain, vcpu) = (next.domain(), next.vcpu());
+    // SAFETY: the caller has made the vCPU the one that runs here.
+    let (domain, vcpu) = unsafe { local.current_unchecked() };
     let l4 = traps::loaded_l4(vcpu).unwrap_or(Maddr::new(paging::hypervisor_l4()).mfn());
     if previous.is_none_or(|previous| !Arc::ptr_eq(previous.domain(), domain)) {
         // A full barrier: whoever changes an entry sees the bit, or this CPU's walks see the change.
-        domain.dirty_cpus.fetch_or(CpuSet::only(this_cpu()).bits(), Ordering::SeqCst);
+        domain.dirty_cpus.fetch_or(local.bit(), Ordering::SeqCst);
     }
     local.flush_by(|| hv.platform.load_cr3_flushing(l4));
     let mut previous = previous;
     if vcpu.holder().is_some() {
-        wait_for_holder(hv, previous.take(), next);
+        wait_for_holder(hv, local, previous.take());
     }
     vcpu.set_holder(Some(this_cpu()));
     let (ldt_entries, fs_base, gs_kernel, gs_user, breaks, cr0) = {
@@ -187,7 +191,7 @@ fn load(hv: &Hv, local: &'static Local, previous: Option<&VcpuRef>) -> Result<()
     };
     windows::load(&vcpu.window, ldt_entries);
     if let Some(previous) = previous {
-        left(previous, next);
+        left(local, previous, domain);
     }
     let regs = vcpu.regs_ptr();
     // SAFETY: the word before the frame is the frame's padding, there for this; only this CPU runs the vCPU.
