@@ -76,7 +76,7 @@ impl Way {
             copies: Vec::with_capacity(MOST_COPIES + COPIES_OF_PACKET),
             flights: Vec::with_capacity(MOST_COPIES + MAX_SEGMENTS as usize),
             answers: Vec::with_capacity(MOST_COPIES),
-            failed: Vec::new(),
+            failed: Vec::with_capacity(MOST_COPIES + COPIES_OF_PACKET),
             touched: Vec::with_capacity(MOST_COPIES),
             copied: 0,
             #[cfg(test)]
@@ -358,10 +358,10 @@ impl Way {
         self.failed.clear();
     }
 
-    /// Most copies and packets that were on their way at once, by the room that the lists have.
+    /// Most copies and packets that were on their way at once, and copies that failed, by the room that the lists have.
     #[cfg(test)]
-    pub(super) fn most(&self) -> [usize; 2] {
-        [self.copies.capacity(), self.flights.capacity()]
+    pub(super) fn most(&self) -> [usize; 3] {
+        [self.copies.capacity(), self.flights.capacity(), self.failed.capacity()]
     }
 
     /// Does the copies so far; the packets are at their receivers then.
@@ -375,7 +375,9 @@ impl Way {
             }
         }
         if has_failed {
-            self.failed.extend(self.copies.iter().filter(|op| !op.ok()).map(CopyOp::source));
+            let failed = self.copies.iter().filter(|op| !op.ok()).map(CopyOp::source);
+            // The list is everybody's. It has room for one delivery, and seldom are there two before the answers.
+            Account::own().charge(|| self.failed.extend(failed));
         }
         self.copied += self.copies.len();
         self.copies.clear();

@@ -161,7 +161,8 @@ fn a_packet_in_small_pieces_for_many_costs_no_more_than_a_whole_one() {
 
 #[test]
 fn a_copy_that_fails_is_told_to_whose_grant_it_was() {
-    let (client, _) = start();
+    let (client, network) = start();
+    let before = network.0.lock().way.most();
     block_on_test(async {
         let mut one = Frontend::start(&client, 1).await;
         let mut two = Frontend::start(&client, 2).await;
@@ -198,4 +199,5 @@ fn a_copy_that_fails_is_told_to_whose_grant_it_was() {
         assert_eq!(one.queues[0].answers(), [4, 5, 6, 7].map(|id| (id, good)));
         assert_eq!(two.queues[0].received(), [Err(bad), Ok(sound)]);
     });
+    assert_eq!(network.0.lock().way.most(), before, "no list of dom0's grew while a guest paid");
 }
