@@ -137,20 +137,24 @@ impl<'a, P: Platform> Mm<'a, P> {
 
     #[inline(never)]
     fn drop_ldt_pages(&mut self, vcpu: &Vcpu) -> bool {
+        let mut gone = ArrayVec::<Mfn, 16>::new();
         let mut cpu = vcpu.cpu.lock();
-        let mut any = false;
         for page in 0..cpu.ldt_frames.len() {
             if let Some(mfn) = cpu.ldt_frames[page].take() {
                 self.hv.platform.set_descriptor_page(&vcpu.window, DescriptorPage::Ldt(page as u8), None);
-                self.hv.put_page_and_type(mfn);
-                self.tables.ldt_pages -= 1;
-                any = true;
+                gone.push(mfn);
             }
         }
-        if any {
-            self.owe_flush();
+        drop(cpu);
+        if gone.is_empty() {
+            return false;
         }
-        any
+        self.owe_flush();
+        // Another CPU may run the vCPU, and take descriptors from there until it is flushed: so they stay descriptors until then.
+        self.forget_type();
+        self.tables.ldt_pages -= gone.len() as u32;
+        gone.into_iter().for_each(|mfn| self.hv.put_page_and_type(mfn));
+        true
     }
 }
 
