@@ -265,6 +265,11 @@ impl Domain {
         self.dying.store(state as u8, Ordering::Release);
     }
 
+    /// The domain is dead from now on. `false`: it was already.
+    pub(crate) fn set_dead(&self) -> bool {
+        self.dying.swap(DyingState::Dead as u8, Ordering::AcqRel) != DyingState::Dead as u8
+    }
+
     /// Whether the `VMASST_TYPE_*` bit is on.
     pub fn assists(&self, bit: u32) -> bool {
         self.assist.load(Ordering::Relaxed) & 1 << bit != 0

@@ -52,9 +52,11 @@ impl<P: Platform> Hypervisor<P> {
         {
             return Err(LifecycleError::Again);
         }
-        domain.set_dying(DyingState::Dead);
-        self.unfinished.note_dead(domain.id);
-        self.send_global_virq(VIRQ_DOM_EXC);
+        // Of several CPUs that come here with one domain, one notes the domain: its number may soon be another's.
+        if domain.set_dead() {
+            self.unfinished.note_dead(domain.id);
+            self.send_global_virq(VIRQ_DOM_EXC);
+        }
         Ok(())
     }
 

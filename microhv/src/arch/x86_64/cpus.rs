@@ -71,6 +71,9 @@ pub(crate) fn start_others(hv: &'static Hv, page: Option<u64>, most: u32) {
         log::warn!("there is no page below 1 MiB for the start of other CPUs");
         return;
     };
+    log::warn!(
+        "several CPUs are used: hostile guests and TSCs that differ are not held off yet (docs/SMP.md, \"Known faults\")"
+    );
     let tables = StartTables::for_page(page);
     write_start_page(hv, page, tables.base());
     for cpu in (1..others).filter_map(CpuId::new) {
@@ -113,7 +116,8 @@ fn wait_for(ns: u64, is_over: impl Fn() -> bool) -> bool {
 }
 
 fn start_one(hv: &Hv, cpu: CpuId, apic_id: u32, page: u64) -> Result<(), &'static str> {
-    let apic_id = u8::try_from(apic_id).map_err(|_| "has an APIC id over 255")?;
+    // 255 means all CPUs.
+    let apic_id = u8::try_from(apic_id).ok().filter(|id| *id != u8::MAX).ok_or("has an APIC id over 254")?;
     let order = (AREA_BYTES / 4096).trailing_zeros() as u8;
     let memory = hv.alloc_frames(order, 0).ok_or("gets no memory")?;
     for n in 0..AREA_BYTES as u64 / 4096 {

@@ -168,11 +168,11 @@ pub(crate) fn params() -> TimeParams {
     }
 }
 
-/// System time at a value of the TSC.
+/// System time at a value of the TSC. The value may lie before that of the parameters, which another CPU has read.
 #[inline]
 fn system_ns(params: &TimeParams, tsc: u64) -> u64 {
     let scale = Scale { mul: params.mul, shift: params.shift };
-    params.system_ns + scale.ns(tsc.wrapping_sub(params.tsc))
+    params.system_ns + scale.ns(tsc.saturating_sub(params.tsc))
 }
 
 /// System time.

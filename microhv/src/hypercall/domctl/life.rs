@@ -76,12 +76,14 @@ impl<P: Platform> Operation<'_, '_, P> {
 
     pub(super) fn pause(&self) -> Answer {
         self.not_own()?;
-        self.count_pause(|count| (count < MAX_PAUSES).then_some(count + 1), HypercallError::Overflow)?;
-        let answer = self.hold();
-        if answer.is_err() {
-            self.count_pause(|count| count.checked_sub(1), HypercallError::Invalid)?;
+        // The count is the last: until then nobody can take back a pause that is not there yet.
+        self.hold()?;
+        let counted =
+            self.count_pause(|count| (count < MAX_PAUSES).then_some(count + 1), HypercallError::Overflow);
+        if counted.is_err() {
+            self.cur.hv.unpause_domain(self.domain);
         }
-        answer
+        counted
     }
 
     pub(super) fn unpause(&self) -> Answer {
