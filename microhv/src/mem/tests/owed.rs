@@ -164,3 +164,22 @@ fn tables_that_are_kept_and_interrupted_are_all_given_back() {
         assert_eq!(world.mmu(&guest, &links, SELF), 0);
     }
 }
+
+/// One CPU takes the pages of an LDT away that another CPU's vCPU uses: the pages stay descriptors until the other is flushed.
+#[test]
+fn pages_of_an_ldt_are_kept_until_the_other_cpus_are_flushed() {
+    let world = World::new(256);
+    let (guest, [page]) = on_two_cpus(&world);
+    let vcpu = &guest.dom.vcpus[0];
+    let slot = at(guest.tables[3], 0x40);
+    assert_eq!(world.mmu(&guest, &[(slot, entry(page, P | US))], SELF), 0);
+    world.hv.platform.on_cpu(1);
+    world.hv.platform.set_window(Some(&vcpu.window));
+    world.hv.set_ldt(&guest.dom, vcpu, 0x40 << 12, 512).expect("a good base");
+    assert!(world.hv.fault_in_ldt(&guest.dom, vcpu, 0));
+    assert!(world.hv.platform.window(1).contains(&page));
+    world.hv.platform.on_cpu(0);
+    assert_eq!(flushes_of(&world, &guest, &[(slot, 0)]), 2, "of the other CPU, and of this one in the end");
+    assert!(!world.hv.platform.window(1).contains(&page));
+    assert_eq!(world.hv.frames.held(page).page_type().1, 0, "given back");
+}

@@ -69,6 +69,19 @@ impl Tlb {
         }
     }
 
+    /// Checks, before another CPU is flushed, that what it remembers of descriptors is still held as such: of a frame that is not,
+    /// a third CPU could make something else before the flush.
+    pub(super) fn check_window_is_held(&mut self, cpu: usize) {
+        let is_free = |(_, frame): &&(usize, u32)| self.infos[*frame as usize].load_kind().count() == 0;
+        if cpu != self.me
+            && let Some((page, frame)) = self.cpus[cpu].window.keys().find(is_free)
+        {
+            let wrong =
+                format!("page {page} of the descriptors' window, {frame:#x}, is given back before the flush");
+            self.violation(cpu, wrong);
+        }
+    }
+
     /// Whether the frame must not be written. One that has just got its type is flushed before it is looked at.
     fn is_protected(&self, frame: u32) -> bool {
         let kind = self.infos[frame as usize].load_kind();

@@ -273,6 +273,7 @@ impl Tlb {
             return;
         }
         self.catch_up(memory);
+        self.check_window_is_held(cpu);
         let state = &mut self.cpus[cpu];
         state.leaves.clear();
         state.ways.clear();
