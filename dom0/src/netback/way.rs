@@ -376,7 +376,7 @@ impl Way {
         }
         if has_failed {
             let failed = self.copies.iter().filter(|op| !op.ok()).map(CopyOp::source);
-            // The list is everybody's. It has room for one delivery, and seldom are there two before the answers.
+            // The list is everybody's. The list has room for one delivery, and seldom are there two before the answers.
             Account::own().charge(|| self.failed.extend(failed));
         }
         self.copied += self.copies.len();

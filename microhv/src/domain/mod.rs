@@ -265,7 +265,7 @@ impl Domain {
         self.dying.store(state as u8, Ordering::Release);
     }
 
-    /// The domain is dead from now on. `false`: it was already.
+    /// The domain is dead from now on. `false`: the domain was dead already.
     pub(crate) fn set_dead(&self) -> bool {
         self.dying.swap(DyingState::Dead as u8, Ordering::AcqRel) != DyingState::Dead as u8
     }
