@@ -61,7 +61,7 @@ impl TimerKind {
     ];
 }
 
-/// The timers of one vCPU, in the queue of the CPU that made them.
+/// The timers of one vCPU, in the queue of the CPU on which the vCPU last began to run, or of the CPU that made them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct VcpuTimers {
     pub(super) cpu: CpuId,
