@@ -156,7 +156,7 @@ impl RunQueue {
     }
 
     /// Adds what the current vCPU ran since the last time to its account. Another CPU that read its clock later may have been
-    /// here before: what it accounted for is not counted twice.
+    /// here before: what it accounted for is not counted twice. (I55)
     pub(super) fn account(&mut self, now: u64) {
         let ran = now.saturating_sub(self.since_ns);
         self.since_ns += ran;

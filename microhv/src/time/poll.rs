@@ -1,7 +1,7 @@
 //! Waits of `SCHEDOP_poll`: that a vCPU waits, for which port, and until when.
 //!
 //! These three change under the lock of the vCPU's times. A CPU that ends a wait clears the vCPU's flags first, and the vCPU may
-//! run, and wait again, before the CPU takes the lock. The CPU then leaves what the new wait has set.
+//! run, and wait again, before the CPU takes the lock. The CPU then leaves what the new wait has set. (I55)
 
 use core::sync::atomic::Ordering;
 

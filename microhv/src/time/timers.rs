@@ -196,7 +196,7 @@ impl<P: Platform> Hypervisor<P> {
         if due {
             time.last_period_ns = now;
         }
-        // Under the lock, since another CPU may end the timers: the domain may be destroyed before this CPU has seen that.
+        // Under the lock, since another CPU may end the timers: the domain may be destroyed before this CPU has seen that. (I55)
         self.arm(cpu, id, Some(time.last_period_ns + period));
         drop(time);
         if due {
