@@ -39,7 +39,7 @@ impl Several {
     }
 
     /// Sets the affinity of the domain's vCPUs.
-    fn pin(&self, domain: &Arc<Domain>, hard: CpuSet, soft: CpuSet) {
+    pub(super) fn pin(&self, domain: &Arc<Domain>, hard: CpuSet, soft: CpuSet) {
         domain.vcpus.iter().for_each(|vcpu| self.world.hv.set_affinity(domain, vcpu, hard, soft));
     }
 
