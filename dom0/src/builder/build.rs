@@ -93,6 +93,8 @@ pub struct Request<'a> {
     pub config: &'a DomainConfig,
     /// The domain's UUID.
     pub uuid: [u8; 16],
+    /// The number of the domain's CPU pool.
+    pub pool: u32,
     /// The kernel.
     pub kernel: File,
     /// The ramdisk.
@@ -140,7 +142,7 @@ pub async fn build(request: &Request<'_>) -> Result<Built, BuildError> {
         let text = format!("the command line is longer than {} bytes", MAX_GUEST_CMDLINE - 1);
         return Err(BuildError::Config(text));
     }
-    let domain = OwnedDomain::create(&creation(config, request.uuid)).map_err(refused("createdomain"))?;
+    let domain = OwnedDomain::create(&creation(request)).map_err(refused("createdomain"))?;
     (request.begun)(domain.id());
     match fill(request, domain.id()).await {
         Ok(rings) => Ok(Built { domain, rings }),
@@ -212,9 +214,11 @@ async fn fill(request: &Request<'_>, id: DomId) -> Result<Rings, BuildError> {
     })
 }
 
-fn creation(config: &DomainConfig, uuid: [u8; 16]) -> XenDomctlCreatedomain {
+fn creation(request: &Request<'_>) -> XenDomctlCreatedomain {
+    let config = request.config;
     XenDomctlCreatedomain {
-        handle: uuid,
+        handle: request.uuid,
+        cpupool_id: request.pool,
         max_vcpus: config.maxvcpus,
         max_evtchn_port: config.max_event_channels,
         max_grant_frames: config.max_grant_frames.unwrap_or(DEFAULT_GRANT_FRAMES) as i32,

@@ -231,7 +231,7 @@ fn affinity(cpus: &CpuSet, nr_cpus: u32) -> Vec<u32> {
 
 /// A configuration, with the UUID that its domain has.
 pub(super) fn domain(config: &DomainConfig, uuid: Option<&[u8; 16]>) -> DomainJson {
-    let nr_cpus = sysctl::physinfo().map_or(u32::MAX, |machine| machine.nr_cpus);
+    let nr_cpus = sysctl::physinfo().map_or(u32::MAX, |machine| machine.max_cpu_id + 1);
     DomainJson {
         c_info: CreateInfo { kind: "pv", name: config.name.clone(), uuid: uuid.map(uuid_text) },
         b_info: BuildInfo {

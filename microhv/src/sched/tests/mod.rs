@@ -5,6 +5,7 @@ mod courtesy;
 mod fairness;
 mod latency;
 mod poll;
+mod pools;
 mod several;
 mod stopping;
 mod timers;
