@@ -40,6 +40,13 @@ pub fn wait_a_turn() {
     turns::wait();
 }
 
+/// Another CPU may come between here: tests let CPUs take turns at such places. Each lock is one.
+#[inline(always)]
+pub(crate) fn may_come_between() {
+    #[cfg(any(test, feature = "testing"))]
+    turns::point();
+}
+
 /// The heap's lock, as the allocator wants the lock. The lock's place in the order is [`rank::Heap`], which nothing
 /// checks: there is no such heap on the host.
 #[derive(Debug)]
@@ -256,8 +263,7 @@ impl<R: Rank, T> Mutex<R, T> {
 
     #[inline(always)]
     fn take(&self) -> spin::MutexGuard<'_, T> {
-        #[cfg(any(test, feature = "testing"))]
-        turns::point();
+        may_come_between();
         self.lock.try_lock().unwrap_or_else(|| self.wait())
     }
 

@@ -14,6 +14,11 @@ const TIME_LIMIT: Duration = Duration::from_secs(240);
 /// How much of the console a failure shows.
 const SHOWN_LINES: usize = 60;
 
+/// The number of CPUs that `cargo xtask test --smp` asks for.
+fn asked_cpus() -> Option<u32> {
+    std::env::var(xtask::test::SMP).ok()?.parse().ok()
+}
+
 /// A machine to be booted: the standard one (1024 MiB, 2 CPUs, `qemu64`) without a network card.
 #[derive(Clone, Debug)]
 #[must_use]
@@ -26,11 +31,13 @@ impl Machine {
     /// A machine for the test called `name`; its console goes to `target/tmp/NAME.log` too.
     pub fn new(name: &str) -> Self {
         let log = xtask::paths::target().join("tmp").join(format!("{name}.log"));
+        let standard = Description::default();
         let description = Description {
             net: Net::None,
+            cpus: asked_cpus().unwrap_or(standard.cpus),
             timeout: Some(TIME_LIMIT),
             log: Some(log),
-            ..Description::default()
+            ..standard
         };
         Self { name: name.to_string(), description }
     }
@@ -87,7 +94,7 @@ impl Machine {
     ///
     /// # Errors
     /// The machine cannot be started; how it ended is in the [`Run`].
-    pub fn run(self) -> Result<Run> {
+    pub fn run(mut self) -> Result<Run> {
         // The output is kept, not shown: tests run side by side.
         let (outcome, console) = match self.description.emulator {
             Emulator::Qemu => self.session(Attach::Nobody)?.wait(),
@@ -117,12 +124,21 @@ impl Machine {
     ///
     /// # Errors
     /// The machine cannot be started.
-    pub fn start(self) -> Result<Live> {
+    pub fn start(mut self) -> Result<Live> {
         let session = self.session(Attach::Program)?;
         Ok(Live { name: self.name, session, seen: 0 })
     }
 
-    fn prepare(&self) -> Result<()> {
+    fn prepare(&mut self) -> Result<()> {
+        let Description { cpus, qemu_arguments, hypervisor_arguments: words, .. } = &mut self.description;
+        if asked_cpus().is_some() && !words.contains("maxcpus=") {
+            words.push_str(" maxcpus=64");
+            if qemu_arguments.iter().any(|argument| argument == "-icount") {
+                // Where time is what was executed, QEMU's CPUs take turns of tens of milliseconds, and none gets an answer
+                // of another meanwhile.
+                *cpus = 1;
+            }
+        }
         self.description.check()?;
         if let Some(directory) = self.description.log.as_deref().and_then(Path::parent) {
             std::fs::create_dir_all(directory)?;
@@ -130,7 +146,7 @@ impl Machine {
         Ok(())
     }
 
-    fn session(&self, attach: Attach) -> Result<Session> {
+    fn session(&mut self, attach: Attach) -> Result<Session> {
         self.prepare()?;
         Session::start(&self.description, attach)
     }

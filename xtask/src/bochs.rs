@@ -167,7 +167,7 @@ fn configuration(machine: &Machine, files: &RunDirectory, port: u16) -> String {
     let file = |name: &str| files.file(name).display().to_string();
     format!(
         "megs: {memory}\n\
-         cpu: model={model}, count=1, ips={INSTRUCTIONS_A_SECOND}, reset_on_triple_fault=0\n\
+         cpu: model={model}, count={cpus}, ips={INSTRUCTIONS_A_SECOND}, reset_on_triple_fault=0\n\
          romimage: file={BIOS}\n\
          vgaromimage: file={SCREEN_BIOS}\n\
          ata0-master: type=cdrom, path={image}, status=inserted\n\
@@ -183,6 +183,7 @@ fn configuration(machine: &Machine, files: &RunDirectory, port: u16) -> String {
          display_library: term\n\
          clock: sync=none\n",
         memory = machine.memory_mib,
+        cpus = machine.cpus,
         model = machine.cpu_model,
         image = file("microhv.iso"),
         report = file("report"),

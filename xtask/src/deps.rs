@@ -149,8 +149,9 @@ pub fn update_package_lists() -> Result<()> {
 
 /// Runs apt-get without questions.
 fn apt(prefix: &[&str], verb: &[&str], packages: &[&str]) -> bool {
-    let line: Vec<&str> =
-        [prefix, &["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y"], verb].concat();
+    // Another apt-get, such as that of the machine's own daily update, ends within minutes.
+    let apt_get = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y", "-o", "DPkg::Lock::Timeout=300"];
+    let line: Vec<&str> = [prefix, &apt_get, verb].concat();
     let mut command = Command::new(line[0]);
     command.args(&line[1..]);
     if !packages.is_empty() {

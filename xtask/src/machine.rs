@@ -105,7 +105,7 @@ pub enum Emulator {
     /// QEMU.
     #[default]
     Qemu,
-    /// Bochs: from a CD image, with one CPU, without disks and network.
+    /// Bochs: from a CD image, without disks and network.
     Bochs,
 }
 

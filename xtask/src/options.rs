@@ -39,7 +39,7 @@ pub struct RunOptions {
     /// Packets that dom0 carries go to this file, in the format of pcap.
     #[arg(long, value_name = "FILE")]
     capture: Option<PathBuf>,
-    /// What emulates the machine: QEMU, or Bochs, which boots a CD image and has one CPU, no disks and no network.
+    /// What emulates the machine: QEMU, or Bochs, which boots a CD image and has no disks and no network.
     #[arg(long = "on", value_enum, default_value_t)]
     emulator: Emulator,
     /// Memory in MiB.

@@ -13,6 +13,9 @@ pub const IMAGES_BUILT: &str = "MICROHV_IMAGES_BUILT";
 /// Set to run the long tests too.
 pub const SOAK: &str = "MICROHV_SOAK";
 
+/// Set to the number of CPUs of machines that do not say how many they have.
+pub const SMP: &str = "MICROHV_SMP";
+
 /// What to test.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct TestOptions {
@@ -27,6 +30,9 @@ pub struct TestOptions {
     /// The long tests too.
     #[arg(long, conflicts_with = "host")]
     soak: bool,
+    /// CPUs of each machine that does not say how many it has.
+    #[arg(long, value_name = "N", conflicts_with = "host", value_parser = clap::value_parser!(u32).range(1..=64))]
+    smp: Option<u32>,
 }
 
 /// How many tests passed and failed.
@@ -89,6 +95,9 @@ pub fn test(options: &TestOptions) -> Result<u8> {
                 command.env(IMAGES_BUILT, "1");
                 if options.soak {
                     command.env(SOAK, "1");
+                }
+                if let Some(cpus) = options.smp {
+                    command.env(SMP, cpus.to_string());
                 }
                 stage("system tests", with_filter(&mut command, options), &mut totals, std::io::stdout())?;
             }

@@ -134,7 +134,7 @@ fn read_madt(madt: &[u8], acpi: &mut Acpi) {
 
 fn read_madt_entry(entry: &[u8], acpi: &mut Acpi) -> Option<()> {
     match entry[0] {
-        0 if field::<u32>(entry, 4)? & 1 != 0 => add_cpu(acpi, entry[3].into()),
+        0 if field::<u32>(entry, 4)? & 1 != 0 => add_cpu(acpi, entry[3].into(), u8::MAX.into()),
         1 => {
             let (address, gsi_base) = (field::<u32>(entry, 4)?.into(), field(entry, 8)?);
             acpi.io_apics.try_push(IoApic { address, gsi_base }).ok()?;
@@ -146,15 +146,16 @@ fn read_madt_entry(entry: &[u8], acpi: &mut Acpi) -> Option<()> {
             acpi.overrides.try_push(found).ok()?;
         }
         5 => acpi.local_apic = Some(field(entry, 4)?),
-        9 if field::<u32>(entry, 8)? & 1 != 0 => add_cpu(acpi, field(entry, 4)?),
+        9 if field::<u32>(entry, 8)? & 1 != 0 => add_cpu(acpi, field(entry, 4)?, u32::MAX),
         _ => {}
     }
     Some(())
 }
 
-/// Firmware may name a CPU by an entry of either kind, or by both.
-fn add_cpu(acpi: &mut Acpi, id: u32) {
-    if !acpi.cpus.contains(&id) && acpi.cpus.try_push(id).is_err() {
+/// Firmware may name a CPU by an entry of either kind, or by both. `all` is the id that means all CPUs, and stands in entries
+/// that are no CPU's.
+fn add_cpu(acpi: &mut Acpi, id: u32, all: u32) {
+    if id != all && !acpi.cpus.contains(&id) && acpi.cpus.try_push(id).is_err() {
         acpi.cpus_too_many += 1;
     }
 }
@@ -280,6 +281,22 @@ mod tests {
         read_madt(&madt, &mut acpi);
         assert_eq!(acpi.cpus[..], std::array::from_fn::<u32, 64, _>(|n| n as u32));
         assert_eq!(acpi.cpus_too_many, 6);
+    }
+
+    #[test]
+    fn ids_of_x2apic_entries_have_32_bits_and_the_id_of_all_is_no_cpus() {
+        let mut acpi = Acpi::default();
+        let mut madt = std::vec![0u8; 44];
+        madt.extend([0, 8, 7, 255, 1, 0, 0, 0]);
+        for (id, flags) in [(255u32, 1u8), (0x1_0002, 1), (3, 0), (3, 2), (u32::MAX, 1), (0x1_0002, 1)] {
+            madt.extend([9, 16, 0, 0]);
+            madt.extend(id.to_le_bytes());
+            madt.extend([flags, 0, 0, 0, 5, 0, 0, 0]);
+        }
+        madt.extend([9, 8, 0, 0, 4, 0, 0, 0]); // too short for its flags
+        madt.extend([0, 8, 0, 2, 1, 0, 0, 0]);
+        read_madt(&madt, &mut acpi);
+        assert_eq!(acpi.cpus[..], [255, 0x1_0002, 2]);
     }
 
     #[test]

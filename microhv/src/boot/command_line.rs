@@ -20,6 +20,8 @@ pub struct Options {
     pub dom0_max_vcpus: u32,
     /// `maxcpus=N`: CPUs that are used at most. Default 1.
     pub max_cpus: u32,
+    /// `x2apic=BOOLEAN`: whether local APICs are driven by MSRs where that is possible. Default: by the CPU.
+    pub x2apic: Option<bool>,
 }
 
 impl Options {
@@ -34,6 +36,7 @@ impl Options {
             no_reboot: false,
             dom0_max_vcpus: 1,
             max_cpus: 1,
+            x2apic: None,
         };
         for word in line.split_ascii_whitespace() {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
@@ -56,6 +59,8 @@ impl Options {
                     let wanted = ["auto", "off"].contains(&value).then_some(value == "auto");
                     set(&mut options.mitigations, wanted)
                 }
+                "x2apic" => set(&mut options.x2apic, boolean(value).map(Some)),
+                "no-x2apic" => set(&mut options.x2apic, value.is_empty().then_some(Some(false))),
                 "noreboot" => set(&mut options.no_reboot, value.is_empty().then_some(true)),
                 "com1" | "console" => true,
                 _ => {
@@ -86,6 +91,15 @@ fn level(value: &str) -> Option<log::LevelFilter> {
         "all" => log::LevelFilter::Trace,
         _ => return None,
     })
+}
+
+/// A truth value as Xen writes it; no value means true.
+fn boolean(value: &str) -> Option<bool> {
+    match value {
+        "" | "1" | "yes" | "on" | "true" | "enable" => Some(true),
+        "0" | "no" | "off" | "false" | "disable" => Some(false),
+        _ => None,
+    }
 }
 
 fn number(value: &str) -> Option<u64> {
@@ -147,6 +161,9 @@ mod tests {
             "mitigations",
             "mitigations=on",
             "noreboot=no",
+            "x2apic=maybe",
+            "x2apic=2",
+            "no-x2apic=1",
         ] {
             let mut told = alloc::vec::Vec::new();
             assert_eq!(
@@ -154,6 +171,17 @@ mod tests {
                 Options::parse("", |_, _| {})
             );
             assert_eq!(told, [(word, "no such value")]);
+        }
+    }
+
+    #[test]
+    fn truth_values_are_spelt_as_for_xen() {
+        assert_eq!(known("").x2apic, None);
+        for word in ["x2apic", "x2apic=1", "x2apic=yes", "x2apic=on", "x2apic=true", "x2apic=enable"] {
+            assert_eq!(known(word).x2apic, Some(true), "{word}");
+        }
+        for word in ["no-x2apic", "x2apic=0", "x2apic=no", "x2apic=off", "x2apic=false", "x2apic=disable"] {
+            assert_eq!(known(word).x2apic, Some(false), "{word}");
         }
     }
 

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod command_line;
 pub mod dom0;
 pub mod kernel_image;
+pub mod local_apic;
 pub mod memory_map;
 pub mod mitigations;
 pub mod multiboot;

@@ -18,7 +18,7 @@ use super::{CallHistory, GuestCpu, InfoCell, KernelStack, LEGACY_MAX_VCPUS};
 use crate::evtchn::state::VcpuEvents;
 use crate::platform::{CpuId, DescriptorWindow};
 use crate::sched::state::VcpuSched;
-use crate::sync::{Mutex, rank};
+use crate::sync::{Mutex, may_come_between, rank};
 use crate::time::state::VcpuTime;
 
 /// Why a vCPU does not run: bits of `Vcpu::pause_flags`.
@@ -288,6 +288,7 @@ impl Vcpu {
     /// A full barrier: the CPU that begins to run the vCPU then looks whether the vCPU is paused, and the CPU that pauses the
     /// vCPU has said so before it looks where the vCPU runs. So one of the two sees the other.
     pub(crate) fn set_running_on(&self, cpu: Option<CpuId>) {
+        may_come_between();
         self.running_on.swap(cpu.map_or(u32::MAX, CpuId::raw), Ordering::SeqCst);
     }
 

@@ -157,6 +157,7 @@ const LAST_NUMBER: u32 = nr::__HYPERVISOR_DOMCTL;
 ///
 /// # Errors
 /// `NoSys` for a number without a meaning, else what the handler says.
+#[inline(always)] // 4 instructions less a call than as a function between the two callers and the handlers
 pub fn call<P: Platform>(cur: &mut Current<'_, P>, number: u64, args: &Args) -> HypercallResult {
     // One comparison, for the upper half of the number too.
     if number > u64::from(LAST_NUMBER) {

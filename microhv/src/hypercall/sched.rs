@@ -99,13 +99,12 @@ fn poll<P: Platform>(cur: &Current<'_, P>, arg: GuestVa) -> Answer {
 /// Blocks the caller until one of `ports` is pending, an event is due, or `timeout` comes (0: never).
 pub(super) fn wait<P: Platform>(cur: &Current<'_, P>, ports: &[Port], timeout: u64) {
     let (hv, domain, vcpu) = (cur.hv, cur.domain, cur.vcpu);
-    domain.events.poller_entered(vcpu, if let [port] = ports { Some(*port) } else { None });
-    hv.hold(vcpu, PauseFlags::BLOCKED | PauseFlags::POLLING);
+    hv.begin_poll(domain, vcpu, if let [port] = ports { Some(*port) } else { None });
     fence(Ordering::SeqCst);
     if vcpu.upcall_due() || ports.iter().any(|port| domain.events.is_pending(*port)) {
         hv.wake(domain, vcpu, PauseFlags::WAITING);
     } else if timeout != 0 {
-        hv.arm_own_timer(vcpu, TimerKind::Poll, Some(timeout));
+        hv.end_poll_at(vcpu, timeout);
     }
 }
 

@@ -67,9 +67,9 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
         VCPUOP_SET_PERIODIC_TIMER => {
             let op: VcpuSetPeriodicTimer = cur.copy_in(arg)?;
             HypercallError::Invalid.when(!(MIN_PERIOD_NS..=MAX_PERIOD_NS).contains(&op.period_ns))?;
-            set_period(cur, vcpu, op.period_ns);
+            cur.hv.set_period(vcpu, op.period_ns);
         }
-        VCPUOP_STOP_PERIODIC_TIMER => set_period(cur, vcpu, 0),
+        VCPUOP_STOP_PERIODIC_TIMER => cur.hv.set_period(vcpu, 0),
         VCPUOP_SET_SINGLESHOT_TIMER => {
             HypercallError::Invalid.when(!itself)?;
             let op: VcpuSetSingleshotTimer = cur.copy_in(arg)?;
@@ -103,20 +103,6 @@ fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: GuestVa) -> A
 /// The runstate of a vCPU as of now, with the time in its present state.
 fn current_runstate<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu) -> [u64; 6] {
     vcpu.time.lock().runstate_info(cur.hv.platform.now_ns())
-}
-
-/// Sets the period of a vCPU's periodic timer; 0 stops it.
-fn set_period<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, period_ns: u64) {
-    cur.hv.arm_timer(vcpu, TimerKind::Periodic, None);
-    let now = cur.hv.platform.now_ns();
-    {
-        let mut time = vcpu.time.lock();
-        time.period_ns = period_ns;
-        time.last_period_ns = now;
-    }
-    if period_ns != 0 && vcpu.running_on().is_some() {
-        cur.hv.arm_timer(vcpu, TimerKind::Periodic, Some(now + period_ns));
-    }
 }
 
 /// `VCPUOP_register_vcpu_info`: moves a vCPU's `vcpu_info` into a page of its domain, once.

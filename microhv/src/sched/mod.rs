@@ -210,8 +210,8 @@ impl<P: Platform> Hypervisor<P> {
         if per_cpu.pending.fetch_and(!SOFTIRQ_SCHEDULE, Ordering::AcqRel) & SOFTIRQ_SCHEDULE == 0 {
             return Decision::Same;
         }
-        let now = self.platform.now_ns();
         let mut queue = per_cpu.queue.lock();
+        let now = self.platform.now_ns();
         let (is_plain, is_shared) = (queue.is_plain(), queue.is_shared());
         if is_shared {
             queue = self.take_over(cpu, queue, now);

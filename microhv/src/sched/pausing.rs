@@ -7,7 +7,6 @@ use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags, Vcpu};
 use crate::platform::{Platform, SOFTIRQ_SCHEDULE};
 use crate::sync::wait_a_turn;
-use crate::time::state::TimerKind;
 
 use super::is_paused;
 
@@ -29,8 +28,7 @@ impl<P: Platform> Hypervisor<P> {
     pub(crate) fn wake(&self, domain: &Arc<Domain>, vcpu: &Vcpu, flags: u32) {
         let old = vcpu.pause_flags.fetch_and(!flags, Ordering::AcqRel);
         if old & flags & PauseFlags::POLLING != 0 {
-            domain.events.poller_left(vcpu);
-            self.arm_timer(vcpu, TimerKind::Poll, None);
+            self.end_poll(domain, vcpu);
         }
         if old & flags != 0 {
             self.make_runnable(domain, vcpu);

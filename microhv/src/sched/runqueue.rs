@@ -157,10 +157,11 @@ impl RunQueue {
         run_time.saturating_add(WAKE_GRANULARITY_NS) < self.minimum
     }
 
-    /// Adds what the current vCPU ran since the last time to its account.
+    /// Adds what the current vCPU ran since the last time to its account. Another CPU that read its clock later may have been
+    /// here before: what it accounted for is not counted twice. (I55)
     pub(super) fn account(&mut self, now: u64) {
         let ran = now.saturating_sub(self.since_ns);
-        self.since_ns = now;
+        self.since_ns += ran;
         let Some(current) = &self.current else {
             // Idle time counts as if a vCPU had run, so that a vCPU that sleeps meanwhile gets credit too.
             self.minimum = self.minimum.saturating_add(ran);
@@ -297,7 +298,7 @@ impl RunQueue {
             let next = self.pop();
             let previous = self.current.take();
             self.current = next.clone();
-            self.came_ns = now;
+            self.came_ns = self.since_ns;
             return (previous.is_some() || next.is_some()).then_some((previous, next));
         }
         let next = self.pop()?;
@@ -313,7 +314,7 @@ impl RunQueue {
         }
         self.push(current.clone());
         self.current = Some(next.clone());
-        self.came_ns = now;
+        self.came_ns = self.since_ns;
         Some((Some(current), Some(next)))
     }
 
@@ -333,6 +334,20 @@ impl RunQueue {
 mod tests {
     use super::*;
     use crate::testing::World;
+
+    #[test]
+    fn a_cpu_that_waited_for_the_queue_accounts_for_nothing_twice() {
+        let world = World::new(128);
+        let mut queue = RunQueue::new(CpuId::BOOT);
+        let guest = world.guest(1);
+        queue.push(VcpuRef::new(&guest, 0).expect("a vCPU"));
+        queue.since_ns = 1_000;
+        assert!(queue.pick(1_000).is_some());
+        for now in [5_000, 3_000, 6_000] {
+            queue.account(now);
+        }
+        assert_eq!(guest.vcpus[0].sched.run_time(), 5_000);
+    }
 
     #[test]
     fn no_more_are_put_back_than_there_is_time_for() {

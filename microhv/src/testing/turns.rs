@@ -1,5 +1,5 @@
 //! CPUs of a test that are threads, of which one goes on at a time: at each point where another CPU could come between, a seed
-//! says which goes on. So the same seed does the same again.
+//! or a plan says which goes on. So the same seed does the same again, and plans go through all ways of few changes.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -27,6 +27,8 @@ struct State {
     turn: usize,
     /// How often in a row a CPU could not go on.
     waits: u32,
+    /// After how many points each turn ends, the next turn last; without one, the seed says so. The last turn has no end.
+    plan: Option<Vec<u32>>,
 }
 
 std::thread_local! {
@@ -40,6 +42,19 @@ impl State {
         self.seed ^= self.seed << 25;
         self.seed ^= self.seed >> 27;
         (self.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % of
+    }
+
+    /// Whether the turn ends at this point.
+    fn ends(&mut self) -> bool {
+        let Some(plan) = &mut self.plan else { return self.choice(POINTS) == 0 };
+        match plan.last_mut() {
+            None => false,
+            Some(0) => plan.pop().is_some(),
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+        }
     }
 
     /// Gives the turn to one of those that have something to do, but not to `me` if there is another.
@@ -85,7 +100,7 @@ pub(crate) fn point() {
         let Some((turns, me)) = place else { return };
         let mut state = turns.state();
         state.waits = 0;
-        if state.choice(POINTS) == 0 {
+        if state.ends() {
             turns.pass(state, *me);
         }
     });
@@ -118,8 +133,19 @@ impl Drop for Leave {
 
 /// Lets each of `cpus` do its part, in turns that `seed` chooses, until all are done. A CPU's panic is told when they are.
 pub(crate) fn play(seed: u64, cpus: Vec<impl FnOnce() + Send>) {
+    play_by(seed, None, cpus);
+}
+
+/// Does the same in turns that end after so many points each, the first CPU's turn first. The rest is one turn.
+#[cfg(test)]
+pub(crate) fn play_plan(points: &[u32], cpus: Vec<impl FnOnce() + Send>) {
+    play_by(1, Some(points.iter().rev().copied().collect()), cpus);
+}
+
+fn play_by(seed: u64, plan: Option<Vec<u32>>, cpus: Vec<impl FnOnce() + Send>) {
     let players = (1 << cpus.len()) - 1;
-    let state = State { seed: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, players, turn: 0, waits: 0 };
+    let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let state = State { seed, players, turn: 0, waits: 0, plan };
     let turns = Arc::new(Turns { state: Mutex::new(state), changed: Condvar::new() });
     thread::scope(|scope| {
         for (me, act) in cpus.into_iter().enumerate() {

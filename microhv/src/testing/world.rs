@@ -142,7 +142,9 @@ impl World {
             if self.hv.sched.pending(cpu).load(Ordering::Acquire) & SOFTIRQ_SCHEDULE == 0 {
                 return self.hv.sched.running(cpu);
             }
-            if let Decision::Switch(Some(next)) = self.hv.schedule(cpu) {
+            if let Decision::Switch(Some(next)) = self.hv.schedule(cpu)
+                && !self.hv.must_leave(next.domain())
+            {
                 self.hv.switched_in(next.domain(), &next);
             }
         }

@@ -1,9 +1,11 @@
 //! Guests' clocks and timers: pvclock, wall clock, runstate, the timers of each vCPU.
 //!
 //! - [`state`]: what a vCPU holds; `areas`: what guests read of time
-//! - `queue`: the deadlines of one CPU; `timers`: setting the vCPUs' timers, and what their firing does
+//! - `queue`: the deadlines of one CPU; `timers`: setting the vCPUs' timers, and what their firing does; `poll`: waits of
+//!   `SCHEDOP_poll`
 
 mod areas;
+mod poll;
 mod queue;
 pub mod state;
 mod timers;
@@ -62,6 +64,12 @@ impl Time {
         ids.into_iter().for_each(|id| queue.remove(id));
         self.vcpus.fetch_sub(1, Ordering::SeqCst);
         true
+    }
+
+    /// All that is set in the queues are timers that there are.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        self.queues.iter().for_each(|queue| queue.lock().check());
     }
 
     /// When one of a vCPU's timers fires.

@@ -111,6 +111,15 @@ impl<K: Copy> TimerQueue<K> {
         self.put(place, entry);
     }
 
+    /// The heap and the slots name each other, and no slot that is free is set.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        for (place, entry) in self.heap.iter().enumerate() {
+            assert_eq!(self.slots[entry.slot as usize].place, place as u32);
+            assert!(!self.free.contains(&entry.slot), "timer {} is gone, and set", entry.slot);
+        }
+    }
+
     /// When the timer fires; `None` when it is not set.
     #[cfg(test)]
     pub(super) fn deadline(&self, id: TimerId) -> Option<u64> {

@@ -51,7 +51,7 @@ pub enum TimerKind {
 
 impl TimerKind {
     /// The timers of a vCPU.
-    pub(super) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Periodic,
         Self::Singleshot,
         Self::Poll,
@@ -94,15 +94,17 @@ pub struct VcpuTime {
     /// `TimeParams::generation` that `vcpu_info` shows; 0: none.
     pub published: u32,
     /// `None`: not made yet, or ended.
-    pub(super) timers: Option<VcpuTimers>,
+    pub(crate) timers: Option<VcpuTimers>,
 }
 
 impl VcpuTime {
-    /// Begins `state` at `now_ns`.
+    /// Begins `state` at `now_ns`, or where the last state began if that is later: the caller read the clock before it had the
+    /// lock.
     pub fn enter(&mut self, state: Runstate, now_ns: u64) {
-        self.spent_ns[self.state as usize] += now_ns.saturating_sub(self.entry_ns);
+        let passed = now_ns.saturating_sub(self.entry_ns);
+        self.spent_ns[self.state as usize] += passed;
         self.state = state;
-        self.entry_ns = now_ns;
+        self.entry_ns += passed;
     }
 
     /// The vCPU could run from `now_ns` on.
@@ -156,8 +158,16 @@ mod tests {
         time.enter(Runstate::Running, 150);
         assert_eq!(time.cpu_ns(200), 50);
         time.enter(Runstate::Blocked, 250);
-        time.enter(Runstate::Running, 240); // a clock that steps back adds nothing
         assert_eq!(time.spent_ns, [100, 50, 0, 100]);
-        assert_eq!(time.cpu_ns(240), 100);
+    }
+
+    #[test]
+    fn time_from_before_another_cpus_entry_is_not_counted_twice() {
+        let mut time = VcpuTime::default();
+        time.enter(Runstate::Runnable, 100);
+        time.enter(Runstate::Running, 90);
+        assert_eq!(time.runstate_info(90)[1], 100, "no state begins before the last one");
+        time.enter(Runstate::Blocked, 150);
+        assert_eq!(time.spent_ns, [50, 0, 0, 100]);
     }
 }

@@ -110,7 +110,7 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     #[inline(never)]
-    fn arm(&self, cpu: CpuId, id: TimerId, deadline_ns: Option<u64>) {
+    pub(super) fn arm(&self, cpu: CpuId, id: TimerId, deadline_ns: Option<u64>) {
         let mut queue = self.time.queue(cpu).lock();
         queue.set(id, deadline_ns);
         let too_late = deadline_ns.is_some_and(|deadline| queue.is_too_late_for(deadline));
@@ -167,16 +167,7 @@ impl<P: Platform> Hypervisor<P> {
     fn fire(&self, domain: &Arc<Domain>, vcpu: &Vcpu, kind: TimerKind, now: u64) {
         match kind {
             TimerKind::Singleshot => self.send_vcpu_virq(domain, vcpu, VIRQ_TIMER),
-            TimerKind::Periodic => {
-                self.send_vcpu_virq(domain, vcpu, VIRQ_TIMER);
-                let mut time = vcpu.time.lock();
-                time.last_period_ns = now;
-                if vcpu.running_on().is_some()
-                    && let Some((cpu, id, period)) = time.periodic()
-                {
-                    self.arm(cpu, id, Some(now + period));
-                }
-            }
+            TimerKind::Periodic => self.tick(domain, vcpu, now),
             TimerKind::Poll => {
                 if vcpu.pause_flags.load(Ordering::Acquire) & PauseFlags::POLLING != 0 {
                     self.wake(domain, vcpu, PauseFlags::WAITING);
@@ -189,6 +180,31 @@ impl<P: Platform> Hypervisor<P> {
                 }
                 self.shutdown_domain(domain, SHUTDOWN_WATCHDOG);
             }
+        }
+    }
+
+    /// The periodic timer of a vCPU has fired. A vCPU that does not run gets its tick when it begins to run.
+    fn tick(&self, domain: &Arc<Domain>, vcpu: &Vcpu, now: u64) {
+        let mut time = vcpu.time.lock();
+        if time.state != Runstate::Running {
+            return;
+        }
+        time.last_period_ns = time.last_period_ns.max(now);
+        if let Some((cpu, id, period)) = time.periodic() {
+            self.arm(cpu, id, Some(now + period));
+        }
+        drop(time);
+        self.send_vcpu_virq(domain, vcpu, VIRQ_TIMER);
+    }
+
+    /// Sets the period of a vCPU's periodic timer; 0 stops the timer.
+    pub(crate) fn set_period(&self, vcpu: &Vcpu, period_ns: u64) {
+        let now = self.platform.now_ns();
+        let mut time = vcpu.time.lock();
+        (time.period_ns, time.last_period_ns) = (period_ns, now);
+        if let Some((cpu, id)) = time.timer(TimerKind::Periodic) {
+            let is_set = period_ns != 0 && time.state == Runstate::Running;
+            self.arm(cpu, id, is_set.then_some(now + period_ns));
         }
     }
 
@@ -205,12 +221,12 @@ impl<P: Platform> Hypervisor<P> {
         if due {
             time.last_period_ns = now;
         }
-        let next = time.last_period_ns + period;
+        // Under the lock, since another CPU may end the timers: the domain may be destroyed before this CPU has seen that. (I55)
+        self.arm(cpu, id, Some(time.last_period_ns + period));
         drop(time);
         if due {
             self.send_vcpu_virq(domain, vcpu, VIRQ_TIMER);
         }
-        self.arm(cpu, id, Some(next));
     }
 
     /// A vCPU stops running at `now` and is in `state` from then on: its periodic timer stops.
@@ -218,9 +234,8 @@ impl<P: Platform> Hypervisor<P> {
         let mut time = vcpu.time.lock();
         // The state is read under the lock: a CPU that wakes the vCPU amid this finds the state entered, or is seen here.
         time.enter(state(), now);
-        let periodic = time.periodic();
-        drop(time);
-        if let Some((cpu, id, _)) = periodic {
+        // Under the lock, as in `begin_running`.
+        if let Some((cpu, id, _)) = time.periodic() {
             self.arm(cpu, id, None);
         }
     }

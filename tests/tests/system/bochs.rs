@@ -11,10 +11,14 @@ use crate::Case;
 const MODELS: [&str; 2] = ["ryzen", "corei7_skylake_x"];
 
 pub(crate) fn cases() -> Vec<Case> {
-    let [boots, mut refused] = crate::cases![bochs: a_guest_runs_to_its_end, everything_is_refused_there_too];
+    let [boots, apics, mut refused] = crate::cases![bochs:
+        a_guest_runs_to_its_end,
+        cpus_are_started_and_asked_by_each_kind_of_apic,
+        everything_is_refused_there_too,
+    ];
     // Bochs takes a minute or two for all that `hostile` does, on each CPU.
     refused.soak = true;
-    vec![boots, refused]
+    vec![boots, apics, refused]
 }
 
 /// A machine in Bochs, or none where Bochs cannot be had.
@@ -37,6 +41,21 @@ fn a_guest_runs_to_its_end() -> Result<()> {
     booted.line("xl create -c /boot/hello.cfg").run()?.succeeded()?.says("hello: goodbye")?;
     let Some(booted) = machine("failure", MODELS[0]) else { return Ok(()) };
     booted.line("xl create /boot/none.cfg").run()?.line_failed()?;
+    Ok(())
+}
+
+/// The emulator of QEMU offers no x2APIC. A guest runs on both CPUs: each is started, kicked and asked to flush.
+fn cpus_are_started_and_asked_by_each_kind_of_apic() -> Result<()> {
+    for (words, told) in
+        [("x2apic=true", "x2APIC, by the command line"), ("x2apic=false", "xAPIC, by the command line")]
+    {
+        let Some(booted) = machine(words, MODELS[1]) else { return Ok(()) };
+        let booted = booted.with(|machine| machine.hypervisor_arguments = format!("maxcpus=2 {words}"));
+        let booted =
+            booted.line("xl vcpu-pin Domain-0 all 0").line("xl create -c /boot/hello.cfg vcpus=2 cpus='1'");
+        let run = booted.run()?.succeeded()?.says(&format!("local APIC: {told}"))?;
+        run.says("2 CPU(s) found, 2 used")?.says("hello: goodbye")?;
+    }
     Ok(())
 }
 

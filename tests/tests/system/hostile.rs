@@ -115,7 +115,9 @@ fn two_thousand_vcpus_that_wake_at_once_take_no_memory_that_is_not_there() -> Re
     /// So many that the list of those that wait for the CPU doubles behind 2,048.
     const HERDS: u32 = 17;
     let herds: Vec<String> = (1..=HERDS).map(|n| format!("herd{n}")).collect();
-    let mut machine = Machine::new("herds").with(|machine| machine.memory_mib = 256).start()?;
+    // Each CPU has room for all vCPUs.
+    let mut machine =
+        Machine::new("herds").with(|machine| machine.memory_mib = 256 + machine.cpus).start()?;
     machine.expect("dom0# ", 60)?;
     for name in &herds {
         machine.type_line(&format!(

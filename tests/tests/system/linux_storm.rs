@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use tests::Scratch;
 use tests::linux::{machine_with, no_complaints};
+use tests::{Machine, Scratch};
 use xtask::deps::{self, Need};
 
 use crate::Case;
@@ -71,9 +71,20 @@ fn archive(scratch: &Scratch, files: &[&Path]) -> Result<PathBuf> {
 
 /// A Debian domain with `files` in `/tmp/files` and an empty kernel log.
 fn boot(name: &str, scratch: &Scratch, files: &[&Path], settings: &str) -> Result<Debian> {
+    boot_on(|machine| machine, name, scratch, files, settings)
+}
+
+/// [`boot`] on the machine as `change` makes it.
+pub(crate) fn boot_on(
+    change: impl FnOnce(Machine) -> Machine,
+    name: &str,
+    scratch: &Scratch,
+    files: &[&Path],
+    settings: &str,
+) -> Result<Debian> {
     let root = root_copy(scratch)?;
     let archive = archive(scratch, files)?;
-    let machine = machine(name, &root, &[&archive]);
+    let machine = change(machine(name, &root, &[&archive]));
     let mut debian = Debian::boot(machine, &format!("{DISKS} {settings}"))?;
     debian.succeed("mkdir /tmp/files && tar -xf /dev/xvdb -C /tmp/files && dmesg -C", 60)?;
     Ok(debian)

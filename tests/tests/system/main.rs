@@ -16,6 +16,7 @@ mod hostile;
 mod kernels;
 mod linux;
 mod linux_blkfront;
+mod linux_build;
 mod linux_disk;
 mod linux_grub;
 mod linux_guest;
@@ -83,6 +84,7 @@ fn main() {
         linux::cases(),
         linux_disk::cases(),
         linux_blkfront::cases(),
+        linux_build::cases(),
         linux_grub::cases(),
         linux_hostile::cases(),
         linux_life::cases(),

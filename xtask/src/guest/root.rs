@@ -15,9 +15,9 @@ const SUITE: &str = "bookworm";
 const SIZE_MIB: u32 = 2048;
 
 /// What is installed besides the base: an init system with a login, the kernel for a loader inside the guest to
-/// find, programs that put a load on disk, memory and scheduler, and the 32-bit C library.
+/// find, programs that put a load on disk, memory and scheduler, a C compiler, and the 32-bit C library.
 const PACKAGES: &str = "systemd-sysv,udev,dbus,login,kmod,e2fsprogs,iproute2,procps,fio,stress-ng,\
-                        python3-minimal,libc6-i386,linux-image-amd64";
+                        python3-minimal,gcc,libc6-dev,make,libc6-i386,linux-image-amd64";
 
 /// A script that completes the new system after everything is installed; `$1` is the system's directory. The script
 /// writes the menu that PV GRUB looks for.

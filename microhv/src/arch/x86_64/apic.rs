@@ -1,10 +1,13 @@
 //! Interrupt controllers: the local APIC with the library's [`Cpus`], I/O APICs, and the old PICs, which are silenced.
+//!
+//! A register is named by its place in memory (xAPIC); its MSR (x2APIC) has the number `0x800 + place / 16`.
 #![allow(unsafe_code)] // device registers
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
 use microhv::boot::acpi::{self, Acpi, IsaOverride};
+use microhv::boot::local_apic::{self, Access, LAST_SHORT_ID};
 use microhv::platform::{CpuId, CpuSet, Cpus, MAX_CPUS};
 use microhv::sync::{Mutex, Once, rank};
 
@@ -43,17 +46,39 @@ const ASSERT: u32 = 1 << 14;
 /// In a command: the former is not delivered yet.
 const IS_PENDING: u32 = 1 << 12;
 
-/// Where the local APIC's registers are mapped.
+/// Where the local APIC's registers are mapped; 0: they are MSRs. `init` sets it before anything else here is called.
 static LOCAL: AtomicU64 = AtomicU64::new(0);
 
-fn read(register: u64) -> u32 {
-    // SAFETY: `init` mapped the register page before anything else here is called.
-    unsafe { ((LOCAL.load(Ordering::Relaxed) + register) as *const u32).read_volatile() }
+/// By which way the registers are reached.
+pub(crate) fn access() -> Access {
+    if LOCAL.load(Ordering::Relaxed) == 0 { Access::Msr } else { Access::Memory }
 }
 
+const fn msr_of(register: u64) -> u32 {
+    0x800 + (register >> 4) as u32
+}
+
+fn read(register: u64) -> u32 {
+    match LOCAL.load(Ordering::Relaxed) {
+        0 => cpu::read_msr(msr_of(register)) as u32,
+        // SAFETY: `init` mapped the register page.
+        page => unsafe { ((page + register) as *const u32).read_volatile() },
+    }
+}
+
+#[inline]
 fn write(register: u64, value: u32) {
-    // SAFETY: as in `read`.
-    unsafe { ((LOCAL.load(Ordering::Relaxed) + register) as *mut u32).write_volatile(value) };
+    match LOCAL.load(Ordering::Relaxed) {
+        0 => write_msr(register, value.into()),
+        // SAFETY: as in `read`.
+        page => unsafe { ((page + register) as *mut u32).write_volatile(value) },
+    }
+}
+
+#[cold]
+fn write_msr(register: u64, value: u64) {
+    // SAFETY: the local APIC is in x2APIC mode, and its registers change nothing that Rust code relies on.
+    unsafe { cpu::write_msr(msr_of(register), value) };
 }
 
 /// Masks the PICs after moving them to vectors that nobody uses, where a late interrupt does no harm.
@@ -66,25 +91,30 @@ fn silence_pics() {
     }
 }
 
-/// Turns the boot CPU's local APIC on, all its sources masked; maps the I/O APICs and masks all their pins.
-pub(crate) fn init(acpi: &Acpi) {
+/// Turns the boot CPU's local APIC on, all its sources masked; maps the I/O APICs and masks all their pins. `x2apic` is what the
+/// command line asks.
+pub(crate) fn init(acpi: &Acpi, x2apic: Option<bool>) {
     silence_pics();
-    let address = acpi.local_apic.unwrap_or(cpu::read_msr(msr::APIC_BASE) & 0x000f_ffff_ffff_f000);
-    LOCAL.store(paging::device(address).expect("a place for the local APIC"), Ordering::Relaxed);
+    let base = cpu::read_msr(msr::APIC_BASE);
+    let (access, why) = local_apic::access(x2apic, cpu::cpuid(1, 0), base);
+    log::info!("local APIC: {why}");
+    if access == Access::Memory {
+        let address = acpi.local_apic.unwrap_or(base & 0x000f_ffff_ffff_f000);
+        LOCAL.store(paging::device(address).expect("a place for the local APIC"), Ordering::Relaxed);
+    }
     init_local();
+    if id() > LAST_SHORT_ID {
+        log::warn!("interrupts of devices do not reach the boot CPU, whose APIC id is {}", id());
+    }
     IO_APICS.call_once(|| Mutex::new(acpi.io_apics.iter().filter_map(IoApic::masked).collect()));
 }
 
 /// Turns this CPU's local APIC on, all its sources masked. The registers of each CPU's are at one address, which [`init`]
-/// mapped.
+/// mapped, or are MSRs.
 pub(crate) fn init_local() {
-    let base = cpu::read_msr(msr::APIC_BASE);
-    // SAFETY: turns the APIC on (bit 11), leaves its address; out of x2APIC mode (bit 10) the way leads over "off".
-    unsafe {
-        if base & 1 << 10 != 0 {
-            cpu::write_msr(msr::APIC_BASE, base & !(3 << 10));
-        }
-        cpu::write_msr(msr::APIC_BASE, base & !(1 << 10) | 1 << 11);
+    for base in local_apic::ways_to(access(), cpu::read_msr(msr::APIC_BASE)) {
+        // SAFETY: the APIC ends on, at its address, in the mode that all its users here go by.
+        unsafe { cpu::write_msr(msr::APIC_BASE, base) };
     }
     write(TASK_PRIORITY, 0);
     write(TIMER, MASKED);
@@ -98,43 +128,62 @@ pub(crate) fn init_local() {
 /// The APIC ids of the CPUs by their numbers: the boot CPU's, which this runs on, then the others' in the order of ACPI's
 /// table.
 pub(crate) fn ids(acpi: &Acpi) -> ArrayVec<u32, MAX_CPUS> {
-    let own = u32::from(id());
+    let own = id();
     core::iter::once(own).chain(acpi.cpus.iter().copied().filter(|&id| id != own)).take(MAX_CPUS).collect()
 }
 
 /// Sends an interrupt command to the CPU with this APIC id.
-fn send(apic_id: u8, command: u32) {
+fn send(apic_id: u32, command: u32) {
+    if access() == Access::Msr {
+        return send_by_msr(u64::from(apic_id) << 32 | u64::from(ASSERT | command));
+    }
     // A command that is written over a pending one may be lost.
     while read(COMMAND_LOW) & IS_PENDING != 0 {
         core::hint::spin_loop();
     }
-    write(COMMAND_HIGH, u32::from(apic_id) << 24);
+    write(COMMAND_HIGH, apic_id << 24);
     write(COMMAND_LOW, ASSERT | command);
 }
 
+/// Sends a command in x2APIC mode, where none is ever pending.
+#[cold]
+fn send_by_msr(command: u64) {
+    // SAFETY: fences change no memory. Writes of these MSRs wait for no earlier store, which the CPU that is interrupted is
+    // to see: Intel SDM volume 3, "x2APIC register address space".
+    unsafe { core::arch::asm!("mfence", "lfence", options(nostack, preserves_flags)) };
+    write_msr(COMMAND_LOW, command);
+}
+
 /// Stops a CPU until [`send_start`].
-pub(crate) fn send_init(apic_id: u8) {
+pub(crate) fn send_init(apic_id: u32) {
     send(apic_id, 5 << 8);
 }
 
 /// Stops all other CPUs for ever, by an NMI, whose handler sees that this CPU panics.
 pub(crate) fn stop_others() {
-    write(COMMAND_LOW, 3 << 18 | ASSERT | 4 << 8);
+    let command = 3 << 18 | ASSERT | 4 << 8;
+    match access() {
+        Access::Memory => write(COMMAND_LOW, command),
+        Access::Msr => send_by_msr(command.into()),
+    }
 }
 
 /// Wakes a CPU that sleeps with interrupts off.
-fn send_nmi(apic_id: u8) {
+fn send_nmi(apic_id: u32) {
     send(apic_id, 4 << 8);
 }
 
 /// Lets a CPU that was stopped execute the page `page`, below 1 MiB, in real mode.
-pub(crate) fn send_start(apic_id: u8, page: u64) {
+pub(crate) fn send_start(apic_id: u32, page: u64) {
     send(apic_id, 6 << 8 | (page >> 12) as u32 & 0xff);
 }
 
 /// This CPU's APIC id.
-pub(crate) fn id() -> u8 {
-    (read(ID) >> 24) as u8
+pub(crate) fn id() -> u32 {
+    match access() {
+        Access::Memory => read(ID) >> 24,
+        Access::Msr => read(ID),
+    }
 }
 
 /// Tells the local APIC that the interrupt was taken.
@@ -204,11 +253,11 @@ fn with_pin(gsi: u32, act: impl FnOnce(&IoApic, u32)) {
     }
 }
 
-/// Sends the interrupts of a line to `vector` on the CPU with this APIC id.
-pub(crate) fn route(line: IsaOverride, vector: u8, apic_id: u8) {
+/// Sends the interrupts of a line to `vector` on the CPU with this APIC id, which is at most [`LAST_SHORT_ID`].
+pub(crate) fn route(line: IsaOverride, vector: u8, apic_id: u32) {
     with_pin(line.gsi, |io_apic, pin| {
         let low = u32::from(vector) | u32::from(line.active_low) << 13 | u32::from(line.level) << 15;
-        io_apic.write(0x11 + 2 * pin, u32::from(apic_id) << 24);
+        io_apic.write(0x11 + 2 * pin, apic_id << 24);
         io_apic.write(0x10 + 2 * pin, low);
     });
 }
@@ -231,7 +280,7 @@ impl Cpus for Machine {
         if cpu != this_cpu()
             && let Some(&apic_id) = self.apic_ids.get(cpu.index())
         {
-            send(apic_id as u8, u32::from(KICK_VECTOR));
+            send(apic_id, u32::from(KICK_VECTOR));
         }
     }
 
@@ -244,6 +293,8 @@ impl Cpus for Machine {
     fn park(&self, cpu: CpuId) -> bool {
         if let Some(local) = percpu::local_of(cpu) {
             local.is_to_park.store(true, Ordering::Release);
+            // An idle CPU that is asked for that looks whether it is to park.
+            local.asked_to_let_go.store(true, Ordering::Release);
             self.kick(cpu);
         }
         !percpu::online().contains(cpu)
@@ -255,7 +306,7 @@ impl Cpus for Machine {
         let is_up = percpu::online().contains(cpu);
         // An NMI may come just before the CPU sleeps: the caller asks again, and another NMI comes.
         if !is_up && let Some(&apic_id) = self.apic_ids.get(cpu.index()) {
-            send_nmi(apic_id as u8);
+            send_nmi(apic_id);
         }
         is_up
     }

@@ -5,6 +5,7 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use microhv::boot::local_apic;
 use microhv::emul::msr::PAT_VALUE;
 use microhv::platform::{CpuId, MachineMemory};
 use ring_abi::types::Mfn;
@@ -116,8 +117,9 @@ fn wait_for(ns: u64, is_over: impl Fn() -> bool) -> bool {
 }
 
 fn start_one(hv: &Hv, cpu: CpuId, apic_id: u32, page: u64) -> Result<(), &'static str> {
-    // 255 means all CPUs.
-    let apic_id = u8::try_from(apic_id).ok().filter(|id| *id != u8::MAX).ok_or("has an APIC id over 254")?;
+    if let Some(why) = local_apic::unreachable(apic::access(), apic_id) {
+        return Err(why);
+    }
     let order = (AREA_BYTES / 4096).trailing_zeros() as u8;
     let memory = hv.alloc_frames(order, 0).ok_or("gets no memory")?;
     for n in 0..AREA_BYTES as u64 / 4096 {

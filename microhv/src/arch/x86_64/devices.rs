@@ -43,13 +43,13 @@ impl Devices for Machine {
 
     fn msi_message(&self, vector: Vector) -> (u64, u32) {
         // Fixed delivery, physical destination, edge: Intel SDM volume 3, 11.11.
-        (0xfee0_0000 | u64::from(self.boot_apic_id()) << 12, vector.0.into())
+        (0xfee0_0000 | u64::from(self.apic_ids[0] & 0xff) << 12, vector.0.into())
     }
 
     fn route_line(&self, line: u8, vector: Option<Vector>) {
         let wired = self.acpi.isa(line);
         match vector {
-            Some(vector) => apic::route(wired, vector.0, self.boot_apic_id()),
+            Some(vector) => apic::route(wired, vector.0, self.apic_ids[0]),
             None => apic::set_masked(wired.gsi, true),
         }
     }
@@ -79,14 +79,6 @@ impl Devices for Machine {
         }
         serial::write(b"(microhv) the machine is halted\n");
         cpu::halt_for_ever()
-    }
-}
-
-impl Machine {
-    /// The boot CPU's APIC id. Devices interrupt the boot CPU, which never goes: a CPU that goes, or belongs to one vCPU, is not
-    /// theirs.
-    fn boot_apic_id(&self) -> u8 {
-        self.apic_ids.first().map_or_else(apic::id, |&id| id as u8)
     }
 }
 

@@ -53,7 +53,7 @@ pub(crate) struct Local {
     pub(crate) flushes: FlushState,
     /// Another CPU asks for the state that this CPU keeps of a vCPU while idle.
     pub(crate) asked_to_let_go: AtomicBool,
-    /// The CPU is to leave those that are up as soon as it has nothing to run, and to stop while this is set.
+    /// The CPU is to leave those that are up as soon as the CPU has nothing to run, and to stop while this is set.
     pub(crate) is_to_park: AtomicBool,
     /// TSC until which `work_pending` does not look at the local APIC again.
     pub(crate) poll_at: AtomicU64,

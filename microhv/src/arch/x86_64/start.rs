@@ -120,7 +120,7 @@ extern "C" fn on_own_stack() -> ! {
         Options::parse(command_line, |word, why| log::warn!("command line: {word} is ignored: {why}"));
     panic::DEBUG_EXIT.call_once(|| options.debug_exit);
     log::set_max_level(options.log_level);
-    apic::init(acpi);
+    apic::init(acpi, options.x2apic);
     time::init(acpi);
     let hv = make_hypervisor(acpi, command_line, &options);
     heap::return_early(hv);

@@ -75,10 +75,10 @@ pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
         while pending.load(Ordering::Acquire) == 0 {
             if local.asked_to_let_go.load(Ordering::Acquire) {
                 let_go(hv, local);
-            }
-            if local.is_to_park.load(Ordering::Acquire) {
-                park(hv, local);
-                break;
+                if local.is_to_park.load(Ordering::Acquire) {
+                    park(hv, local);
+                    break;
+                }
             }
             // No wake-up is lost: the CPU takes no interrupt before it sleeps.
             // The compiler may move no store past the sleep: handlers read what this CPU runs.
@@ -106,7 +106,6 @@ fn let_go(hv: &Hv, local: &'static Local) {
 #[cold]
 #[inline(never)]
 fn park(hv: &Hv, local: &'static Local) {
-    let_go(hv, local);
     apic::start_timer(0);
     local.flush_by(paging::flush_local);
     // What others order from now on is not asked of this CPU. What was asked before is over for them too.

@@ -34,7 +34,7 @@ fn a_timer_that_wakes_a_herd_fires_alone() {
     let guests = [1, 2].map(|_| world.guest(9));
     let due = world.hv.platform.now_ns() + 1_000;
     for guest in &guests {
-        guest.vcpus[1..].iter().for_each(|vcpu| guest.events.poller_entered(vcpu, None));
+        assert!(guest.vcpus[1..].iter().all(|vcpu| !guest.events.poller_entered(vcpu, None)));
         world.hv.arm_timer(&guest.vcpus[0], TimerKind::Singleshot, Some(due));
     }
     let left = || {

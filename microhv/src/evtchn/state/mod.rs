@@ -215,19 +215,25 @@ impl Ports {
         self.pollers.load(Ordering::Acquire)
     }
 
-    /// A vCPU ends its `SCHEDOP_poll`.
+    /// A vCPU ends its `SCHEDOP_poll`. The caller holds the vCPU's times.
     pub(crate) fn poller_left(&self, vcpu: &Vcpu) {
-        if vcpu.events.poll.swap(0, Ordering::AcqRel) != 0 {
+        let poll = &vcpu.events.poll;
+        if poll.load(Ordering::Relaxed) != 0 {
+            poll.store(0, Ordering::Release);
             self.pollers.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
-    /// A vCPU begins `SCHEDOP_poll` of one `port`, or of several (`None`).
-    pub(crate) fn poller_entered(&self, vcpu: &Vcpu, port: Option<Port>) {
-        let polled = port.map_or(VcpuEvents::POLL_ANY, VcpuEvents::polled);
-        if vcpu.events.poll.swap(polled, Ordering::AcqRel) == 0 {
+    /// A vCPU begins `SCHEDOP_poll` of one `port`, or of several (`None`). The caller holds the vCPU's times, and has a full
+    /// barrier before it looks at ports. Returns whether the end of the vCPU's last wait is not noted yet.
+    pub(crate) fn poller_entered(&self, vcpu: &Vcpu, port: Option<Port>) -> bool {
+        let poll = &vcpu.events.poll;
+        let is_late = poll.load(Ordering::Relaxed) != 0;
+        poll.store(port.map_or(VcpuEvents::POLL_ANY, VcpuEvents::polled), Ordering::Release);
+        if !is_late {
             self.pollers.fetch_add(1, Ordering::AcqRel);
         }
+        is_late
     }
 }
 

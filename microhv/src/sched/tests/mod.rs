@@ -1,5 +1,6 @@
 //! Scheduling, tested on a machine whose time the tests move.
 
+mod at_once;
 mod caps;
 mod courtesy;
 mod fairness;
