@@ -12,7 +12,7 @@ use super::pools::{Change, Policy, Pool, PoolError};
 use super::{DEFAULT_WEIGHT, Scheduler, is_runnable};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu, VcpuRef};
-use crate::platform::{CpuId, CpuSet, Platform, SOFTIRQ_SCHEDULE};
+use crate::platform::{CpuId, CpuSet, MAX_CPUS, Platform, SOFTIRQ_SCHEDULE};
 
 impl Scheduler {
     /// The first pool whose number is at least `id`.
@@ -83,9 +83,19 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Makes a vCPU's mask. Whether the mask is another than before.
     pub(super) fn refresh(&self, domain: &Domain, vcpu: &Vcpu) -> bool {
+        self.make_mask(domain, vcpu, false)
+    }
+
+    /// Whether a vCPU that is about to run has a CPU to run on, or one of the null policy finds one.
+    pub(super) fn has_cpu(&self, domain: &Domain, vcpu: &Vcpu) -> bool {
+        let has = |vcpu: &Vcpu| vcpu.sched.allowed() != CpuSet::default();
+        has(vcpu) || self.make_mask(domain, vcpu, true) && has(vcpu)
+    }
+
+    fn make_mask(&self, domain: &Domain, vcpu: &Vcpu, runs: bool) -> bool {
         let mut pools = self.sched.pools.lock();
         let before = vcpu.sched.allowed();
-        let (cpus, left) = pools.refresh(domain, vcpu);
+        let (cpus, left) = pools.refresh(domain, vcpu, runs);
         drop(pools);
         if let Some(cpu) = left {
             self.raise_softirq(cpu, SOFTIRQ_SCHEDULE); // the CPU looks who waits for one
@@ -93,28 +103,39 @@ impl<P: Platform> Hypervisor<P> {
         cpus != before
     }
 
-    /// A CPU of the null policy has nothing to run: if it is nobody's, the vCPU that has waited longest gets it.
+    /// A CPU of the null policy has nothing to run: if the CPU is nobody's, the vCPU that has waited longest gets it.
     #[cold]
     pub(super) fn find_owner(&self, cpu: CpuId) {
-        let Some(pool) = self.sched.pools.lock().unowned(cpu) else { return };
+        // Another CPU may give its own to the same vCPU at the same time: then this one looks again.
+        for _ in 0..MAX_CPUS {
+            let Some(pool) = self.sched.pools.lock().unowned(cpu) else { return };
+            let Some(first) = self.first_waiting(cpu, pool) else { return };
+            self.make_runnable(first.domain(), first.vcpu());
+        }
+    }
+
+    /// Of the vCPUs of a pool of the null policy that have no CPU and could run on `cpu`, the one that has waited longest.
+    fn first_waiting(&self, cpu: CpuId, pool: u32) -> Option<VcpuRef> {
         let (mut next, mut first) = (0, None);
         while let Some(domain) = self.domains.first_from(next) {
             next = domain.id.raw() + 1;
             if domain.sched.pool() != pool {
                 continue;
             }
-            for vcpu in domain.vcpus.iter().filter(|vcpu| is_runnable(&domain, vcpu)) {
-                let may = vcpu.sched.usable(self.sched.pool_of(&domain).1).contains(cpu);
+            let (_, cpus) = self.sched.pool_of(&domain);
+            let waits = |vcpu: &&Vcpu| {
+                is_runnable(&domain, vcpu)
+                    && vcpu.sched.allowed() == CpuSet::default()
+                    && vcpu.sched.usable(cpus).contains(cpu)
+            };
+            for vcpu in domain.vcpus.iter().filter(waits) {
                 let since = vcpu.time.lock().entry_ns;
-                let is_first = first.as_ref().is_none_or(|(earliest, _)| since < *earliest);
-                if may && is_first && vcpu.sched.allowed() == CpuSet::default() {
+                if first.as_ref().is_none_or(|(earliest, _)| since < *earliest) {
                     first = VcpuRef::new(&domain, vcpu.id.raw()).map(|vcpu| (since, vcpu));
                 }
             }
         }
-        if let Some((_, vcpu)) = first {
-            self.make_runnable(vcpu.domain(), vcpu.vcpu());
-        }
+        first.map(|(_, vcpu)| vcpu)
     }
 
     /// Places a vCPU anew whose mask has changed.

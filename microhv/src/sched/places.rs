@@ -134,11 +134,8 @@ impl<P: Platform> Hypervisor<P> {
         let vcpu = waking.vcpu();
         loop {
             // A vCPU of the null policy looks for a CPU of its own. Without one it waits: see `find_owner`.
-            if vcpu.sched.allowed() == CpuSet::default() {
-                self.refresh(waking.domain(), vcpu);
-                if vcpu.sched.allowed() == CpuSet::default() {
-                    return;
-                }
+            if !self.has_cpu(waking.domain(), vcpu) {
+                return;
             }
             let last = vcpu.sched.cpu();
             let to = self.sched.choose(vcpu, last);

@@ -239,8 +239,9 @@ impl Pools {
         self.under_way = self.under_way.filter(|(under_way, _)| *under_way != change);
     }
 
-    /// On which CPUs a vCPU may run from now on, and the CPU that is nobody's any more for that.
-    pub(super) fn refresh(&mut self, domain: &Domain, vcpu: &Vcpu) -> (CpuSet, Option<CpuId>) {
+    /// On which CPUs a vCPU may run from now on, and the CPU that is nobody's any more for that. A vCPU of the null policy that has
+    /// no CPU gets a free one if it is about to run: `runs`.
+    pub(super) fn refresh(&mut self, domain: &Domain, vcpu: &Vcpu, runs: bool) -> (CpuSet, Option<CpuId>) {
         let me = (domain.id, vcpu.id);
         let own = vcpu.sched.allowed().iter().next().filter(|cpu| self.owners[cpu.index()] == Some(me));
         let pool = self.find(domain.sched.pool());
@@ -249,7 +250,9 @@ impl Pools {
             Some(Policy::Shares) => usable,
             Some(Policy::Null) if vcpu.is_up() && !domain.is_dying() => {
                 let keeps = own.filter(|cpu| usable.contains(*cpu));
-                keeps.or_else(|| self.choose(vcpu, usable)).map_or(CpuSet::default(), CpuSet::only)
+                keeps
+                    .or_else(|| self.choose(vcpu, usable).filter(|_| runs))
+                    .map_or(CpuSet::default(), CpuSet::only)
             }
             _ => CpuSet::default(),
         };
