@@ -7,7 +7,7 @@
 //! `case=GROUP` runs one group; `case=NAME` of a deadly case does what must end the domain: it prints
 //! `hostile: NAME must die` and, should it survive, `hostile: FAIL NAME`; `case=NAME` of an attack keeps dom0 busy for as
 //! long as the domain lives: it prints `hostile: NAME from now on`; `case=scatter`, alone since it takes all memory, leaves no
-//! free frames in a row to the hypervisor's heap; `case=stretch` does at length what the hypervisor must do in pieces, `case=stretch-control` what it
+//! free frames in a row to the hypervisor's heap; `case=storm` uses on all vCPUs what one of them takes away (`storm/mod.rs`); `case=stretch` does at length what the hypervisor must do in pieces, `case=stretch-control` what it
 //! must so do for a control domain, `case=stretch-herd` what it must so do for 128 vCPUs, best beside a guest with
 //! `case=stretch-herd-beside`. Boots as domU or as dom0, on any hypervisor with the ABI.
 
@@ -46,6 +46,8 @@ mod stale;
 #[cfg(freestanding)]
 mod store;
 #[cfg(freestanding)]
+mod storm;
+#[cfg(freestanding)]
 mod stretch;
 #[cfg(freestanding)]
 mod tables;
@@ -72,7 +74,7 @@ mod guest {
     use crate::report::Report;
     use crate::{
         attacks, block, calls, deadly, descriptors, events, fifo, grants, memory, scatter, stale, store,
-        stretch, tables, traps, vcpus, wide, wild,
+        storm, stretch, tables, traps, vcpus, wide, wild,
     };
 
     /// Exit codes for isa-debug-exit: success and failure.
@@ -113,6 +115,15 @@ mod guest {
             pvrt::console::flush().await;
             if let Some(port) = pvrt::boot::debug_exit_port() {
                 pvrt::pio::write_u8(port, DEBUG_EXIT_OK);
+            }
+            return;
+        }
+        if case == Some("storm") {
+            let passed = storm::run(boot).await;
+            println!("storm: {}", if passed { "PASS" } else { "FAIL" });
+            pvrt::console::flush().await;
+            if !passed {
+                sched::shutdown(SHUTDOWN_CRASH);
             }
             return;
         }

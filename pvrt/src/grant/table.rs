@@ -183,6 +183,21 @@ impl GrantRefOwned {
     pub fn in_use(&self) -> bool {
         any_in_use(&[self.0])
     }
+
+    /// Ends the access.
+    ///
+    /// # Errors
+    /// The other domain uses the frame still.
+    pub fn end(self) -> core::result::Result<(), Self> {
+        let mut entries = Vec::from([self.0]);
+        end(&mut entries);
+        if entries.is_empty() {
+            core::mem::forget(self); // the entry is free
+            Ok(())
+        } else {
+            Err(self)
+        }
+    }
 }
 
 impl Drop for GrantRefOwned {

@@ -33,6 +33,7 @@ mod network_rules;
 mod polls;
 mod shell;
 mod spine;
+mod storms;
 mod xen;
 
 /// One test.
@@ -65,6 +66,7 @@ fn main() {
     let soak = std::env::var_os(xtask::test::SOAK).is_some();
     let cases = [
         spine::cases(),
+        storms::cases(),
         conformance::cases(),
         console::cases(),
         cpus::cases(),

@@ -174,7 +174,7 @@ fn answers(line: &str, name: &str) -> Option<(u64, u64, u64)> {
 
 /// Whether nothing of a figure was left behind. On a busy host two small lists of dom0's own get their room at some moment, once for
 /// all guests: two objects may be new, which is less than one for each time that anything was done.
-fn is_as_before(figure: &str, before: &str, after: &str) -> bool {
+pub(crate) fn is_as_before(figure: &str, before: &str, after: &str) -> bool {
     let count = |text: &str| text.parse::<u64>().ok();
     let lists = if figure == "dom0_heap_objects" { 2 } else { 0 };
     before == after

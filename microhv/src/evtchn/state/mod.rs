@@ -44,7 +44,7 @@ pub(crate) struct Binding {
     /// The domain has turned to the FIFO.
     is_fifo: bool,
     /// Ports that are open.
-    pub(in crate::evtchn) open: u32,
+    pub(crate) open: u32,
 }
 
 impl Binding {
@@ -79,7 +79,7 @@ impl Binding {
     }
 
     /// Ports that were ever open, or may have been, and port 0.
-    pub(in crate::evtchn) fn known(&self) -> u32 {
+    pub(crate) fn known(&self) -> u32 {
         (self.taken.len() * BUCKET) as u32
     }
 }

@@ -82,7 +82,11 @@ impl World {
     /// something is not, and another world must be made.
     fn tidy(&mut self) -> Option<()> {
         self.wild.on_first();
-        self.wild.on(2, || self.wild.tidy_peer());
+        let mut is_tidy = true;
+        self.wild.on(2, || is_tidy = self.wild.tidy_peer());
+        if !is_tidy {
+            return None;
+        }
         for dom in [1, 2] {
             if !self.wild.revive(dom)? {
                 continue;
@@ -114,11 +118,13 @@ impl World {
     fn duel(&mut self, deeds: [&'static Deed; 2], seed: u64, way: Way) -> [bool; 2] {
         let stake = self.stake;
         let mut cpus = deeds.map(|deed| deed.by.cpu());
-        for (deed, cpu) in deeds.iter().zip(cpus) {
-            for need in deed.needs {
+        // What both need is done once: a page that is mapped twice stays in use after one end of a mapping.
+        let mut before: Vec<&str> = Vec::new();
+        for need in deeds.iter().flat_map(|deed| deed.needs) {
+            if !before.contains(need) {
+                before.push(need);
                 let need = named(need);
-                let cpu = if need.by == deed.by { cpu } else { need.by.cpu() };
-                self.wild.on(cpu, || {
+                self.wild.on(need.by.cpu(), || {
                     self.wild.deed(need, &stake);
                 });
             }
@@ -170,15 +176,17 @@ impl Wild {
                         turns::wait();
                     }
                 }
-                for time in 0..times {
+                let mut is_done = true;
+                for _ in 0..times {
                     self.on(cpus[n], || {
-                        if time > 0 {
+                        if !is_done {
                             let needs = deeds[n].needs.iter().map(|need| named(need));
                             needs.filter(|need| need.by == deeds[n].by).for_each(|need| {
                                 self.deed(need, stake);
                             });
                         }
-                        done_of[n].fetch_or(self.deed(deeds[n], stake), Ordering::AcqRel);
+                        is_done = self.deed(deeds[n], stake);
+                        done_of[n].fetch_or(is_done, Ordering::AcqRel);
                     });
                 }
             }
@@ -225,9 +233,13 @@ impl Wild {
         self.create(dom).map(|()| true)
     }
 
-    /// The peer ends the mappings that it made.
-    fn tidy_peer(&self) {
-        while self.unmap_lent(ARGS, false).is_some() {}
+    /// The peer ends the mappings that it made. `false`: one was written over, and its grant stays in use while the peer lives.
+    fn tidy_peer(&self) -> bool {
+        let mut is_tidy = true;
+        while let Some(done) = self.unmap_lent(ARGS, false) {
+            is_tidy &= done;
+        }
+        is_tidy
     }
 
     /// The control domain ends its mapping, and the spare vCPU has no descriptors.

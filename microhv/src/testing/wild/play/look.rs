@@ -4,13 +4,16 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use ring_abi::types::DomId;
+use ring_abi::types::{DomId, Port};
 
 use super::*;
+use crate::evtchn::state::{PortCell, PortState};
 use crate::testing::Remembered;
 
 /// Steps between two looks at all page tables.
 const CHECK_EVERY: u32 = 16;
+/// Ports of a domain that are looked at.
+const MOST_PORTS: u32 = 64;
 /// The most calls that it takes to destroy a domain.
 const MOST_CALLS: u32 = 100_000;
 
@@ -35,6 +38,7 @@ impl Wild {
         if all || is_ending || steps.is_multiple_of(CHECK_EVERY) {
             wrong.extend(self.hv.check_frames());
             self.check_grants(&mut wrong);
+            self.check_ports(&mut wrong);
         }
         wrong
     }
@@ -77,6 +81,38 @@ impl Wild {
                 && self.hv.platform.stale(leaf.cpu, Some(leaf.va)).is_some()
             {
                 wrong.push(format!("{leaf:x?} is a page of another's that is no longer granted"));
+            }
+        }
+    }
+
+    /// Each port that is bound to another domain's has a peer that points back. (I16)
+    fn check_ports(&self, wrong: &mut Vec<String>) {
+        let of = |domain: &Arc<Domain>, port: Port| {
+            let cell = domain.events.cell(port)?;
+            match &*cell.state.lock() {
+                PortState::Interdomain { remote, port } => Some((remote.clone(), *port)),
+                _ => None,
+            }
+        };
+        for dom in 0..DOMAINS {
+            let Some(domain) = self.domain(dom).filter(|domain| !domain.is_dying()) else { continue };
+            let (open, counted) = {
+                let binding = domain.events.binding.lock();
+                let cells = (0..binding.known()).filter_map(|port| domain.events.cell(Port::new(port)));
+                let is_open = |cell: &&PortCell| !matches!(*cell.state.lock(), PortState::Free);
+                (cells.filter(is_open).count(), binding.open as usize)
+            };
+            if open != counted {
+                wrong.push(format!("{open} ports of {domain:?} are open, {counted} count as open"));
+            }
+            for port in (0..domain.events.end().min(MOST_PORTS)).map(Port::new) {
+                let Some((remote, there)) = of(&domain, port) else { continue };
+                let back = of(&remote, there);
+                if !back.is_some_and(|(peer, here)| Arc::ptr_eq(&peer, &domain) && here == port) {
+                    wrong.push(format!(
+                        "{port:?} of {domain:?} is bound to {there:?}, which does not point back"
+                    ));
+                }
             }
         }
     }

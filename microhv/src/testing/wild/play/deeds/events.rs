@@ -6,7 +6,7 @@ use ring_abi::types::DOMID_SELF;
 
 use super::*;
 
-pub(super) static EVENTS: [Deed; 16] = deeds![Event:
+pub(super) static EVENTS: [Deed; 17] = deeds![Event:
     Own "open a port" [] |wild, _, at| {
         let op = EvtchnAllocUnbound { dom: DOMID_SELF, remote_dom: PEER as u16, ..EvtchnAllocUnbound::default() };
         let done: EvtchnAllocUnbound = wild.told(at, EVTCHNOP_ALLOC_UNBOUND, &op)?;
@@ -23,6 +23,7 @@ pub(super) static EVENTS: [Deed; 16] = deeds![Event:
     Own "send" ["open a port", "bind the port"] |wild, _, at| wild.send(at, GUEST);
     Peer "send to the guest" ["open a port", "bind the port"] |wild, _, at| wild.send(at, PEER);
     Own "close" ["open a port", "bind the port"] |wild, _, at| wild.close(at, GUEST);
+    Own "close what nobody bound" ["open a port"] |wild, _, at| wild.close(at, GUEST);
     Peer "close the other end" ["open a port", "bind the port"] |wild, _, at| wild.close(at, PEER);
     Own "bind an ipi" [] |wild, _, at| {
         let done: EvtchnBindIpi = wild.told(at, EVTCHNOP_BIND_IPI, &EvtchnBindIpi { vcpu: 1, port: 0 })?;

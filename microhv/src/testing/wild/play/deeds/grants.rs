@@ -6,7 +6,7 @@ use ring_abi::types::DOMID_SELF;
 
 use super::*;
 
-pub(super) static GRANTS: [Deed; 18] = deeds![Grant:
+pub(super) static GRANTS: [Deed; 19] = deeds![Grant:
     Own "grant" [] |wild, stake, _| wild.lend_page(stake, 0);
     Own "grant to read" [] |wild, stake, _| wild.lend_page(stake, 2);
     Own "end the grant" ["grant"] |wild, stake, _| wild.lend_page(stake, 3);
@@ -41,6 +41,7 @@ pub(super) static GRANTS: [Deed; 18] = deeds![Grant:
     };
     Peer "unmap the grant" ["grant", "map the grant"] |wild, _, at| wild.unmap_lent(at, false);
     Peer "unmap and replace" ["grant", "map the grant"] |wild, _, at| wild.unmap_lent(at, true);
+    Peer "write over the mapping" ["grant", "map the grant"] |wild, _, _| wild.map_at(AWAY, 0, 0);
     Peer "write through the grant" ["grant", "map the grant"] |wild, stake, _| wild.put(AWAY + 8, &(stake.l2 << 12 | ALL)).map(|()| true);
     Peer "copy from the grant" ["grant"] |wild, _, at| wild.copy_page(at, (0, GUEST as u16, GNTCOPY_SOURCE_GREF), (wild.own_page()?, DOMID_SELF, 0));
     Peer "copy to the grant" ["grant"] |wild, _, at| wild.copy_page(at, (wild.own_page()?, DOMID_SELF, 0), (0, GUEST as u16, GNTCOPY_DEST_GREF));
