@@ -22,6 +22,11 @@ const LONGEST: usize = 70;
 /// QEMU's arguments for one instruction a tick: the guest's TSC then counts instructions, the same on every host.
 pub const ICOUNT: [&str; 2] = ["-icount", "shift=0,sleep=off"];
 
+/// QEMU's arguments for one thread that executes all CPUs, a tenth of a second each unless one has nothing to do: what the
+/// counting plugin counts of several CPUs is then whole. With one instruction a tick QEMU 7.2 may starve a CPU beside another
+/// that is never idle.
+pub const ONE_THREAD: [&str; 2] = ["-accel", "tcg,thread=single"];
+
 /// The files of one boot, removed when the run is over.
 #[derive(Debug)]
 pub struct RunDirectory {
@@ -103,7 +108,11 @@ pub fn command(machine: &Machine, run: &RunDirectory) -> Result<Command> {
 /// The machine's processors and its serial console, with nothing to boot yet.
 pub fn bare(machine: &Machine) -> Command {
     let mut command = if machine.one_host_cpu { on_one_cpu(PROGRAM) } else { contained(PROGRAM) };
-    command.args(["-accel", "tcg", "-machine", "pc", "-nodefaults", "-display", "none", "-no-reboot"]);
+    // QEMU takes the first accelerator that it is given.
+    if !machine.qemu_arguments.iter().any(|argument| argument == "-accel") {
+        command.args(["-accel", "tcg"]);
+    }
+    command.args(["-machine", "pc", "-nodefaults", "-display", "none", "-no-reboot"]);
     command.args(["-cpu", &machine.cpu_model]);
     command.args(["-smp", &machine.cpus.to_string()]);
     // ^C belongs to dom0's shell, and three ^A go to the hypervisor.

@@ -9,6 +9,8 @@
 //!
 //! Operations that need a partner are timed with `partner=N` instead: the measuring domain has two vCPUs, and domain
 //! N runs this image with `echo=M`, where M is the number of the measuring domain.
+//!
+//! With `role=` the guest is one of several that use the machine's CPUs at the same time: see `several/mod.rs`.
 
 extern crate alloc;
 
@@ -27,7 +29,11 @@ mod polling;
 #[cfg(freestanding)]
 mod second;
 #[cfg(freestanding)]
+mod several;
+#[cfg(freestanding)]
 mod timers;
+#[cfg(freestanding)]
+mod vcpus;
 
 #[cfg(freestanding)]
 pvrt::kernel!(async start);
@@ -41,7 +47,9 @@ async fn start(boot: pvrt::BootInfo) {
     let ops = boot.option("ops").and_then(|text| text.parse().ok()).unwrap_or(1000);
     let bench = measure::Bench::new(ops, boot.option("only"));
     let domain = |key| boot.option(key)?.parse().ok().map(ring_abi::types::DomId::new);
-    if domain("echo").is_some() || domain("partner").is_some() {
+    if let Some(role) = boot.option("role") {
+        several::run(boot, role).await;
+    } else if domain("echo").is_some() || domain("partner").is_some() {
         if let Err(error) = with_others(boot, &bench, domain("echo"), domain("partner")).await {
             pvrt::println!("bench partner skipped: {error}");
         }

@@ -42,6 +42,16 @@ unsafe extern "C" {
     #[link_name = "close"]
     safe fn close_fd(fd: c_int) -> c_int;
     fn ioctl(fd: c_int, request: u64, ...) -> c_int;
+    fn sched_setaffinity(pid: c_int, bytes: usize, cpus: *const u64) -> c_int;
+}
+
+/// Keeps this process, and what it forks, on the CPU `cpu`.
+pub(crate) fn stay_on(cpu: u32) {
+    let cpus = 1u64 << cpu;
+    // SAFETY: the call reads a word of ours.
+    if unsafe { sched_setaffinity(0, size_of_val(&cpus), &cpus) } != 0 {
+        fail("a second CPU");
+    }
 }
 
 /// Ends the process.

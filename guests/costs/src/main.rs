@@ -3,7 +3,7 @@
 //!
 //! `costs SCALE [DISK]` prints `costs NAME OPS` for each operation: operation k stands between the markers 100 + 2k
 //! and 101 + 2k; the last ones read the disk. `costs window INTERFACE MILLISECONDS` lets others work for a while
-//! between two markers; `costs flood ADDRESS:PORT BYTES` sends datagrams; `costs seed` makes the kernel take its
+//! between two markers; `costs pairs SCALE` does operations in two processes at once (`pairs.rs`); `costs flood ADDRESS:PORT BYTES` sends datagrams; `costs seed` makes the kernel take its
 //! random numbers for good ones. The same file runs on every system of a comparison. The program is linked
 //! statically and starts without the Rust library's start-up code, so that `exec` costs only the kernel's work.
 
@@ -11,6 +11,7 @@
 #![no_main]
 
 mod libc;
+mod pairs;
 mod window;
 
 use core::ffi::{c_char, c_int};
@@ -147,6 +148,7 @@ pub unsafe extern "C" fn main(count: c_int, arguments: *const *const c_char) -> 
     }
     let text = |argument: Option<&'static core::ffi::CStr>| argument.and_then(|word| word.to_str().ok());
     match first {
+        Some("pairs") => return pairs::run(text(second).and_then(|scale| scale.parse().ok()).unwrap_or(1)),
         Some("window") => return window::run(text(second), text(third)),
         Some("flood") => return window::flood(text(second), text(third)),
         _ => {}

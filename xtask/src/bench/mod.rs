@@ -8,6 +8,7 @@ pub mod neighbour;
 mod net;
 mod operations;
 mod rounds;
+mod smp;
 mod stretch;
 
 use std::collections::BTreeMap;
@@ -29,25 +30,25 @@ use crate::{image_check, images, usage};
 pub struct BenchOptions {
     /// Which figures: operations (of the ABI, timed by the bench guest), system (boot and creation, counted), linux
     /// (operations of Debian's kernel, fetched by apt), stretch (how long the hypervisor takes no interrupt, at most),
-    /// neighbour (what a guest gets while another attacks), or net (packets between guests, dom0 and the host).
-    /// Without it: operations and system.
+    /// neighbour (what a guest gets while another attacks), net (packets between guests, dom0 and the host), or smp (what
+    /// several CPUs give to several guests, and how one is shared). Without it: operations and system.
     #[arg(value_enum)]
     what: Option<What>,
-    /// The system that operations, linux or net are measured on: microhv unless given.
+    /// The system that operations, linux, net or smp are measured on: microhv unless given.
     #[arg(long, value_enum)]
     on: Option<On>,
-    /// Writes the figures of operations, linux, neighbour or net to this file too.
+    /// Writes the figures of operations, linux, neighbour, net or smp to this file too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only this operation or attack, or these ways of packets, with commas between.
+    /// Only this operation or attack, or these ways of packets, storms or shares, with commas between.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// How often each operation is done.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     ops: u64,
     /// How often each system reads its disk for linux, or moves packets for net at the host's speed, all of them in
-    /// turn: medians are printed. With 0 rounds only instructions are counted, as packets between net's Rust guests
-    /// always are.
+    /// turn: medians are printed; the same for smp's storms. With 0 rounds only instructions are counted, as packets
+    /// between net's Rust guests always are.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(..=99))]
     rounds: u32,
     /// The bench guest as a domain under dom0, not as dom0 itself.
@@ -67,6 +68,7 @@ enum What {
     Stretch,
     Neighbour,
     Net,
+    Smp,
 }
 
 /// A system to measure on.
@@ -140,6 +142,9 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
     if options.what == Some(What::Net) {
         complete &= net::bench(options)?;
     }
+    if options.what == Some(What::Smp) {
+        complete &= smp::bench(options)?;
+    }
     Ok(u8::from(!complete))
 }
 
@@ -153,11 +158,13 @@ fn check_name(what: Option<What>, only: &str) -> Result<()> {
         Some(What::Linux) => ("operation", linux::names().collect()),
         Some(What::Neighbour) => ("attack", neighbour::names().collect()),
         Some(What::Net) => ("way", net::names().collect()),
+        Some(What::Smp) => ("storm or share", smp::names().collect()),
         Some(What::System) => return Err(usage("the system's figures come together: leave --only out")),
         // The guest names its cases while it runs.
         Some(What::Stretch) => return Ok(()),
     };
-    let names = if what == Some(What::Net) { only.split(',').collect() } else { vec![only] };
+    let names =
+        if matches!(what, Some(What::Net | What::Smp)) { only.split(',').collect() } else { vec![only] };
     let Some(only) = names.into_iter().find(|name| !known.contains(name)) else { return Ok(()) };
     Err(usage(format!("--only {only}: there is no such {kind}: there are {}", known.join(", "))))
 }
@@ -302,6 +309,7 @@ mod tests {
             Some(What::Linux),
             Some(What::Neighbour),
             Some(What::Net),
+            Some(What::Smp),
             Some(What::System),
         ] {
             let error = check_name(what, "nope").expect_err("there is none");

@@ -183,6 +183,7 @@ impl XenHost {
             cpu_model: options.cpu_model.clone(),
             disks: disks.to_vec(),
             net: options.net.clone(),
+            qemu_arguments: options.qemu_arguments.clone(),
             ..Machine::default()
         };
         let mut command = qemu::bare(&machine);

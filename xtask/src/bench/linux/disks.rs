@@ -51,11 +51,8 @@ pub(super) fn bench(systems: &Systems, on: &[On], data: &Path, rounds: u32) -> R
     for _ in 0..rounds {
         let mut round = Round::new();
         for &system in on {
-            let task = |command| Task {
-                command,
-                disks: vec![data.to_path_buf(), root.clone()],
-                counting: Vec::new(),
-            };
+            let task =
+                |command| Task { command, disks: vec![data.to_path_buf(), root.clone()], ..Task::default() };
             let task = if system == On::XenDom0 {
                 task(format!("set -- {} {SECONDS}\n{FIO_SCRIPT}", disk(system, 0)))
             } else {

@@ -4,6 +4,7 @@
 //! plugin counts the instructions between them. Kernel, ramdisk and program are the same files everywhere.
 
 mod disks;
+mod pairs;
 mod systems;
 
 use std::collections::BTreeMap;
@@ -74,6 +75,9 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
     let data = systems.file("data.img");
     // The file must not be sparse, so that the host reads its blocks.
     std::fs::write(&data, vec![0x5a; DISK_BYTES])?;
+    if options.only.as_deref().is_some_and(|only| pairs::names().any(|name| name == only)) {
+        return pairs::bench(&systems, &on, options);
+    }
     if options.only.as_deref() == Some(DISK) {
         return disks::bench(&systems, &on, &data, options.rounds);
     }
@@ -84,7 +88,8 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
         let mut counting = ICOUNT.map(str::to_string).to_vec();
         counting.extend(plugin::arguments(&counts, hot.map(markers))?);
         let command = format!("{PROGRAM} {scale} {}", systems::disk(system, 0));
-        let console = systems.console(system, &Task { command, disks: vec![data.clone()], counting })?;
+        let console =
+            systems.console(system, &Task { command, disks: vec![data.clone()], counting, more_cpus: 0 })?;
         let output = std::fs::read_to_string(&counts).context("the counting plugin wrote nothing")?;
         measured.push((system, figures(&console, &output)));
         if let Some(name) = hot {
@@ -100,12 +105,16 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
         println!();
         complete &= disks::bench(&systems, &on, &data, options.rounds)?;
     }
+    if options.only.is_none() {
+        println!();
+        complete &= pairs::bench(&systems, &on, options)?;
+    }
     Ok(complete)
 }
 
 /// What `--only` knows.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    OPERATIONS.iter().map(|known| known.name).chain([DISK])
+    OPERATIONS.iter().map(|known| known.name).chain([DISK]).chain(pairs::names())
 }
 
 /// The markers around an operation.
@@ -131,16 +140,17 @@ fn figures(console: &str, output: &str) -> Figures {
     let marks = plugin::marks(output);
     let done = done(console);
     let figure = |(index, known): (usize, &Operation)| {
-        let (begin, ops) = (FIRST_MARKER + 2 * index as u32, *done.get(known.name)?);
-        let mut sum = Counts::default();
-        for pair in marks.windows(2) {
-            if (pair[0].0, pair[1].0) == (begin, begin + 1) {
-                sum = sum.plus(&pair[1].1.since(&pair[0].1));
-            }
-        }
-        (sum.total() > 0).then(|| (known.name, sum.each(ops)))
+        let ops = *done.get(known.name)?;
+        Some((known.name, between(&marks, FIRST_MARKER + 2 * index as u32)?.each(ops)))
     };
     OPERATIONS.iter().enumerate().filter_map(figure).collect()
+}
+
+/// What was executed between the marker `begin` and the next, `begin` + 1, in all.
+fn between(marks: &[(u32, Counts)], begin: u32) -> Option<Counts> {
+    let pairs = marks.windows(2).filter(|pair| (pair[0].0, pair[1].0) == (begin, begin + 1));
+    let sum = pairs.fold(Counts::default(), |sum, pair| sum.plus(&pair[1].1.since(&pair[0].1)));
+    Some(sum).filter(|sum| sum.total() > 0)
 }
 
 /// What was measured, by system.

@@ -36,9 +36,11 @@ pub(super) struct Task {
     /// Files that are the system's disks, for reading. The system calls them `vda` and so on, or `xvda`: see
     /// [`disk`].
     pub(super) disks: Vec<PathBuf>,
-    /// QEMU's arguments for one instruction a tick and the counting plugin; without any, the machine runs at the
+    /// QEMU's arguments for one instruction a tick, or one thread, and the counting plugin; without any, the machine runs at the
     /// host's speed.
     pub(super) counting: Vec<String>,
+    /// CPUs of the machine, and of the domain, besides the first.
+    pub(super) more_cpus: u32,
 }
 
 /// The kernel, the ramdisk, and the files that a run needs beside them.
@@ -95,8 +97,12 @@ impl Systems {
             (self.kernel.image.clone(), "debian-vmlinuz"),
         ];
         let extra = words(&task.command);
-        let line = format!("xl create -c /boot/linux-bench.cfg extra=\"{extra}\" {}", disks(task));
+        let cpus = task.cpus();
+        let line =
+            format!("xl create -c /boot/linux-bench.cfg vcpus={cpus} extra=\"{extra}\" {}", disks(task));
         run(&Machine {
+            cpus,
+            hypervisor_arguments: format!("maxcpus={cpus}"),
             modules: files.map(|(path, name)| Module { path, name: name.into() }).to_vec(),
             script: Some(vec![line.trim_end().into()]),
             disks: task.machine_disks(),
@@ -112,7 +118,7 @@ impl Systems {
             ramdisk: Some(self.ramdisk.clone()),
             memory_mib: MEMORY_MIB,
             extra: words(&task.command),
-            lines: vec!["vcpus=1".into(), "tsc_mode=\"native\"".into(), disks(task)],
+            lines: vec![format!("vcpus={}", task.cpus()), "tsc_mode=\"native\"".into(), disks(task)],
         };
         let (domains, _) = xen::prepare()?.run_domains(&[domain], TIME_LIMIT, &task.xen_options())?;
         Ok(domains.into_iter().map(|domain| domain.console).collect())
@@ -129,7 +135,12 @@ impl Systems {
     }
 
     fn on_bare(&self, task: &Task) -> Result<String> {
-        let machine = Machine { disks: task.machine_disks(), ..machine() };
+        let machine = Machine {
+            disks: task.machine_disks(),
+            cpus: task.cpus(),
+            qemu_arguments: task.counting.clone(),
+            ..machine()
+        };
         let mut command = qemu::bare(&machine);
         qemu::devices(&machine, &mut command);
         command.args(["-m", &MEMORY_MIB.to_string()]);
@@ -147,6 +158,10 @@ impl Systems {
 }
 
 impl Task {
+    fn cpus(&self) -> u32 {
+        1 + self.more_cpus
+    }
+
     fn machine_disks(&self) -> Vec<Disk> {
         let disk = |path: &PathBuf| Disk { path: path.clone(), read_only: true, id: None };
         self.disks.iter().map(disk).collect()
@@ -156,6 +171,7 @@ impl Task {
     pub(super) fn xen_options(&self) -> xen::Options {
         xen::Options {
             disks: self.machine_disks(),
+            cpus: self.cpus(),
             qemu_arguments: self.counting.clone(),
             timeout: TIME_LIMIT + Duration::from_secs(300),
             ..xen::Options::default()
