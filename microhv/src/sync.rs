@@ -10,7 +10,7 @@ pub(crate) mod words;
 
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use lock_api::{GuardNoSend, RawMutex};
 
@@ -45,6 +45,15 @@ pub fn wait_a_turn() {
 pub(crate) fn may_come_between() {
     #[cfg(any(test, feature = "testing"))]
     turns::point();
+}
+
+/// How many CPUs wait for a lock.
+static WAITING: AtomicU32 = AtomicU32::new(0);
+
+/// Whether a CPU waits for a lock, which takes no interrupt meanwhile. A long operation under a lock then ends its piece, as for an
+/// interrupt of its own CPU: the CPU that waits would else hear of its timers when the other's whole call is over. (I13)
+pub fn is_waited_for() -> bool {
+    WAITING.load(Ordering::Relaxed) != 0
 }
 
 /// The heap's lock, as the allocator wants the lock. The lock's place in the order is [`rank::Heap`], which nothing
@@ -271,14 +280,17 @@ impl<R: Rank, T> Mutex<R, T> {
     #[cold]
     #[inline(never)]
     fn wait(&self) -> spin::MutexGuard<'_, T> {
-        loop {
+        WAITING.fetch_add(1, Ordering::Relaxed);
+        let inner = loop {
             wait_a_turn();
             if !self.lock.is_locked()
                 && let Some(inner) = self.lock.try_lock()
             {
-                return inner;
+                break inner;
             }
-        }
+        };
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+        inner
     }
 
     /// Takes the lock if the lock is free, even against the order, since the caller does not wait.

@@ -215,6 +215,27 @@ fn a_flush_under_a_lock_ends_and_reaches_all() {
     assert_eq!(entry.load(Ordering::SeqCst), 1 + rounds as u64);
 }
 
+/// Other tests wait for locks too, but not all the time: the count comes back to none.
+#[test]
+fn a_cpu_that_waits_for_a_lock_is_heard_of() {
+    let comes = |wanted: bool| {
+        let began = std::time::Instant::now();
+        while is_waited_for() != wanted {
+            assert!(began.elapsed().as_secs() < 20, "whether a CPU waits is not {wanted}");
+            std::thread::yield_now();
+        }
+    };
+    let lock = Outer::new(1);
+    std::thread::scope(|scope| {
+        let held = lock.lock();
+        scope.spawn(|| *lock.lock() += 1);
+        comes(true);
+        drop(held);
+    });
+    assert_eq!(*lock.lock(), 2);
+    comes(false);
+}
+
 /// A CPU goes and comes back, over and over, while another orders flushes of it: no order waits for ever, and once an order is over
 /// the CPU has flushed after it, or is away and has flushed before it went.
 #[test]

@@ -9,7 +9,7 @@ use arrayvec::ArrayVec;
 use microhv::boot::acpi::{self, Acpi, IsaOverride};
 use microhv::boot::local_apic::{self, Access, LAST_SHORT_ID};
 use microhv::platform::{CpuId, CpuSet, Cpus, MAX_CPUS};
-use microhv::sync::{Mutex, Once, rank};
+use microhv::sync::{self, Mutex, Once, rank};
 
 use super::cpu::{self, msr, port_out};
 use super::machine::Machine;
@@ -166,6 +166,12 @@ pub(crate) fn stop_others() {
         Access::Memory => write(COMMAND_LOW, command),
         Access::Msr => send_by_msr(command.into()),
     }
+}
+
+/// Interrupts this CPU, as soon as it takes interrupts.
+#[cold]
+fn kick_self() {
+    send(id(), u32::from(KICK_VECTOR));
 }
 
 /// Wakes a CPU that sleeps with interrupts off.
@@ -331,7 +337,12 @@ impl Cpus for Machine {
             return false;
         }
         local.poll_at.store(now + TICKS, Ordering::Relaxed);
-        let waits = (0..8).any(|word| read(REQUESTED + word * 0x10) != 0);
+        let mut waits = (0..8).any(|word| read(REQUESTED + word * 0x10) != 0);
+        if !waits && sync::is_waited_for() {
+            // The CPU that waits may have an interrupt, and is given the lock as if this CPU had it. Now this CPU has one, too.
+            kick_self();
+            waits = true;
+        }
         local.interrupt_waits.store(waits, Ordering::Relaxed);
         waits
     }
