@@ -5,14 +5,16 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// At one point of so many, another CPU goes on.
+/// At one point of so many, another CPU goes on, unless a game says otherwise.
 const POINTS: u64 = 10;
 /// So many times in a row all CPUs wait for each other before that is called a deadlock.
 const MOST_WAITS: u32 = 1_000_000;
+/// A thread that waits for another lets others run once in so many turns of the wait.
+const SPINS_BEFORE_YIELD: u32 = 200;
 
 /// The turns of one game.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ struct State {
     /// CPUs that have something to do, a bit each.
     players: u64,
     turn: usize,
+    /// At one point of so many, another CPU goes on.
+    points: u64,
     /// How often in a row a CPU could not go on.
     waits: u32,
     /// After how many points each turn ends, the next turn last; without one, the seed says so. The last turn has no end.
@@ -48,7 +52,7 @@ impl State {
 
     /// Whether the turn ends at this point.
     fn ends(&mut self) -> bool {
-        let Some(plan) = &mut self.plan else { return self.choice(POINTS) == 0 };
+        let Some(plan) = &mut self.plan else { return self.choice(self.points) == 0 };
         match plan.last_mut() {
             None => false,
             Some(0) => plan.pop().is_some(),
@@ -114,12 +118,21 @@ pub(crate) fn point() {
 /// If all wait for each other.
 pub(crate) fn wait() {
     PLACE.with_borrow(|place| {
-        let Some((turns, me)) = place else { return core::hint::spin_loop() };
+        let Some((turns, me)) = place else { return wait_in_parallel() };
         let mut state = turns.state();
         state.waits += 1;
         assert!(state.waits < MOST_WAITS, "the CPUs wait for each other");
         turns.pass(state, *me);
     });
+}
+
+/// One turn of a wait by a thread that takes no turns: it spins for a while, since who is waited for mostly has a CPU of its own.
+fn wait_in_parallel() {
+    std::thread_local! {
+        static SPINS: Cell<u32> = const { Cell::new(0) };
+    }
+    let spins = SPINS.replace(SPINS.get().wrapping_add(1));
+    if spins % SPINS_BEFORE_YIELD == 0 { thread::yield_now() } else { core::hint::spin_loop() }
 }
 
 /// Leaves the game also when its CPU panicked.
@@ -135,13 +148,18 @@ impl Drop for Leave {
 
 /// Lets each of `cpus` do its part, in turns that `seed` chooses, until all are done. A CPU's panic is told when they are.
 pub(crate) fn play(seed: u64, cpus: Vec<impl FnOnce() + Send>) {
-    play_by(seed, None, cpus);
+    play_by(seed, (0, POINTS), None, cpus);
+}
+
+/// The same, where CPU `turn` begins and another goes on at one point of `points`.
+pub(crate) fn play_often(seed: u64, (turn, points): (usize, u64), cpus: Vec<impl FnOnce() + Send>) {
+    play_by(seed, (turn, points), None, cpus);
 }
 
 /// Does the same in turns that end after so many points each, the first CPU's turn first. The rest is one turn.
 #[cfg(test)]
 pub(crate) fn play_plan(points: &[u32], cpus: Vec<impl FnOnce() + Send>) {
-    play_by(1, Some(points.iter().rev().copied().collect()), cpus);
+    play_by(1, (0, POINTS), Some(points.iter().rev().copied().collect()), cpus);
 }
 
 /// Turns of the first CPU, of the second, and of the first again, of fewer points than these each.
@@ -166,10 +184,10 @@ impl super::World {
     }
 }
 
-fn play_by(seed: u64, plan: Option<Vec<u32>>, cpus: Vec<impl FnOnce() + Send>) {
+fn play_by(seed: u64, (turn, points): (usize, u64), plan: Option<Vec<u32>>, cpus: Vec<impl FnOnce() + Send>) {
     let players = (1 << cpus.len()) - 1;
     let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let state = State { seed, players, turn: 0, waits: 0, plan };
+    let state = State { seed, players, turn, points, waits: 0, plan };
     let turns = Arc::new(Turns { state: Mutex::new(state), changed: Condvar::new() });
     thread::scope(|scope| {
         for (me, act) in cpus.into_iter().enumerate() {

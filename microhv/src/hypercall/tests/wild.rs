@@ -264,45 +264,6 @@ fn guests_that_call_at_once_use_nothing_that_was_taken() {
     }
 }
 
-/// Deeds about one page and one table, any with any, by two vCPUs of a guest, its peer and the control domain.
-#[test]
-fn what_one_vcpu_uses_another_may_take_away() {
-    wild::search_duels(seeds());
-}
-
-/// A vCPU maps an address, and the table of that address leaves its parent. A page is mapped for writing, and becomes a table. Such
-/// pairs often, in many orders.
-#[test]
-fn pairs_of_deeds_that_exclude_each_other() {
-    const MAP: usize = 0;
-    const PIN: usize = 4;
-    const WRITE: usize = 6;
-    const LINK: usize = 7;
-    const TABLE_LEAVES: usize = 9;
-    const EXCHANGE: usize = 14;
-    const GDT: usize = 15;
-    const LDT: usize = 17;
-    const INFO: usize = 18;
-    const GRANT: usize = 21;
-    const UNMAP: usize = 2;
-    for pair in [
-        [MAP, TABLE_LEAVES],
-        [MAP, PIN],
-        [MAP, LINK],
-        [WRITE, LINK],
-        [MAP, EXCHANGE],
-        [INFO, EXCHANGE],
-        [GRANT, EXCHANGE],
-        [MAP, GDT],
-        [LDT, MAP],
-    ] {
-        for seed in 0..30 {
-            let found = wild::duel(&[UNMAP], &pair, seed);
-            assert!(found.is_none(), "{pair:?}, seed {seed}: {found:#?}");
-        }
-    }
-}
-
 /// `MICROHV_WILD_SEEDS=FIRST,COUNT` chooses others.
 fn seeds() -> core::ops::Range<u64> {
     let chosen = std::env::var("MICROHV_WILD_SEEDS").unwrap_or_default();

@@ -10,7 +10,7 @@
 //! where a step names one. An interrupted call goes on when a later step says so, or never: a guest need not go on.
 //!
 //! The steps are played one after the other, or as many at the same time as there are CPUs, each on a thread of its own: at each
-//! point that could be seen by another CPU a seed says which goes on ([`super::turns`]). A duel ([`duel`]) is about one page and
+//! point that could be seen by another CPU a seed says which goes on ([`super::turns`]). A duel ([`Storm`]) is about one page and
 //! one table, which one vCPU uses while another takes them away.
 //!
 //! After each step the TLB's rules hold, CPUs remember a granted page only while the grant is mapped, and a flush that
@@ -22,7 +22,7 @@
 mod play;
 mod step;
 
-pub use play::{DEEDS, Finding, Wild};
+pub use play::{Deed, Family, Finding, Storm, Way, Wild, deeds};
 pub use step::{Act, Entry, Page, Pick, Step, decode};
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -146,43 +146,5 @@ pub fn search(cpus: usize, seeds: core::ops::Range<u64>, steps: usize, at_once: 
             let how = if at_once { "at once " } else { "" };
             panic!("seed {seed} {how}on {cpus} CPUs: {again:#?}\n{cpus}, &{small:?}");
         }
-    }
-}
-
-/// Two vCPUs of a guest, another guest and the control domain do deeds about one page and one table: those of `before` one after
-/// the other, then one on each CPU at the same time. What that found.
-#[must_use]
-pub fn duel(before: &[usize], together: &[usize], seed: u64) -> Option<Finding> {
-    let play = || {
-        let mut wild = Wild::new(4);
-        wild.begin_at_once();
-        wild.on_first();
-        let stake = wild.stake();
-        before.iter().for_each(|deed| wild.deeds_at_once(&[*deed], stake, seed));
-        wild.deeds_at_once(together, stake, seed);
-        let mut wrong = wild.wrong(true);
-        if wrong.is_empty() {
-            wrong = wild.end();
-        }
-        (!wrong.is_empty()).then_some(Finding { step: before.len(), wrong })
-    };
-    let panicked = |_| Some(Finding { step: before.len(), wrong: vec!["a panic".into()] });
-    catch_unwind(AssertUnwindSafe(play)).unwrap_or_else(panicked)
-}
-
-/// Plays a duel of two to four CPUs for each of `seeds`, and panics at the first finding.
-///
-/// # Panics
-/// At a finding.
-pub fn search_duels(seeds: core::ops::Range<u64>) {
-    for seed in seeds {
-        let deeds: [usize; 6] = bytes_of(seed, 6)
-            .try_into()
-            .map(|bytes: [u8; 6]| bytes.map(|n| usize::from(n) % DEEDS))
-            .expect("six");
-        let (before, together) = deeds.split_at(2);
-        let together = &together[..2 + seed as usize % 3];
-        let found = duel(before, together, seed);
-        assert!(found.is_none(), "wild::duel(&{before:?}, &{together:?}, {seed}): {found:#?}");
     }
 }

@@ -23,7 +23,8 @@ impl Wild {
         let hv = &self.hv;
         hv.platform.return_to_guest(); // the toolstack makes many calls to create a domain
         hv.reap_dead();
-        let config = DomainConfig { max_vcpus: VCPUS, privileged: dom == 0, ..DomainConfig::default() };
+        let config =
+            DomainConfig { max_vcpus: VCPUS + self.spare, privileged: dom == 0, ..DomainConfig::default() };
         let id = DomId::new(dom as u16);
         if hv.domains.contains(id) || hv.frames.free_pages() < PAGES + 12 {
             return None; // pages of the former domain are still in use
@@ -54,7 +55,7 @@ impl Wild {
             let flags = if n & 1 == 0 { P | RW | US } else { P | RW };
             poke(first, ARGS_PAGE + n, page().raw() << 12 | flags);
         }
-        for vcpu in &domain.vcpus {
+        for vcpu in &domain.vcpus[..VCPUS as usize] {
             hv.install_bases(&domain, vcpu, kernel, Some(user)).expect("sound tables");
             vcpu.initialised.store(true, Ordering::Release);
         }
@@ -146,7 +147,7 @@ impl Wild {
     }
 
     /// No CPU has a vCPU of the domain loaded when this returns: a CPU that is amid a step gets to the step's end first.
-    fn leave(&self, dom: usize) {
+    pub(super) fn leave(&self, dom: usize) {
         self.state().ending[dom] = true;
         for cpu in 0..self.cpus {
             loop {

@@ -1,203 +1,381 @@
-//! One vCPU uses what another is just taking away: deeds about one page and one table of a guest, at the same time.
+//! Duels: two deeds at the same time, on two CPUs, while others run the same domains. Afterwards all that the deeds are about is
+//! as before, as far as that is possible, and the next two come.
 
-use ring_abi::evtchn::*;
-use ring_abi::grant::*;
-use ring_abi::guest_context::CpuUserRegs;
-use ring_abi::hypercall::*;
-use ring_abi::memory::*;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+
 use ring_abi::mmu::*;
-use ring_abi::types::DOMID_SELF;
-use ring_abi::vcpu::*;
 
+use super::deeds::{By, Deed, Stake, all, named};
 use super::*;
+use crate::frames::PageType;
+use crate::frames::info::TypeWord;
 use crate::frames::pte::{P, RW, US};
 
-/// Deeds that there are.
-pub const DEEDS: usize = 24;
+/// CPUs: two for the guest's vCPUs, one for its peer's, one for the control domain's.
+const PLAYERS: [(usize, u32); 4] = [(1, 0), (1, 1), (2, 0), (0, 0)];
+/// Duels in one world, before all its domains end and every frame must come back.
+const DUELS_OF_A_WORLD: u32 = 60;
+/// How often each CPU of a parallel duel does its deed, with what the deed needs: a thread begins late, so that most deeds that
+/// meet are later ones.
+const PARALLEL_PLAYS: u32 = 6;
+/// Of so many pages at most a guest keeps what its deeds took.
+const MOST_KEPT: u64 = 22;
 
-/// Where the page is mapped in the beginning, in the first table.
-const HOME: u64 = (ARGS_PAGE + 4) << 12;
-/// An address in the region of the second table.
-const AWAY: u64 = (1 << 9 | 3) << 12;
-/// The slot of the level 2 table that leads to the second table, and one that is empty.
-const SECOND: u64 = 1;
-const EMPTY: u64 = 2;
-const ALL: u64 = P | RW | US;
+/// How the CPUs of a duel go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// One at a time: a seed says which, so that the same seed does the same again.
+    Turns,
+    /// At the same time, as the host's CPUs let them.
+    Parallel,
+}
 
-/// What the deeds are about.
-#[derive(Clone, Copy, Debug)]
-pub struct Stake {
-    /// A page of guest 1.
-    page: u64,
-    /// The level 2 table of the guest.
-    l2: u64,
-    /// The guest's second level 1 table, of which the level 2 table's entry has the only reference.
-    second: u64,
+/// Duels of all pairs of deeds, and how often each was played.
+pub struct Storm {
+    way: Way,
+    seed: u64,
+    world: Option<World>,
+    /// Of each pair, the lower number first: how often it was played, and how often both were done.
+    played: Vec<[u32; 2]>,
+    /// Worlds that ended and gave every frame back.
+    ended: u32,
+}
+
+impl core::fmt::Debug for Storm {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Storm({:?}, seed {})", self.way, self.seed)
+    }
+}
+
+/// A machine with its domains, and what their deeds are about.
+struct World {
+    wild: Wild,
+    stake: Stake,
+    duels: u32,
+}
+
+impl World {
+    fn new() -> Self {
+        let wild = Wild::with_spare(PLAYERS.len(), 1);
+        wild.begin_at_once();
+        let mut world = Self { wild, stake: Stake::default(), duels: 0 };
+        world.find_stake();
+        world
+    }
+
+    /// What the guest, as it begins, has for deeds.
+    fn find_stake(&mut self) {
+        let wild = &self.wild;
+        let Some(domain) = wild.domain(1) else { return };
+        let base = |slot: &crate::domain::FrameSlot| slot.get().map_or(0, Mfn::raw);
+        let bases = [base(&domain.vcpus[0].cr3_kernel), base(&domain.vcpus[0].cr3_user)];
+        let l2 = (0..2).try_fold(bases[0], |table, _| wild.named(table, 0)).unwrap_or(0);
+        let second = wild.named(l2, 1).unwrap_or(0);
+        self.stake = Stake { page: 0, bases, l2, second };
+    }
+
+    /// Domains that ended are there anew, each CPU runs its vCPU, and what the deeds are about is as in the beginning. `None`:
+    /// something is not, and another world must be made.
+    fn tidy(&mut self) -> Option<()> {
+        self.wild.on_first();
+        self.wild.on(2, || self.wild.tidy_peer());
+        for dom in [1, 2] {
+            if !self.wild.revive(dom)? {
+                continue;
+            }
+            if dom == 1 {
+                self.find_stake();
+            }
+        }
+        for (cpu, player) in PLAYERS.into_iter().enumerate() {
+            self.wild.at_place(cpu, player);
+        }
+        let stake = self.stake;
+        self.wild.on(3, || self.wild.tidy_control(&stake));
+        for cpu in [1, 0] {
+            self.wild.on(cpu, || {
+                let _ = self.wild.tidy_vcpu(&stake, cpu == 0);
+            });
+        }
+        let wild = &self.wild;
+        wild.hv.platform.on_cpu(0);
+        let page = wild.free_page(&stake)?;
+        self.stake.page = page;
+        let entry = page << 12 | P | RW | US;
+        let mut is_mapped = false;
+        wild.on(0, || is_mapped = wild.map_at(super::deeds::HOME, entry, 0) == Some(true));
+        is_mapped.then_some(())
+    }
+
+    fn duel(&mut self, deeds: [&'static Deed; 2], seed: u64, way: Way) -> [bool; 2] {
+        let stake = self.stake;
+        let mut cpus = deeds.map(|deed| deed.by.cpu());
+        for (deed, cpu) in deeds.iter().zip(cpus) {
+            for need in deed.needs {
+                let need = named(need);
+                let cpu = if need.by == deed.by { cpu } else { need.by.cpu() };
+                self.wild.on(cpu, || {
+                    self.wild.deed(need, &stake);
+                });
+            }
+        }
+        if cpus[0] == cpus[1] {
+            // Another CPU runs another vCPU of the same domain.
+            cpus[1] = 1;
+            let (dom, _) = PLAYERS[cpus[0]];
+            self.wild.at_place(1, (dom, 1));
+        }
+        if seed & 7 == 7 {
+            self.wild.hv.platform.on_cpu(cpus[0]);
+            self.wild.hv.platform.interrupt_after(seed >> 3 & 7);
+        }
+        self.wild.is_alone = false;
+        let done = self.wild.at_once(deeds, cpus, &stake, seed, way);
+        self.wild.is_alone = true;
+        for cpu in cpus {
+            self.wild.hv.platform.on_cpu(cpu);
+            self.wild.hv.platform.return_to_guest(); // a CPU whose vCPU was taken away made no call
+        }
+        self.wild.on_first();
+        done
+    }
+}
+
+impl By {
+    fn cpu(self) -> usize {
+        match self {
+            Self::Own => 0,
+            Self::Peer => 2,
+            Self::Control => 3,
+        }
+    }
 }
 
 impl Wild {
-    /// What deeds of guest 1 are about, as the guest begins.
-    ///
-    /// # Panics
-    /// If the CPU that acts has another domain loaded.
-    #[must_use]
-    pub fn stake(&self) -> Stake {
-        let (_, domain) = self.me().filter(|(dom, _)| *dom == 1).expect("the guest is loaded");
-        let base = domain.vcpus[0].cr3_kernel.get().expect("a base").raw();
-        let l2 = (0..2).fold(base, |table, _| self.named(table, 0).expect("a table"));
-        let page = self.hv.platform.translate(HOME, false).expect("it is mapped").raw() >> 12;
-        Stake { page, l2, second: self.named(l2, SECOND).expect("a table") }
-    }
-
-    /// Does a deed by its number, by the vCPU that the acting CPU has loaded.
-    pub fn deed(&self, n: usize, stake: Stake) -> Option<()> {
-        let Stake { page, l2, second } = stake;
-        let (dom, _) = self.me()?;
-        // Each vCPU of a guest has a page of arguments for itself.
-        let at = ARGS + self.loaded().map_or(0, |(_, vcpu)| u64::from(vcpu)) * 0x1000;
-        match (dom, n) {
-            // The control domain and the other guest do what concerns others' pages.
-            (0, _) => self.deed_of_control(n, page, at),
-            (2, _) if n & 1 == 0 => self.ask_map(at, 1),
-            (2, _) => self.unmap([0, 1], 1, false, 0),
-            (_, 0) => self.put_entry(at, AWAY, page << 12 | ALL, 0),
-            (_, 1) => self.put_entry(at, AWAY, 0, UVMF_INVLPG | UVMF_ALL),
-            (_, 2) => self.put_entry(at, HOME, 0, 0),
-            (_, 3) => self.put_entry(at, HOME, page << 12 | P | US, 0),
-            (_, 4) => self.ask(at, MMUEXT_PIN_L1_TABLE, page),
-            (_, 5) => self.ask(at, MMUEXT_UNPIN_TABLE, page),
-            (_, 6) => self.change(at, &[(page << 12 | 8, l2 << 12 | ALL)]),
-            (_, 7) => self.change(at, &[(l2 << 12 | EMPTY * 8, page << 12 | ALL)]),
-            (_, 8) => self.change(at, &[(l2 << 12 | EMPTY * 8, 0)]),
-            (_, 9) => self.change(at, &[(l2 << 12 | SECOND * 8, 0)]),
-            (_, 10) => self.change(at, &[(l2 << 12 | SECOND * 8, second << 12 | ALL)]),
-            (_, 11) => self.change(at, &[(l2 << 12 | SECOND * 8, 0), (second << 12 | 24, page << 12 | ALL)]),
-            (_, 12) => self.ask(at, MMUEXT_CLEAR_PAGE, page),
-            (_, 13) => self.take_away(at, XENMEM_DECREASE_RESERVATION, page),
-            (_, 14) => self.swap_page(at, page),
-            (_, 15) => self.give_gdt(at, &[page], 512),
-            (_, 16) => self.give_gdt(at, &[], 0),
-            (_, 17) => self.use_ldt(at, HOME),
-            (_, 18) => self.give_info(at, page),
-            (_, 19) => {
-                let op = EvtchnInitControl { control_gfn: page, ..EvtchnInitControl::default() };
-                self.put(at, &op)?;
-                self.call(__HYPERVISOR_EVENT_CHANNEL_OP, &[EVTCHNOP_INIT_CONTROL.into(), at]).map(|_| ())
+    /// Does two deeds, each on its CPU. Whether each was done.
+    fn at_once(&self, deeds: [&Deed; 2], cpus: [usize; 2], stake: &Stake, seed: u64, way: Way) -> [bool; 2] {
+        let done = [const { core::sync::atomic::AtomicBool::new(false) }; 2];
+        let (ready, done_of) = (AtomicUsize::new(0), &done);
+        let act = |n: usize| {
+            let ready = &ready;
+            move || {
+                let times = if way == Way::Parallel { PARALLEL_PLAYS } else { 1 };
+                if way == Way::Parallel {
+                    ready.fetch_add(1, Ordering::AcqRel);
+                    while ready.load(Ordering::Acquire) < 2 {
+                        turns::wait();
+                    }
+                }
+                for time in 0..times {
+                    self.on(cpus[n], || {
+                        if time > 0 {
+                            let needs = deeds[n].needs.iter().map(|need| named(need));
+                            needs.filter(|need| need.by == deeds[n].by).for_each(|need| {
+                                self.deed(need, stake);
+                            });
+                        }
+                        done_of[n].fetch_or(self.deed(deeds[n], stake), Ordering::AcqRel);
+                    });
+                }
             }
-            (_, 20) => {
-                self.put(at, &EvtchnExpandArray { array_gfn: page })?;
-                self.call(__HYPERVISOR_EVENT_CHANNEL_OP, &[EVTCHNOP_EXPAND_ARRAY.into(), at]).map(|_| ())
-            }
-            (_, 21) => {
-                self.write_entry(&*self.domain(1)?, 0, page, 2, 0);
-                self.ask_map(at, 1)
-            }
-            (_, 22) => self.put(HOME + 8, &(l2 << 12 | ALL)),
-            _ => self.put(AWAY + 8, &(l2 << 12 | ALL)),
-        }
-    }
-
-    fn deed_of_control(&self, n: usize, page: u64, at: u64) -> Option<()> {
-        match n % 4 {
-            0 => self.destroy(1),
-            1 => {
-                let args = [AWAY, page << 12 | ALL, 0, 1];
-                self.call(__HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN, &args).map(|_| ())
-            }
-            2 => self.put_entry(at, AWAY, 0, 0),
-            _ => {
-                self.put(at, &MmuextOp { cmd: MMUEXT_PIN_L1_TABLE, arg1: page, ..MmuextOp::default() })?;
-                self.call(__HYPERVISOR_MMUEXT_OP, &[at, 1, 0, 1]).map(|_| ())
-            }
-        }
-    }
-
-    fn put_entry(&self, _: u64, va: u64, entry: u64, flags: u64) -> Option<()> {
-        self.call(__HYPERVISOR_UPDATE_VA_MAPPING, &[va, entry, flags]).map(|_| ())
-    }
-
-    fn ask(&self, at: u64, cmd: u32, arg1: u64) -> Option<()> {
-        self.put(at, &MmuextOp { cmd, arg1, ..MmuextOp::default() })?;
-        self.call(__HYPERVISOR_MMUEXT_OP, &[at, 1, 0, DOMID_SELF.into()]).map(|_| ())
-    }
-
-    fn change(&self, at: u64, requests: &[(u64, u64)]) -> Option<()> {
-        for (n, &(ptr, val)) in (0u64..).zip(requests) {
-            self.put(at + n * 16, &MmuUpdate { ptr, val })?;
-        }
-        let count = requests.len() as u64;
-        self.call(__HYPERVISOR_MMU_UPDATE, &[at, count, 0, DOMID_SELF.into()]).map(|_| ())
-    }
-
-    fn take_away(&self, at: u64, command: u32, page: u64) -> Option<()> {
-        self.put(at + 0x100, &page)?;
-        let (extent_start, domid) = (at + 0x100, DOMID_SELF);
-        let request =
-            XenMemoryReservation { extent_start, nr_extents: 1, domid, ..XenMemoryReservation::default() };
-        self.put(at, &request)?;
-        self.call(__HYPERVISOR_MEMORY_OP, &[command.into(), at]).map(|_| ())
-    }
-
-    fn swap_page(&self, at: u64, page: u64) -> Option<()> {
-        self.put(at + 0x100, &[page, 1])?;
-        let list = |extent_start| XenMemoryReservation {
-            extent_start,
-            nr_extents: 1,
-            domid: DOMID_SELF,
-            ..XenMemoryReservation::default()
         };
-        let request = XenMemoryExchange { r#in: list(at + 0x100), out: list(at + 0x108), nr_exchanged: 0 };
-        self.put(at, &request)?;
-        self.call(__HYPERVISOR_MEMORY_OP, &[XENMEM_EXCHANGE.into(), at]).map(|_| ())
+        match way {
+            Way::Turns => {
+                let points = [2, 4, 8][seed as usize % 3];
+                turns::play_often(seed, ((seed >> 8 & 1) as usize, points), vec![act(0), act(1)]);
+            }
+            Way::Parallel => thread::scope(|scope| {
+                scope.spawn(act(1));
+                act(0)();
+            }),
+        }
+        done.map(|done| done.into_inner())
     }
 
-    fn give_gdt(&self, at: u64, frames: &[u64], entries: u64) -> Option<()> {
-        self.put(at, frames)?;
-        self.call(__HYPERVISOR_SET_GDT, &[at, entries]).map(|_| ())
+    /// The CPU runs that vCPU.
+    fn at_place(&self, cpu: usize, (dom, vcpu): (usize, u32)) {
+        if self.state().loaded[cpu] == Some((dom, vcpu)) {
+            return;
+        }
+        let elsewhere = self.state().loaded.iter().position(|loaded| *loaded == Some((dom, vcpu)));
+        if let Some(other) = elsewhere {
+            self.unload(other);
+        }
+        self.hv.platform.on_cpu(cpu);
+        self.switch(dom, vcpu);
     }
 
-    fn use_ldt(&self, at: u64, va: u64) -> Option<()> {
-        self.put(at, &MmuextOp { cmd: MMUEXT_SET_LDT, arg1: va, arg2: 512, ..MmuextOp::default() })?;
-        self.call(__HYPERVISOR_MMUEXT_OP, &[at, 1, 0, DOMID_SELF.into()])?.ok()?;
-        let hv = &self.hv;
-        self.with(&mut CpuUserRegs::default(), |cur| hv.fault_in_ldt(cur.domain, cur.vcpu, 0)).map(|_| ())
+    /// A domain whose end has begun ends, and is there anew. `Some(true)`: so it was; `None`: another has its number still.
+    fn revive(&self, dom: usize) -> Option<bool> {
+        const MOST_CALLS: u32 = 10_000;
+        if self.domain(dom).is_some_and(|domain| !domain.is_dying()) {
+            return Some(false);
+        }
+        if let Some(domain) = self.domain(dom) {
+            self.unload_ended();
+            (0..MOST_CALLS).find(|_| self.hv.kill_domain(&domain).is_ok())?;
+        }
+        self.forget_dead();
+        self.hv.reap_dead();
+        self.hv.platform.on_cpu(3);
+        self.create(dom).map(|()| true)
     }
 
-    fn give_info(&self, at: u64, mfn: u64) -> Option<()> {
-        self.put(at, &VcpuRegisterVcpuInfo { mfn, offset: 0x80, rsvd: 0 })?;
+    /// The peer ends the mappings that it made.
+    fn tidy_peer(&self) {
+        while self.unmap_lent(ARGS, false).is_some() {}
+    }
+
+    /// The control domain ends its mapping, and the spare vCPU has no descriptors.
+    fn tidy_control(&self, stake: &Stake) {
+        self.map_at(super::deeds::AWAY, 0, 0);
+        let has_descriptors = |domain: Arc<Domain>| domain.vcpus[2].cpu.lock().gdt_entries > 0;
+        if self.domain(1).is_some_and(has_descriptors) {
+            self.clean_spare(stake, ARGS);
+        }
+    }
+
+    /// A vCPU of the guest gives up what deeds gave it; the first, what they gave the guest.
+    fn tidy_vcpu(&self, stake: &Stake, is_first: bool) -> Option<()> {
+        let (_, domain) = self.me()?;
         let (_, vcpu) = self.loaded()?;
-        let args = [VCPUOP_REGISTER_VCPU_INFO.into(), vcpu.into(), at];
-        self.call(__HYPERVISOR_VCPU_OP, &args).map(|_| ())
+        let at = ARGS + u64::from(vcpu) * 0x1000;
+        let (has_gdt, has_ldt) = {
+            let cpu = domain.vcpus[vcpu as usize].cpu.lock();
+            (cpu.gdt_entries > 0, cpu.ldt_entries > 0)
+        };
+        if has_gdt {
+            self.set_gdt(at, &[]);
+        }
+        if has_ldt {
+            self.set_ldt(at, 0);
+        }
+        if domain.vcpus[vcpu as usize].cr3_kernel.get().map(Mfn::raw) != Some(stake.bases[0]) {
+            self.extended(at, MMUEXT_NEW_BASEPTR, stake.bases[0]);
+        }
+        if domain.vcpus[vcpu as usize].cr3_user.get().map(Mfn::raw) != Some(stake.bases[1]) {
+            self.extended(at, MMUEXT_NEW_USER_BASEPTR, stake.bases[1]);
+        }
+        if is_first { self.tidy_guest(stake, &domain, at) } else { Some(()) }
     }
 
-    /// The other guest maps what guest 1 lends; asked by guest 1 itself, this maps what it lends to itself: nothing.
-    fn ask_map(&self, at: u64, granter: u16) -> Option<()> {
-        let (dom, _) = self.me()?;
-        let flags = GNTMAP_HOST_MAP | GNTMAP_APPLICATION_MAP;
-        let op = GnttabMapGrantRef { host_addr: AWAY, flags, dom: granter, ..GnttabMapGrantRef::default() };
-        self.put(at, &op)?;
-        self.call(__HYPERVISOR_GRANT_TABLE_OP, &[GNTTABOP_MAP_GRANT_REF.into(), at, 1])?.ok()?;
-        let done: GnttabMapGrantRef = self.get(at)?;
-        if done.status == GNTST_OKAY {
-            let mapping = Mapping { dom, handle: done.handle, host_addr: AWAY, device: 0 };
-            self.state().mappings.push(mapping);
+    fn tidy_guest(&self, stake: &Stake, domain: &Domain, at: u64) -> Option<()> {
+        use super::deeds::{AWAY, AWAY_SLOT, EMPTY, HOME, SECOND};
+        let kind = |frame: u64| self.hv.frames.held(Mfn::new(frame)).load_kind();
+        self.map_at(HOME, 0, 0);
+        if self.named(stake.l2, EMPTY).is_some() {
+            self.update(at, &[(stake.l2 << 12 | EMPTY * 8, 0)]);
+        }
+        if self.named(stake.l2, SECOND).is_none() {
+            self.update(at, &[(stake.second << 12 | AWAY_SLOT * 8, 0)]);
+            self.update(at, &[(stake.l2 << 12 | SECOND * 8, stake.second << 12 | P | RW | US)]);
+        }
+        self.map_at(AWAY, 0, 0);
+        for table in [stake.page, stake.l2] {
+            if table != 0 && kind(table).has(TypeWord::PINNED) {
+                self.extended(at, MMUEXT_UNPIN_TABLE, table);
+            }
+        }
+        for gref in 0..3 {
+            self.write_entry(domain, gref, 0, 0, 3);
+        }
+        if domain.events.end() > 4 || !domain.events.fifo_array().is_empty() {
+            self.reset_ports(at);
+        }
+        // What deeds took of memory goes back.
+        while domain.mm.tot_pages() > MOST_KEPT {
+            let page = self.untyped(stake.page)?;
+            self.reserve(at, ring_abi::memory::XENMEM_DECREASE_RESERVATION, page, 0x7ff0)
+                .filter(|done| *done)?;
         }
         Some(())
     }
 
-    /// Does deeds at the same time, one on each CPU. `seed` says which CPU goes on when.
-    pub fn deeds_at_once(&mut self, deeds: &[usize], stake: Stake, seed: u64) {
-        self.is_alone = false;
-        let wild = &*self;
-        let act = |(cpu, deed): (usize, &usize)| {
-            let deed = *deed;
-            move || {
-                wild.on(cpu, || {
-                    let _ = wild.deed(deed, stake);
-                });
-            }
+    /// A page of the guest that nothing uses, but not `other`.
+    fn untyped(&self, other: u64) -> Option<u64> {
+        let is_free = |frame: &u64| {
+            let info = self.hv.frames.held(Mfn::new(*frame));
+            let kind = info.load_kind();
+            let is_own = info.owner() == Some(ring_abi::types::DomId::new(1)) && !info.is_lent();
+            is_own
+                && kind.count() == 0
+                && info.is_stealable(ring_abi::types::DomId::new(1))
+                && *frame != other
         };
-        turns::play(seed, deeds.iter().enumerate().map(act).collect());
-        self.is_alone = true;
+        (0..FRAMES as u64).find(is_free)
+    }
+
+    /// The page for the next deeds: the same as before, if nothing uses that.
+    fn free_page(&self, stake: &Stake) -> Option<u64> {
+        let info = self.hv.frames.info(Mfn::new(stake.page))?;
+        let is_own = info.owner() == Some(ring_abi::types::DomId::new(1)) && !info.is_lent();
+        let is_table = info.load_kind().page_type() != PageType::Writable && info.load_kind().count() > 0;
+        if stake.page != 0 && is_own && !is_table && info.load_kind().count() == 0 {
+            return Some(stake.page);
+        }
+        self.untyped(0)
+    }
+}
+
+impl Storm {
+    /// No duel yet.
+    #[must_use]
+    pub fn new(way: Way, seed: u64) -> Self {
+        let count = all().count();
+        Self { way, seed, world: None, played: alloc::vec![[0; 2]; count * count], ended: 0 }
+    }
+
+    /// Plays one duel of two deeds, by their numbers; what is wrong then.
+    pub fn play(&mut self, pair: [usize; 2]) -> Vec<String> {
+        self.seed = self.seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        let (seed, way) = (self.seed >> 20, self.way);
+        let deeds = pair.map(|n| all().nth(n).expect("a deed's number"));
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let mut world = self.world.take();
+            if world.as_mut().is_some_and(|world| world.duels == DUELS_OF_A_WORLD || world.tidy().is_none()) {
+                let wrong = world.take().map_or(Vec::new(), |world| world.wild.end());
+                self.ended += 1;
+                if !wrong.is_empty() {
+                    return Err(wrong);
+                }
+            }
+            let mut world = match world {
+                Some(world) => world,
+                None => {
+                    let mut world = World::new();
+                    world.tidy().ok_or_else(|| vec![String::from("a new world is not tidy")])?;
+                    world
+                }
+            };
+            world.duels += 1;
+            let done = world.duel(deeds, seed, way);
+            let wrong = world.wild.wrong(true);
+            self.world = Some(world);
+            if wrong.is_empty() { Ok(done) } else { Err(wrong) }
+        }));
+        let result = result.unwrap_or_else(|_| Err(vec![String::from("a panic")]));
+        let [a, b] = if pair[0] < pair[1] { pair } else { [pair[1], pair[0]] };
+        let counts = &mut self.played[a * all().count() + b];
+        counts[0] += if way == Way::Parallel { PARALLEL_PLAYS } else { 1 };
+        match result {
+            Ok(done) => counts[1] += u32::from(done == [true; 2]),
+            Err(wrong) => return wrong,
+        }
+        Vec::new()
+    }
+
+    /// Ends the last world.
+    pub fn end(&mut self) -> Vec<String> {
+        self.world.take().map_or(Vec::new(), |world| world.wild.end())
+    }
+
+    /// How often a pair was played, and how often both its deeds were done.
+    #[must_use]
+    pub fn counts(&self, a: usize, b: usize) -> [u32; 2] {
+        self.played[a.min(b) * all().count() + a.max(b)]
     }
 }

@@ -1,5 +1,6 @@
 //! Plays the steps of a scenario.
 
+mod deeds;
 mod domains;
 mod duel;
 mod fifo;
@@ -21,7 +22,8 @@ use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::{DOMID_SELF, GuestVa, Mfn};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-pub use duel::DEEDS;
+pub use deeds::{Deed, Family, all as deeds};
+pub use duel::{Storm, Way};
 
 use super::step::{Act, Step};
 use crate::Hypervisor;
@@ -93,6 +95,8 @@ struct State {
     interrupted: [[Option<(u32, Args)>; VCPUS as usize]; DOMAINS],
     recent: VecDeque<u64>,
     mappings: Vec<Mapping>,
+    /// The port of each domain that a deed is about.
+    ports: [u32; DOMAINS],
     steps: u32,
     /// What the steps themselves found to be wrong.
     wrong: Vec<String>,
@@ -104,6 +108,8 @@ pub struct Wild {
     /// Frames that were free before there was a domain.
     free: u64,
     cpus: usize,
+    /// vCPUs of each domain that no CPU runs.
+    spare: u32,
     /// One step is played at a time, so that a step may say what must have come of it.
     is_alone: bool,
     /// Held for a look, and never during a call.
@@ -121,6 +127,11 @@ impl Wild {
     /// The start of all scenarios on so many CPUs.
     #[must_use]
     pub fn new(cpus: usize) -> Self {
+        Self::with_spare(cpus, 0)
+    }
+
+    /// The same, with so many vCPUs more in each domain that no CPU runs.
+    fn with_spare(cpus: usize, spare: u32) -> Self {
         assert!((1..=CPUS).contains(&cpus));
         let infos: Box<[FrameInfo]> = (0..FRAMES).map(|_| FrameInfo::default()).collect();
         let infos = Box::into_raw(infos);
@@ -136,6 +147,7 @@ impl Wild {
             free: hv.frames.free_pages(),
             hv,
             cpus,
+            spare,
             is_alone: true,
             state: Mutex::default(),
             _infos: Infos(infos),
