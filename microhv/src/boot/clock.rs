@@ -50,6 +50,42 @@ pub fn refitted(old: u64, new: u64) -> u64 {
     if old.abs_diff(new) > old / 256 { old } else { new }
 }
 
+/// What two CPUs saw of each other's TSC in many meetings: one CPU reads its TSC and tells the other, which reads its own then.
+#[derive(Clone, Copy, Debug)]
+pub struct Comparison {
+    /// How much later a CPU's TSC was at least than what the boot CPU had told.
+    there: i64,
+    /// The same the other way.
+    back: i64,
+}
+
+impl Default for Comparison {
+    /// They did not meet yet.
+    fn default() -> Self {
+        Self { there: i64::MAX, back: i64::MAX }
+    }
+}
+
+impl Comparison {
+    /// The boot CPU told a value, and the other CPU read its own then.
+    pub fn went(&mut self, told: u64, read: u64) {
+        self.there = self.there.min(read.wrapping_sub(told) as i64);
+    }
+
+    /// The other CPU told a value, and the boot CPU read its own then.
+    pub fn came(&mut self, told: u64, read: u64) {
+        self.back = self.back.min(read.wrapping_sub(told) as i64);
+    }
+
+    /// What makes the other CPU's TSC the boot CPU's when it is added, modulo 2^64, if the TSCs are not one clock: if one CPU saw
+    /// its own behind what the other had told. The way takes as long there as back, as far as anybody knows: the offset is wrong by
+    /// half of what both took at most.
+    pub fn offset(&self) -> Option<u64> {
+        let is_one_clock = self.there >= 0 && self.back >= 0;
+        (!is_one_clock).then(|| ((i128::from(self.back) - i128::from(self.there)) / 2) as u64)
+    }
+}
+
 /// Seconds since 1970 from the fields of the real-time clock, the MC146818, as read: `status_b` says in what form they
 /// are, binary or BCD.
 pub fn unix_seconds([second, minute, hour, day, month, year, century]: [u8; 7], status_b: u8) -> u64 {
@@ -115,6 +151,42 @@ mod tests {
             assert_eq!(unwrap_count(real & mask, mask, seconds * 1_000_000, 1_000_000, 3_579_545), real);
         }
         assert_eq!(unwrap_count(5, mask, 0, 1_000_000, 3_579_545), 5);
+    }
+
+    /// What a comparison finds of a CPU whose TSC is ahead by `ahead`, when each way takes between `least` and ten times as long.
+    fn compared(ahead: i64, least: u64) -> Option<u64> {
+        let mut comparison = Comparison::default();
+        let (mut now, mut random) = (u64::MAX - 5_000_000, 1u64);
+        let mut way = || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            least + (random >> 33) % (9 * least)
+        };
+        for _ in 0..1_000 {
+            let (went, stayed, came) = (way(), way(), way());
+            let theirs = |at: u64| at.wrapping_add_signed(ahead);
+            let arrived = now.wrapping_add(went);
+            comparison.went(now, theirs(arrived));
+            let left = arrived.wrapping_add(stayed);
+            now = left.wrapping_add(came);
+            comparison.came(theirs(left), now);
+        }
+        comparison.offset()
+    }
+
+    #[test]
+    fn tscs_that_nobody_sees_go_back_are_one_clock() {
+        for ahead in [0, 1, -1, 90, -90] {
+            assert_eq!(compared(ahead, 100), None, "{ahead}: less than a way takes");
+        }
+    }
+
+    #[test]
+    fn tscs_that_differ_get_an_offset() {
+        for ahead in [300, -300, 1_000_000, -1_000_000, i64::MAX / 2, i64::MIN / 2] {
+            let offset = compared(ahead, 100).expect("somebody saw a TSC go back");
+            let error = offset.wrapping_add_signed(ahead) as i64;
+            assert!(error.abs() <= 100, "{ahead}: wrong by {error}");
+        }
     }
 
     #[test]

@@ -130,6 +130,20 @@ impl MemoryMap {
         self.free = parts.filter(|part| !part.is_empty()).take(MAX_RANGES).collect();
     }
 
+    /// Sets aside what is in `used`, then all below `low_end`, and takes a page below `page_end` for the start of other CPUs, in which
+    /// nothing is used. `None`: there is no such page.
+    pub fn set_aside(
+        &mut self,
+        used: impl Iterator<Item = Range>,
+        page_end: u64,
+        low_end: u64,
+    ) -> Option<u64> {
+        used.for_each(|range| self.reserve(range));
+        let page = self.take(PAGE, PAGE, page_end);
+        self.reserve(Range { start: 0, end: low_end });
+        page
+    }
+
     /// Takes `bytes` (rounded up to frames) aligned to `align`, a power of two, from the top of the highest range
     /// below `limit` that has room.
     pub fn take(&mut self, bytes: u64, align: u64, limit: u64) -> Option<u64> {
@@ -181,6 +195,18 @@ mod tests {
     fn touching_ranges_become_one() {
         let map = filled([ram(0x4000, 0x8000), ram(0, 0x4000)]);
         assert_eq!(map.free(), [Range { start: 0, end: 0x8000 }]);
+    }
+
+    #[test]
+    fn the_start_page_lies_in_nothing_that_is_used() {
+        let (page_end, low_end) = (0xa_0000, 1 << 20);
+        let module = Range { start: 0x8_0800, end: 0xa_0000 };
+        let mut map = filled([ram(0, 0xa_0000), ram(0x10_0000, 0x80_0000)]);
+        assert_eq!(map.set_aside([module].into_iter(), page_end, low_end), Some(0x7_f000));
+        assert_eq!(map.free(), [Range { start: 0x10_0000, end: 0x80_0000 }]);
+        let mut map = filled([ram(0, 0xa_0000), ram(0x10_0000, 0x80_0000)]);
+        let all = Range { start: 0, end: 0xa_0000 };
+        assert_eq!(map.set_aside([all].into_iter(), page_end, low_end), None);
     }
 
     #[test]

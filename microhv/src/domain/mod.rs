@@ -14,7 +14,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Deref;
-use core::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{DomId, Mfn, Port};
@@ -171,6 +171,8 @@ pub struct Domain {
     pub(crate) contexts: Mutex<rank::Contexts, ()>,
     /// [`DyingState`]. a change sends `VIRQ_DOM_EXC` to dom0.
     dying: AtomicU8,
+    /// Whether a CPU is about to end the domain.
+    pub(crate) is_being_ended: AtomicBool,
     /// Number of the hypervisor's holds: the domain's vCPUs run only at 0.
     pub pause_count: AtomicU32,
     /// Number of the toolstack's holds. `pause_count` counts each of these at most once.
@@ -229,6 +231,7 @@ impl Domain {
             shutdown: Mutex::new(ShutdownState::default()),
             contexts: Mutex::new(()),
             dying: AtomicU8::new(DyingState::Alive as u8),
+            is_being_ended: AtomicBool::new(false),
             pause_count: AtomicU32::new(1),
             controller_pause_count: AtomicU32::new(1),
             assist: AtomicU64::new(0),
@@ -266,11 +269,6 @@ impl Domain {
 
     pub(crate) fn set_dying(&self, state: DyingState) {
         self.dying.store(state as u8, Ordering::Release);
-    }
-
-    /// The domain is dead from now on. `false`: the domain was dead already.
-    pub(crate) fn set_dead(&self) -> bool {
-        self.dying.swap(DyingState::Dead as u8, Ordering::AcqRel) != DyingState::Dead as u8
     }
 
     /// Whether the `VMASST_TYPE_*` bit is on.

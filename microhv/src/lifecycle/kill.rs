@@ -8,14 +8,26 @@ use crate::Hypervisor;
 use crate::domain::{Domain, DyingState, Vcpu};
 use crate::mem::Progress;
 use crate::platform::Platform;
+use crate::sync::wait_a_turn;
 use ring_abi::evtchn::VIRQ_DOM_EXC;
 
 impl<P: Platform> Hypervisor<P> {
     /// `XEN_DOMCTL_destroydomain`: gives back all that a domain has, as far as no other work waits.
     ///
     /// # Errors
-    /// `Again`: more is to be done, and the caller repeats the call.
+    /// `Again`: more is to be done, or another CPU is at it, and the caller repeats the call.
     pub(crate) fn kill_domain(&self, domain: &Arc<Domain>) -> Result<(), LifecycleError> {
+        // The states and the pieces of the end are for one CPU at a time. (I56)
+        if domain.is_being_ended.swap(true, Ordering::Acquire) {
+            wait_a_turn();
+            return Err(LifecycleError::Again);
+        }
+        let result = self.kill_some(domain);
+        domain.is_being_ended.store(false, Ordering::Release);
+        result
+    }
+
+    fn kill_some(&self, domain: &Arc<Domain>) -> Result<(), LifecycleError> {
         match domain.dying() {
             DyingState::Dead => return Ok(()),
             DyingState::Alive => {
@@ -52,11 +64,9 @@ impl<P: Platform> Hypervisor<P> {
         {
             return Err(LifecycleError::Again);
         }
-        // Of several CPUs that come here with one domain, one notes the domain: its number may soon be another's.
-        if domain.set_dead() {
-            self.unfinished.note_dead(domain.id);
-            self.send_global_virq(VIRQ_DOM_EXC);
-        }
+        domain.set_dying(DyingState::Dead);
+        self.unfinished.note_dead(domain.id);
+        self.send_global_virq(VIRQ_DOM_EXC);
         Ok(())
     }
 

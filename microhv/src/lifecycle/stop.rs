@@ -22,8 +22,9 @@ impl<P: Platform> Hypervisor<P> {
             }
             state.is_shut_down = true;
             state.code.get_or_insert(reason);
+            // Under the lock: who resumes the domain finds the hold. (I56)
+            self.hold_domain(domain);
         }
-        self.hold_domain(domain);
         if domain.id == DomId::new(0) {
             log::info!("dom0 shut down: reason {reason}");
             self.platform.power(match reason {

@@ -48,6 +48,12 @@ impl Unfinished {
         self.dead_count.store(dead.count(), Ordering::Release);
     }
 
+    /// Dead domains that are still in the list, or of which something is left.
+    #[cfg(test)]
+    pub(crate) fn dead(&self) -> usize {
+        self.dead_count.load(Ordering::Acquire)
+    }
+
     /// Whether a dead domain is still in the list, or something is left of another.
     pub(crate) fn has_dead(&self) -> bool {
         self.dead_count.load(Ordering::Acquire) != 0

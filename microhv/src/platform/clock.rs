@@ -1,7 +1,8 @@
 //! Time.
 
-/// How the TSC gives system time: ns = `system_ns` + (((tsc - `tsc`) << `shift`) * `mul` >> 32). One set of parameters serves on
-/// any CPU that is used.
+use super::CpuId;
+
+/// How the TSC gives system time: ns = `system_ns` + (((tsc - `tsc`) << `shift`) * `mul` >> 32).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeParams {
     /// TSC value at which system time was `system_ns`.
@@ -16,15 +17,27 @@ pub struct TimeParams {
     pub generation: u32,
     /// TSC frequency.
     pub tsc_khz: u32,
+    /// Whether the TSCs of all CPUs are one clock, so that one set of parameters serves everywhere.
+    pub is_one_clock: bool,
+}
+
+impl TimeParams {
+    /// The parameters for a CPU by whose TSC they are to count, as [`Clock::tsc_offset`] says of it.
+    #[must_use]
+    pub fn by_tsc_with(self, offset: u64) -> Self {
+        Self { tsc: self.tsc.wrapping_sub(offset), ..self }
+    }
 }
 
 /// Clocks and the timer.
 pub trait Clock {
-    /// System time: ns since boot.
+    /// System time: ns since boot, as this CPU knows it.
     fn now_ns(&self) -> u64;
     /// This CPU's TSC.
     fn tsc(&self) -> u64;
-    /// How the TSC gives system time.
+    /// What is to be added to the TSC of `cpu`, modulo 2^64, so that it becomes the boot CPU's; 0 if the TSCs are one clock.
+    fn tsc_offset(&self, cpu: CpuId) -> u64;
+    /// How the boot CPU's TSC gives system time.
     fn time_params(&self) -> TimeParams;
     /// `TimeParams::generation` alone.
     fn clock_generation(&self) -> u32;

@@ -237,11 +237,11 @@ impl<P: Platform> Hypervisor<P> {
         if let Some(previous) = &previous {
             let (domain, vcpu) = (previous.domain(), previous.vcpu());
             self.end_running(vcpu, || state_of(domain, vcpu), now);
+            if !is_plain {
+                self.leave(domain, vcpu, now);
+            }
             // From now on another CPU may run the vCPU.
             vcpu.set_running_on(None);
-            if !is_plain && domain.pause_count.load(Ordering::Relaxed) & RESTS != 0 {
-                self.rest(domain);
-            }
         }
         if let Some(next) = &next {
             let (domain, vcpu) = (next.domain(), next.vcpu());
@@ -256,6 +256,15 @@ impl<P: Platform> Hypervisor<P> {
             self.raise_softirq(cpu, SOFTIRQ_TIMER);
         }
         Decision::Switch(next)
+    }
+
+    /// A vCPU leaves its CPU, where there are several or caps.
+    #[cold]
+    fn leave(&self, domain: &Domain, vcpu: &Vcpu, now: u64) {
+        vcpu.time.lock().leave(now);
+        if domain.pause_count.load(Ordering::Relaxed) & RESTS != 0 {
+            self.rest(domain);
+        }
     }
 
     /// Puts a vCPU into its CPU's queue, if the vCPU may run.

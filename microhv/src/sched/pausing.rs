@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags, Vcpu};
 use crate::platform::{Platform, SOFTIRQ_SCHEDULE};
-use crate::sync::wait_a_turn;
+use crate::sync::{may_come_between, wait_a_turn};
 
 use super::is_paused;
 
@@ -85,6 +85,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Keeps all vCPUs of a domain from running once more, without waiting until they have left their CPUs.
     pub(crate) fn hold_domain(&self, domain: &Domain) {
+        may_come_between();
         domain.pause_count.fetch_add(1, Ordering::SeqCst);
         for vcpu in &domain.vcpus {
             self.stop(vcpu);

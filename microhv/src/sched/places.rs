@@ -21,7 +21,7 @@ use crate::sync::{MutexGuard, lock_pair};
 /// turns, on different CPUs, are apart by as much as a slice.
 const MOVE_LAG_NS: u64 = TIME_SLICE_NS;
 /// How far a queue stays behind another that cannot relieve it.
-const MOST_BEHIND_NS: u64 = 10 * TIME_SLICE_NS;
+const MOST_UNRELIEVED_NS: u64 = 10 * TIME_SLICE_NS;
 
 type Guard<'a> = MutexGuard<'a, RunQueue>;
 
@@ -204,7 +204,7 @@ impl<P: Platform> Hypervisor<P> {
         let cannot_relieve = |other: &CpuId| !wanted.contains(*other);
         let floor = |other: CpuId| self.sched.cpus[other.index()].shown.floor.load(Ordering::Relaxed);
         if let Some(floor) = self.sched.offering(queue.pool(), cpu).filter(cannot_relieve).map(floor).max() {
-            queue.catch_up(floor.saturating_sub(MOST_BEHIND_NS));
+            queue.catch_up(floor.saturating_sub(MOST_UNRELIEVED_NS));
         }
         queue
     }

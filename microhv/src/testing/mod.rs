@@ -110,6 +110,12 @@ pub struct TestMachine {
     pub identity_end: AtomicU64,
     /// System time, set by tests.
     pub now: AtomicU64,
+    /// How far each CPU's TSC is ahead of the boot CPU's.
+    pub tsc_ahead: [AtomicU64; CPUS],
+    /// Answers of `tsc_offset`, where the TSCs are not one clock.
+    pub tsc_offsets: [AtomicU64; CPUS],
+    /// Whether the TSCs are one clock.
+    pub is_one_clock: AtomicBool,
     /// `TimeParams::generation`, raised by tests.
     pub calibrations: AtomicU32,
     /// The programmed timer of each CPU, `u64::MAX` for none.
@@ -152,6 +158,9 @@ impl TestMachine {
             interrupt_after: [const { AtomicU64::new(u64::MAX) }; CPUS],
             identity_end: AtomicU64::new(frames as u64),
             now: AtomicU64::new(1_000_000),
+            tsc_ahead: [const { AtomicU64::new(0) }; CPUS],
+            tsc_offsets: [const { AtomicU64::new(0) }; CPUS],
+            is_one_clock: AtomicBool::new(true),
             calibrations: AtomicU32::new(1),
             timers: [const { AtomicU64::new(u64::MAX) }; CPUS],
             heap_has_room: AtomicBool::new(true),

@@ -185,11 +185,17 @@ impl Registers for TestMachine {
 
 impl Clock for TestMachine {
     fn now_ns(&self) -> u64 {
-        self.now.load(Ordering::Relaxed)
+        let offset = self.tsc_offsets[self.me()].load(Ordering::Relaxed);
+        self.tsc().wrapping_add(offset)
     }
 
     fn tsc(&self) -> u64 {
-        self.now_ns()
+        let ahead = self.tsc_ahead[self.me()].load(Ordering::Relaxed);
+        self.now.load(Ordering::Relaxed).wrapping_add(ahead)
+    }
+
+    fn tsc_offset(&self, cpu: CpuId) -> u64 {
+        self.tsc_offsets[cpu.index()].load(Ordering::Relaxed)
     }
 
     fn time_params(&self) -> TimeParams {
@@ -200,6 +206,7 @@ impl Clock for TestMachine {
             shift: 1,
             generation: self.clock_generation(),
             tsc_khz: 1_000_000,
+            is_one_clock: self.is_one_clock.load(Ordering::Relaxed),
         }
     }
 

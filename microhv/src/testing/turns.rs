@@ -1,6 +1,8 @@
 //! CPUs of a test that are threads, of which one goes on at a time: at each point where another CPU could come between, a seed
 //! or a plan says which goes on. So the same seed does the same again, and plans go through all ways of few changes.
 
+#[cfg(test)]
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
@@ -158,6 +160,28 @@ pub(crate) fn play_often(seed: u64, (turn, points): (usize, u64), cpus: Vec<impl
 #[cfg(test)]
 pub(crate) fn play_plan(points: &[u32], cpus: Vec<impl FnOnce() + Send>) {
     play_by(1, (0, POINTS), Some(points.iter().rev().copied().collect()), cpus);
+}
+
+/// Turns of the first CPU, of the second, and of the first again, of fewer points than these each.
+#[cfg(test)]
+pub(crate) fn plans([a, b, c]: [u32; 3]) -> impl Iterator<Item = [u32; 3]> {
+    (0..a).flat_map(move |a| (0..b).flat_map(move |b| (0..c).map(move |c| [a, b, c])))
+}
+
+#[cfg(test)]
+impl super::World {
+    /// Lets two CPUs do their part at the same time, in turns of so many points each.
+    pub(crate) fn at_once(&self, points: &[u32], first: impl FnOnce() + Send, second: impl FnOnce() + Send) {
+        let acts: [Box<dyn FnOnce() + Send>; 2] = [Box::new(first), Box::new(second)];
+        let on = |(cpu, act): (usize, Box<dyn FnOnce() + Send>)| {
+            move || {
+                self.hv.platform.on_cpu(cpu);
+                act();
+            }
+        };
+        play_plan(points, acts.into_iter().enumerate().map(on).collect());
+        self.hv.platform.on_cpu(0);
+    }
 }
 
 fn play_by(seed: u64, (turn, points): (usize, u64), plan: Option<Vec<u32>>, cpus: Vec<impl FnOnce() + Send>) {

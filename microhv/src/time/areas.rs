@@ -28,7 +28,7 @@ const ENTRY_TIME: usize = 8;
 
 /// `vcpu_time_info` from offset 8 on: TSC u64, system time u64 @10, multiplier u32 @18, shift i8 @1c, flags u8 @1d.
 fn time_words(params: &TimeParams) -> [u64; 3] {
-    let flags = u64::from(XEN_PVCLOCK_TSC_STABLE_BIT);
+    let flags = if params.is_one_clock { u64::from(XEN_PVCLOCK_TSC_STABLE_BIT) } else { 0 };
     let scale = u64::from(params.mul) | u64::from(params.shift as u8) << 32 | flags << 40;
     [params.tsc, params.system_ns, scale]
 }
@@ -49,7 +49,7 @@ pub(crate) fn publish_time(clock: &impl Clock, vcpu: &Vcpu) {
     if time.published == clock.clock_generation() {
         return;
     }
-    let params = clock.time_params();
+    let params = time.shown_on.params(clock);
     if let Some(time_info) = vcpu.info.get().and_then(|info| info.slice(TIME_OFFSET, TIME_BYTES)) {
         publish(&time_info, &params);
         time.published = params.generation;
@@ -106,9 +106,9 @@ pub(crate) fn write_runstate(
 /// Writes the time area of `vcpu` at `va` of the loaded tables; after a fault the area keeps what it had. No session on page
 /// tables is open here, as in [`write_runstate`].
 pub(crate) fn write_time_area<P: Clock + GuestMemory>(platform: &P, vcpu: &Vcpu, va: GuestVa) {
-    let params = platform.time_params();
-    // The area is noted even if the write faults: a new attempt at each switch would not help.
     let mut time = vcpu.time.lock(); // to the end: another CPU may write the area too
+    let params = time.shown_on.params(platform);
+    // The area is noted even if the write faults: a new attempt at each switch would not help.
     time.time_area = Some(TimeArea { va, published: params.generation });
     let mut version = 0u32;
     if platform.copy_from_guest(Settled::new(), version.as_mut_bytes(), va).is_err() {
@@ -136,36 +136,52 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Shows all vCPUs of a domain the clock, running or not, so that all read the same ([`XEN_PVCLOCK_TSC_STABLE_BIT`]): a
-    /// process on one vCPU reads the time area of another vCPU, which may sleep for long.
+    /// process on one vCPU reads the time area of another vCPU, which may sleep for long. If the TSCs are not one clock, a vCPU that
+    /// moves must be shown its own anew, so the domain's clock stays to be shown.
     fn show_clock(&self, domain: &Domain) {
-        let generation = self.platform.clock_generation();
+        let params = self.platform.time_params();
         for vcpu in &domain.vcpus {
             publish_time(&self.platform, vcpu);
             self.publish_time_area(domain, vcpu);
         }
-        // This store comes last: another CPU that reads the new value lets a vCPU of the domain run.
-        domain.clock_shown.store(generation, Ordering::Release);
+        if params.is_one_clock {
+            // This store comes last: another CPU that reads the new value lets a vCPU of the domain run.
+            domain.clock_shown.store(params.generation, Ordering::Release);
+        }
+    }
+
+    /// Shows what a vCPU of the domain, to which this CPU has gone over, does not see yet of the clock.
+    #[cold]
+    fn show_new_clock(&self, domain: &Domain, vcpu: &Vcpu) {
+        if self.platform.time_params().is_one_clock {
+            self.show_clock(domain);
+        } else {
+            self.show_own_clock(domain, vcpu);
+        }
     }
 
     /// Brings a domain's clocks and a vCPU's areas up to date, when this CPU has gone over to the vCPU and its page tables.
     pub fn switched_in(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
         if domain.clock_shown.load(Ordering::Acquire) != self.platform.clock_generation() {
-            self.show_clock(domain);
+            self.show_new_clock(domain, vcpu);
         }
         update_areas(&self.platform, domain, vcpu);
     }
 
     /// Writes the time area of a vCPU where its kernel's tables map the area, loaded or not. An area that crosses two pages, or
     /// lies in no writable page of the domain, waits until the vCPU is switched in.
-    fn publish_time_area(&self, domain: &Domain, vcpu: &Vcpu) {
-        let params = self.platform.time_params();
+    pub(super) fn publish_time_area(&self, domain: &Domain, vcpu: &Vcpu) {
         let Some(area) = vcpu.time.lock().time_area else { return };
         let offset = area.va.offset();
-        if area.published == params.generation || !offset.is_multiple_of(8) || offset > 4096 - TIME_BYTES {
+        if area.published == self.platform.clock_generation()
+            || !offset.is_multiple_of(8)
+            || offset > 4096 - TIME_BYTES
+        {
             return;
         }
         let Some(page) = self.writable_page_at(domain, vcpu, area.va) else { return };
         let mut time = vcpu.time.lock();
+        let params = time.shown_on.params(&self.platform);
         if let Some(place) = self.platform.shared(page.mfn()).slice(offset, TIME_BYTES)
             && let Some(still) = time.time_area.as_mut().filter(|still| still.va == area.va)
         {

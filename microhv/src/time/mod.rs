@@ -1,13 +1,16 @@
 //! Guests' clocks and timers: pvclock, wall clock, runstate, the timers of each vCPU.
 //!
-//! - [`state`]: what a vCPU holds; `areas`: what guests read of time
+//! - [`state`]: what a vCPU holds; `areas`: what guests read of time; `skew`: the same where TSCs differ
 //! - `queue`: the deadlines of one CPU; `timers`: setting the vCPUs' timers, and what their firing does; `poll`: waits of
 //!   `SCHEDOP_poll`
 
 mod areas;
 mod poll;
 mod queue;
+mod skew;
 pub mod state;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use alloc::boxed::Box;

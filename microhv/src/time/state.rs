@@ -2,6 +2,7 @@
 
 use ring_abi::types::GuestVa;
 
+use super::skew::ShownOn;
 use crate::platform::CpuId;
 
 /// What a vCPU is doing: `RUNSTATE_*`.
@@ -93,6 +94,8 @@ pub struct VcpuTime {
     pub last_period_ns: u64,
     /// `TimeParams::generation` that `vcpu_info` shows; 0: none.
     pub published: u32,
+    /// By which CPU's TSC the clock counts.
+    pub(super) shown_on: ShownOn,
     /// `None`: not made yet, or ended.
     pub(crate) timers: Option<VcpuTimers>,
 }
@@ -113,6 +116,11 @@ impl VcpuTime {
         if matches!(self.state, Runstate::Blocked | Runstate::Offline) {
             self.enter(Runstate::Runnable, now_ns);
         }
+    }
+
+    /// The vCPU leaves its CPU, one of several, whose time is `now_ns`.
+    pub(crate) fn leave(&mut self, now_ns: u64) {
+        self.shown_on.leave(now_ns);
     }
 
     /// ns spent in each state until `until_ns`.

@@ -161,9 +161,14 @@ pub(crate) fn send_init(apic_id: u32) {
 
 /// Stops all other CPUs for ever, by an NMI, whose handler sees that this CPU panics.
 pub(crate) fn stop_others() {
+    const MOST_LOOKS: u32 = 1 << 20;
     let command = 3 << 18 | ASSERT | 4 << 8;
     match access() {
-        Access::Memory => write(COMMAND_LOW, command),
+        Access::Memory => {
+            // This CPU may have panicked right after a command. A panic waits for nothing without end.
+            let _ = (0..MOST_LOOKS).find(|_| read(COMMAND_LOW) & IS_PENDING == 0);
+            write(COMMAND_LOW, command);
+        }
         Access::Msr => send_by_msr(command.into()),
     }
 }

@@ -85,6 +85,15 @@ pub(crate) fn rdtsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// The time-stamp counter, read after all that the code read before.
+pub(crate) fn rdtsc_after_reads() -> u64 {
+    // SAFETY: both change nothing.
+    unsafe {
+        core::arch::x86_64::_mm_lfence();
+        core::arch::x86_64::_rdtsc()
+    }
+}
+
 /// Flushes one page of the TLB.
 #[inline]
 pub(crate) fn invlpg(va: u64) {

@@ -7,14 +7,14 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use microhv::boot::local_apic;
 use microhv::emul::msr::PAT_VALUE;
-use microhv::platform::{CpuId, MachineMemory};
+use microhv::platform::{CpuId, CpuSet, MachineMemory, Paging};
 use ring_abi::types::Mfn;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 
 use super::machine::{Hv, hypervisor};
 use super::paging::{self, StartTables};
 use super::percpu::{self, AREA_BYTES, Area, this_cpu};
-use super::{apic, cpu, fpu, leave, time};
+use super::{apic, cpu, fpu, leave, time, tsc};
 
 /// How long a CPU may take until it says that it is up.
 const START_NS: u64 = 100_000_000;
@@ -72,9 +72,6 @@ pub(crate) fn start_others(hv: &'static Hv, page: Option<u64>, most: u32) {
         log::warn!("there is no page below 1 MiB for the start of other CPUs");
         return;
     };
-    log::warn!(
-        "several CPUs are used: hostile guests and TSCs that differ are not held off yet (docs/SMP.md, \"Known faults\")"
-    );
     let tables = StartTables::for_page(page);
     write_start_page(hv, page, tables.base());
     for cpu in (1..others).filter_map(CpuId::new) {
@@ -125,12 +122,16 @@ fn start_one(hv: &Hv, cpu: CpuId, apic_id: u32, page: u64) -> Result<(), &'stati
     for n in 0..AREA_BYTES as u64 / 4096 {
         hv.platform.zero_frame(memory.add(n));
     }
-    paging::map_area(cpu, memory.maddr().raw());
+    paging::map_area(cpu, Some(memory.maddr().raw()));
     let area = NonNull::new(percpu::area_address(cpu) as *mut Area).ok_or("has no place")?;
     // SAFETY: the area was mapped just now, and the CPU does not run yet.
     unsafe { Area::begin(area) };
     start_stack.store(Area::stack_top(area), Ordering::Release);
-    let is_up = || percpu::online().contains(cpu);
+    tsc::await_cpu();
+    let is_up = || {
+        tsc::meet_if_here(cpu);
+        percpu::online().contains(cpu)
+    };
     apic::send_init(apic_id);
     wait_for(INIT_NS, || false);
     for limit in [AGAIN_NS, START_NS] {
@@ -144,6 +145,9 @@ fn start_one(hv: &Hv, cpu: CpuId, apic_id: u32, page: u64) -> Result<(), &'stati
     wait_for(INIT_NS, || false);
     start_stack.store(0, Ordering::Release);
     percpu::forget(cpu);
+    paging::map_area(cpu, None);
+    hv.platform.flush_tlb(CpuSet::ALL);
+    hv.frames.release(memory, order);
     Err("did not come up within 100 ms")
 }
 
@@ -155,6 +159,7 @@ extern "C" fn other_main() -> ! {
     set_up();
     apic::init_local();
     apic::enable_timer();
+    tsc::meet_boot_cpu();
     percpu::local().begin(hypervisor());
     percpu::on_empty_stack(leave::leave_afresh)
 }

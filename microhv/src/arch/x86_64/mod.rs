@@ -11,7 +11,7 @@
 //! | `percpu.rs` | each CPU's stacks and data, the vCPU that runs |
 //! | `paging.rs`, `memory.rs`, `guest_access.rs` | the hypervisor's address space, machine memory, guests' |
 //! | `fpu.rs`, `windows.rs` | what of a vCPU lives in the processor |
-//! | `apic.rs`, `time.rs`, `serial.rs` | interrupt controllers, clock, console |
+//! | `apic.rs`, `time.rs`, `tsc.rs`, `serial.rs` | interrupt controllers, clock, whether TSCs differ, console |
 //! | `heap.rs`, `panic.rs`, `devices.rs` | the heap, a report at the end, ports, power and facts |
 //! | `switch.rs` | one vCPU's registers for another's, and idleness |
 //! | `macros.S`, `syscall.S`, `trap.S`, `leave.S` | the ways in and out, a file each |
@@ -42,6 +42,7 @@ mod serial;
 mod start;
 mod switch;
 mod time;
+mod tsc;
 mod windows;
 
 use core::mem::offset_of;

@@ -117,15 +117,16 @@ pub(crate) fn build(map: &mut MemoryMap) {
     for (va, level) in [(WINDOWS, 2), (DEVICES, 1)].into_iter().chain(areas) {
         table_of(va, level, || Some(new_table(map) | TABLE));
     }
-    map_area(CpuId::BOOT, machine_address(percpu::boot_area().as_ptr() as u64));
+    map_area(CpuId::BOOT, Some(machine_address(percpu::boot_area().as_ptr() as u64)));
 }
 
-/// Maps the area of `cpu`, which is the memory from `maddr` on, but for its guard page.
-pub(crate) fn map_area(cpu: CpuId, maddr: u64) {
+/// Maps the area of `cpu`, which is the memory from `maddr` on, but for its guard page; `None` unmaps the area.
+pub(crate) fn map_area(cpu: CpuId, maddr: Option<u64>) {
     let start = percpu::area_address(cpu);
     let Some(table) = table_of(start, 1, || None) else { return };
     for offset in (0..AREA_BYTES as u64).step_by(PAGE as usize) {
-        let entry = if offset == GUARD_OFFSET as u64 { 0 } else { (maddr + offset) | DATA };
+        let maddr = maddr.filter(|_| offset != GUARD_OFFSET as u64);
+        let entry = maddr.map_or(0, |maddr| (maddr + offset) | DATA);
         table[index(start + offset, 1)].store(entry, Ordering::Release);
     }
 }

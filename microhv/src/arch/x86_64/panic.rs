@@ -3,8 +3,9 @@
 
 use core::arch::asm;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use microhv::platform::CpuSet;
 use microhv::sync::Once;
 use ring_abi::guest_context::CpuUserRegs;
 use x86_64::registers::control::Cr2;
@@ -27,6 +28,11 @@ const BACKTRACE_FRAMES: usize = 32;
 pub(crate) static DEBUG_EXIT: Once<Option<u16>> = Once::new();
 /// The CPU that panics; `u32::MAX`: none.
 static PANICKING: AtomicU32 = AtomicU32::new(u32::MAX);
+
+/// CPUs that have stopped since another panics, a bit each.
+static STOPPED: AtomicU64 = AtomicU64::new(0);
+/// How many ticks of the TSC a panic waits for other CPUs: they stop at once, unless they cannot any more.
+const STOP_TICKS: u64 = 1 << 28;
 
 unsafe extern "C" {
     static __build_id_start: u8;
@@ -126,9 +132,24 @@ fn die(regs: Option<&CpuUserRegs>, rbp: u64) -> ! {
 
 /// Stops this CPU for ever if another panics.
 pub(crate) fn stop_if_another_panics() {
-    let who = PANICKING.load(Ordering::Acquire);
-    if who != u32::MAX && who != percpu::this_cpu().raw() {
+    let (who, me) = (PANICKING.load(Ordering::Acquire), percpu::this_cpu());
+    if who != u32::MAX && who != me.raw() {
+        STOPPED.fetch_or(CpuSet::only(me).bits(), Ordering::AcqRel);
         cpu::halt_for_ever();
+    }
+}
+
+/// Stops all other CPUs, and waits until they have stopped, so that none of them writes into the report.
+fn stop_others() {
+    let others = percpu::online().without(percpu::this_cpu()).bits();
+    if others == 0 {
+        return;
+    }
+    apic::stop_others();
+    let began = cpu::rdtsc();
+    while STOPPED.load(Ordering::Acquire) & others != others && cpu::rdtsc().wrapping_sub(began) < STOP_TICKS
+    {
+        core::hint::spin_loop();
     }
 }
 
@@ -136,9 +157,7 @@ fn begin() {
     let me = percpu::this_cpu().raw();
     let first = PANICKING.compare_exchange(u32::MAX, me, Ordering::AcqRel, Ordering::Acquire);
     stop_if_another_panics();
-    if percpu::online().count() > 1 {
-        apic::stop_others();
-    }
+    stop_others();
     serial::break_lock();
     if first.is_err() {
         report!("panic within a panic");

@@ -89,15 +89,12 @@ fn look(magic: u32, info: u64, found: &mut Found) {
     }
     let information = &found.information;
     found.memory.fill(information.memory.iter().copied());
-    found.start_page = found.memory.take(4096, 4096, START_PAGE_END);
-    found.memory.reserve(Range { start: 0, end: LOW_MEMORY });
-    found.memory.reserve(paging::image_range());
-    for module in &information.modules {
-        found.memory.reserve(module.range);
-    }
     let dom0_line = information.modules.first().map(|module| module.string);
-    // The copies are made in the heap: its memory is not where the loader left the lines.
-    [information.command_line, dom0_line].into_iter().flatten().for_each(|line| found.memory.reserve(line));
+    // The copies of the lines are made in the heap: its memory is not where the loader left the lines.
+    let lines = [information.command_line, dom0_line].into_iter().flatten();
+    let modules = information.modules.iter().map(|module| module.range);
+    let used = modules.chain(lines).chain([paging::image_range()]);
+    found.start_page = found.memory.set_aside(used, START_PAGE_END, LOW_MEMORY);
     read_acpi(found);
     // Below the end of what the boot tables map: the heap is in use from now on.
     heap::begin(found.memory.take(heap::EARLY_HEAP_BYTES, 4096, IDENTITY_END).expect("RAM for the heap"));

@@ -6,12 +6,12 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use microhv::boot::acpi::Acpi;
 use microhv::boot::clock::{self, Scale};
-use microhv::platform::{Clock, TimeParams};
+use microhv::platform::{Clock, CpuId, TimeParams};
 use microhv::sync::{Mutex, Once, rank};
 
 use super::cpu::{port_in, port_out, rdtsc};
 use super::machine::Machine;
-use super::{apic, paging};
+use super::{apic, paging, percpu, tsc};
 
 /// How long the first measurement takes.
 const CALIBRATION_NS: u64 = 10_000_000;
@@ -89,7 +89,10 @@ fn find(acpi: &Acpi) -> Reference {
     Reference { source: Source::Pit, hz: 1_193_182, mask: 0xffff }
 }
 
-/// The published clock; `VERSION` is odd during a write.
+/// In `VERSION`: the TSCs are not one clock. The fast path tests this bit together with the lowest.
+const SKEWED: u32 = 1 << 31;
+
+/// The published clock by the boot CPU's TSC; `VERSION` is odd during a write.
 static VERSION: AtomicU32 = AtomicU32::new(0);
 static TSC: AtomicU64 = AtomicU64::new(0);
 static SYSTEM_NS: AtomicU64 = AtomicU64::new(0);
@@ -146,39 +149,71 @@ pub(crate) fn init(acpi: &Acpi) {
     log::info!("TSC {} kHz, timer {} kHz", hz / 1000, timer_ticks * 1_000_000 / elapsed_ns.max(1));
 }
 
-/// How the TSC gives system time.
-#[inline]
+/// What is published: of one write if no write is under way, and [`is_still`] says so.
+#[inline(always)]
+fn published() -> TimeParams {
+    let generation = VERSION.load(Ordering::Acquire);
+    let scale = SCALE.load(Ordering::Relaxed);
+    TimeParams {
+        tsc: TSC.load(Ordering::Relaxed),
+        system_ns: SYSTEM_NS.load(Ordering::Relaxed),
+        mul: scale as u32,
+        shift: (scale >> 32) as i8,
+        generation,
+        tsc_khz: (TSC_HZ.load(Ordering::Relaxed) / 1000) as u32,
+        is_one_clock: generation & SKEWED == 0,
+    }
+}
+
+#[inline(always)]
+fn is_still(params: &TimeParams) -> bool {
+    fence(Ordering::Acquire);
+    VERSION.load(Ordering::Relaxed) == params.generation
+}
+
+/// How the boot CPU's TSC gives system time.
 pub(crate) fn params() -> TimeParams {
     loop {
-        let generation = VERSION.load(Ordering::Acquire);
-        let scale = SCALE.load(Ordering::Relaxed);
-        let params = TimeParams {
-            tsc: TSC.load(Ordering::Relaxed),
-            system_ns: SYSTEM_NS.load(Ordering::Relaxed),
-            mul: scale as u32,
-            shift: (scale >> 32) as i8,
-            generation,
-            tsc_khz: (TSC_HZ.load(Ordering::Relaxed) / 1000) as u32,
-        };
-        fence(Ordering::Acquire);
-        if generation & 1 == 0 && VERSION.load(Ordering::Relaxed) == generation {
+        let params = published();
+        if params.generation & 1 == 0 && is_still(&params) {
             return params;
         }
         core::hint::spin_loop();
     }
 }
 
-/// System time at a value of the TSC. The value may lie before that of the parameters, which another CPU has read.
+/// How this CPU's TSC gives system time.
+#[inline]
+fn own_params() -> TimeParams {
+    let params = published();
+    if params.generation & (SKEWED | 1) == 0 && is_still(&params) { params } else { shifted_params() }
+}
+
+/// The same where TSCs are not one clock, or amid a write.
+#[cold]
+#[inline(never)]
+fn shifted_params() -> TimeParams {
+    params().by_tsc_with(tsc::offset(percpu::this_cpu()))
+}
+
+/// From now on the TSCs are not one clock.
+pub(crate) fn note_skew() {
+    VERSION.fetch_add(1, Ordering::AcqRel);
+    VERSION.fetch_or(SKEWED, Ordering::AcqRel);
+    VERSION.fetch_add(1, Ordering::Release);
+}
+
+/// System time at a value of this CPU's TSC. The value may lie before that of the parameters, which another CPU has read.
 #[inline]
 fn system_ns(params: &TimeParams, tsc: u64) -> u64 {
     let scale = Scale { mul: params.mul, shift: params.shift };
-    params.system_ns + scale.ns(tsc.saturating_sub(params.tsc))
+    params.system_ns + scale.ns((tsc.wrapping_sub(params.tsc) as i64).max(0) as u64)
 }
 
 /// System time.
 #[inline]
 pub(crate) fn now_ns() -> u64 {
-    system_ns(&params(), rdtsc())
+    system_ns(&own_params(), rdtsc())
 }
 
 /// The timer's count for so many ns.
@@ -206,7 +241,8 @@ pub(crate) fn refit() -> bool {
     if now < fit.next_ns {
         return false;
     }
-    let (count, tsc) = fit.reference.read_with_tsc();
+    let (count, own_tsc) = fit.reference.read_with_tsc();
+    let tsc = own_tsc.wrapping_add(tsc::offset(percpu::this_cpu()));
     let reference = fit.reference;
     let old_hz = TSC_HZ.load(Ordering::Relaxed);
     let elapsed = clock::unwrap_count(
@@ -222,7 +258,7 @@ pub(crate) fn refit() -> bool {
         return false;
     }
     let hz = clock::refitted(old_hz, clock::hz(tsc.wrapping_sub(fit.last.1), elapsed, reference.hz));
-    publish(tsc, system_ns(&params(), tsc), hz);
+    publish(tsc, system_ns(&own_params(), own_tsc), hz);
     fit.last = (count, tsc);
     fit.next_ns = now + REFIT_NS;
     true
@@ -257,6 +293,10 @@ impl Clock for Machine {
     #[inline]
     fn tsc(&self) -> u64 {
         rdtsc()
+    }
+
+    fn tsc_offset(&self, cpu: CpuId) -> u64 {
+        tsc::offset(cpu)
     }
 
     fn time_params(&self) -> TimeParams {

@@ -91,6 +91,27 @@ fn destroying_gives_all_back_even_in_pieces() {
     assert_eq!(simple(&world, XEN_DOMCTL_DESTROYDOMAIN, &world.dom0), HypercallError::Invalid.errno());
 }
 
+/// Two CPUs destroy one domain: its end is noted once, since its number may soon be another's.
+#[test]
+fn a_domain_that_two_cpus_destroy_ends_once() {
+    let ends = [0, 5, 20, 80, 120, 160, 10_000];
+    for plan in (0..40).flat_map(|first| ends.map(|second| [first, second])) {
+        let world = World::new(256);
+        let free = world.hv.frames.free_pages();
+        let domain = create(&world, 1);
+        domain.mm.set_max_pages(64);
+        base(&world, &domain);
+        let kill = || {
+            while world.hv.kill_domain(&domain).is_err() {}
+        };
+        world.at_once(&plan, kill, kill);
+        assert_eq!((domain.dying(), world.hv.unfinished.dead()), (DyingState::Dead, 1), "{plan:?}");
+        drop(domain);
+        reap_all(&world);
+        assert_eq!((world.hv.frames.free_pages(), world.hv.unfinished.dead()), (free, 0), "{plan:?}");
+    }
+}
+
 #[test]
 fn whoever_asks_is_told_that_there_is_more_to_destroy() {
     let world = World::new(512);

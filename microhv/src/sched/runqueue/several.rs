@@ -11,7 +11,7 @@ use crate::platform::{CpuId, CpuSet};
 /// How many waiting vCPUs a CPU looks at for one that may move to it: guests choose how many wait. (I13)
 const LOOKED_AT: usize = 1024;
 /// How far behind the queue to which it moves a vCPU may be.
-const MOST_BEHIND_NS: u64 = 4 * TIME_SLICE_NS;
+const MOST_LATE_NS: u64 = 4 * TIME_SLICE_NS;
 /// How much more a vCPU must lag before it moves to a CPU that is not of its soft affinity.
 const DETOUR_NS: u64 = 2 * TIME_SLICE_NS;
 /// How many slices of its own a vCPU may be ahead of the queue to which it moves.
@@ -181,7 +181,7 @@ impl RunQueue {
         let ahead = (run_time as i64).saturating_sub_unsigned(self.minimum);
         let slice =
             TIME_SLICE_NS * u64::from(DEFAULT_WEIGHT) / u64::from(vcpu.weight.load(Ordering::Relaxed).max(1));
-        let ahead = ahead.clamp(-(MOST_BEHIND_NS as i64), (MOST_AHEAD * slice) as i64);
+        let ahead = ahead.clamp(-(MOST_LATE_NS as i64), (MOST_AHEAD * slice) as i64);
         vcpu.set_run_time(self.minimum.saturating_add_signed(ahead));
         vcpu.set_cpu(self.cpu);
     }

@@ -1,6 +1,5 @@
 //! Two CPUs that act at the same time, in every way of few turns.
 
-use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 
 use ring_abi::evtchn::{EVTCHNOP_BIND_IPI, EvtchnBindIpi};
@@ -12,26 +11,9 @@ use super::several::Several;
 use super::*;
 use crate::domain::PauseFlags;
 use crate::sync::wait_a_turn;
-use crate::testing::{ARGS, turns};
+use crate::testing::ARGS;
+use crate::testing::turns::plans;
 use crate::time::state::TimerKind;
-
-/// Lets two CPUs do their part at the same time, in turns of so many points each.
-fn at_once(world: &World, points: &[u32], first: impl FnOnce() + Send, second: impl FnOnce() + Send) {
-    let acts: [Box<dyn FnOnce() + Send>; 2] = [Box::new(first), Box::new(second)];
-    let on = |(cpu, act): (usize, Box<dyn FnOnce() + Send>)| {
-        move || {
-            world.hv.platform.on_cpu(cpu);
-            act();
-        }
-    };
-    turns::play_plan(points, acts.into_iter().enumerate().map(on).collect());
-    world.hv.platform.on_cpu(0);
-}
-
-/// The turns of the first CPU, of the second, and of the first again, of fewer points than these each.
-fn plans([a, b, c]: [u32; 3]) -> impl Iterator<Item = [u32; 3]> {
-    (0..a).flat_map(move |a| (0..b).flat_map(move |b| (0..c).map(move |c| [a, b, c])))
-}
 
 fn deadlines(world: &World, domain: &Domain) -> [Option<u64>; TimerKind::ALL.len()] {
     TimerKind::ALL.map(|kind| world.hv.time.deadline(&domain.vcpus[0], kind))
@@ -67,7 +49,7 @@ fn a_timer_that_another_cpu_ends_is_left_alone() {
                 TimerKind::ALL.iter().for_each(|kind| world.hv.arm_timer(new, *kind, Some(far)));
             }
         };
-        at_once(world, &plan, run, end);
+        world.at_once(&plan, run, end);
         world.hv.time.check();
         let is_made = new.time.lock().timers.is_some();
         assert_eq!(deadlines(world, &next), [is_made.then_some(far); 6], "{plan:?}");
@@ -89,7 +71,7 @@ fn a_vcpu_that_stopped_gets_no_tick() {
         };
         let other = || world.hv.set_period(vcpu, MS);
         assert_eq!(cpu, CpuId::BOOT);
-        at_once(world, &plan, stop, other);
+        world.at_once(&plan, stop, other);
         assert_eq!(vcpu.running_on(), None);
         assert_eq!(deadlines(world, &guest)[TimerKind::Periodic as usize], None, "{plan:?}");
     }
@@ -129,10 +111,28 @@ fn the_end_of_a_wait_takes_nothing_from_the_next() {
                 assert_eq!(world.hv.evtchn_send(&guest, Port::new(ipi.port)), Ok(()));
             }
         };
-        at_once(world, &plan, poll, send);
+        world.at_once(&plan, poll, send);
         let is_last = polls(vcpu);
         assert_eq!(guest.events.pollers(), u32::from(is_last), "{plan:?}");
         let deadline = world.hv.time.deadline(vcpu, TimerKind::Poll);
         assert_eq!(deadline, until.filter(|_| is_last), "{plan:?}");
+    }
+}
+
+#[test]
+fn a_shutdown_that_is_taken_back_at_once_holds_nothing() {
+    for plan in plans([6, 6, 6]) {
+        let several = Several::new(2);
+        let guest = several.hog(2, 256);
+        several.turn();
+        let hv = &several.world.hv;
+        several.world.at_once(
+            &plan,
+            || hv.shutdown_domain(&guest, SHUTDOWN_SUSPEND),
+            || hv.resume_domain(&guest),
+        );
+        let is_down = guest.shutdown.lock().is_shut_down;
+        assert_eq!(guest.pause_count.load(Ordering::Relaxed), u32::from(is_down), "{plan:?}");
+        several.turn();
     }
 }
