@@ -130,14 +130,11 @@ impl Machine {
     }
 
     fn prepare(&mut self) -> Result<()> {
-        let Description { cpus, qemu_arguments, hypervisor_arguments: words, .. } = &mut self.description;
-        if asked_cpus().is_some() && !words.contains("maxcpus=") {
-            words.push_str(" maxcpus=64");
-            if qemu_arguments.iter().any(|argument| argument == "-icount") {
-                // Where time is what was executed, QEMU's CPUs take turns of tens of milliseconds, and none gets an answer
-                // of another meanwhile.
-                *cpus = 1;
-            }
+        let Description { cpus, qemu_arguments, .. } = &mut self.description;
+        if qemu_arguments.iter().any(|argument| argument == "-icount") {
+            // Where time is what was executed, QEMU's CPUs take turns of tens of milliseconds, and none gets an answer of
+            // another meanwhile.
+            *cpus = 1;
         }
         self.description.check()?;
         if let Some(directory) = self.description.log.as_deref().and_then(Path::parent) {

@@ -18,7 +18,7 @@ pub struct Options {
     pub no_reboot: bool,
     /// `dom0_max_vcpus=N`. Default 1.
     pub dom0_max_vcpus: u32,
-    /// `maxcpus=N`: CPUs that are used at most. Default 1.
+    /// `maxcpus=N`: CPUs that are used at most. Default: all.
     pub max_cpus: u32,
     /// `x2apic=BOOLEAN`: whether local APICs are driven by MSRs where that is possible. Default: by the CPU.
     pub x2apic: Option<bool>,
@@ -35,7 +35,7 @@ impl Options {
             mitigations: true,
             no_reboot: false,
             dom0_max_vcpus: 1,
-            max_cpus: 1,
+            max_cpus: MAX_CPUS as u32,
             x2apic: None,
         };
         for word in line.split_ascii_whitespace() {
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(options.debug_exit, Some(0xf4));
         assert_eq!(options.dom0_memory_bytes, 24 << 20);
         assert_eq!(options.log_level, log::LevelFilter::Debug);
-        assert_eq!((options.max_cpus, known("maxcpus=64").max_cpus), (1, 64));
+        assert_eq!((options.max_cpus, known("maxcpus=1").max_cpus), (64, 1));
     }
 
     #[test]
