@@ -160,12 +160,7 @@ pub(crate) fn play_plan(points: &[u32], cpus: Vec<impl FnOnce() + Send>) {
     play_by(1, (0, POINTS), Some(points.iter().rev().copied().collect()), cpus);
 }
 
-fn play_by(
-    seed: u64,
-    (turn, points): (usize, u64),
-    plan: Option<Vec<u32>>,
-    cpus: Vec<impl FnOnce() + Send>,
-) {
+fn play_by(seed: u64, (turn, points): (usize, u64), plan: Option<Vec<u32>>, cpus: Vec<impl FnOnce() + Send>) {
     let players = (1 << cpus.len()) - 1;
     let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let state = State { seed, players, turn, points, waits: 0, plan };
