@@ -1,5 +1,6 @@
 //! Dispatch, continuations, multicalls, versions.
 
+mod cpus;
 mod duels;
 mod nonsense;
 mod wild;
