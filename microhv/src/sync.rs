@@ -162,6 +162,8 @@ ranks! {
     RunQueue,
     /// `Time::queues`: one CPU's timers.
     TimerQueue,
+    /// `Scheduler::pools`: which CPUs are whose.
+    Pools,
     /// `DomainList::domains`: the domains by id. Held while one is looked up, so that a frame's owner is found under any
     /// lock above.
     DomainList,

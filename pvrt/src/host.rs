@@ -5,6 +5,7 @@
 #![allow(unsafe_code)] // arguments come by address, as in the real thing
 
 mod machine;
+mod pools;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};

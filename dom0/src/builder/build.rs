@@ -10,7 +10,6 @@ use pvrt::executor::sync::Mutex;
 use pvrt::hypercall::{domctl, memory, mmu, sysctl};
 use pvrt::mem::map_foreign;
 use pvrt::yield_now;
-use ring_abi::domctl::XenDomctlCreatedomain;
 use ring_abi::errno::Errno;
 use ring_abi::grant::{GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE, GTF_PERMIT_ACCESS, GrantEntryV1};
 use ring_abi::guest_context::{VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext, XEN_LEGACY_MAX_VCPUS};
@@ -31,10 +30,6 @@ const PAGE: u64 = PAGE_SIZE as u64;
 /// Bytes of one `vcpu_info` in `shared_info`, and of its `evtchn_upcall_mask`.
 const VCPU_INFO_BYTES: usize = 64;
 const UPCALL_MASK: usize = 1;
-/// The highest version of grant entries that a domain may choose where its configuration names none.
-const GRANT_VERSION: u32 = 2;
-const DEFAULT_GRANT_FRAMES: u32 = 64;
-const DEFAULT_MAPTRACK_FRAMES: u32 = 1024;
 const IF_FLAG: u64 = 0x200;
 /// How much memory a domain may have beyond its target, in KiB, as with libxl (`LIBXL_MAXMEM_CONSTANT`): a
 /// kernel takes a page before it gives another back.
@@ -93,6 +88,8 @@ pub struct Request<'a> {
     pub config: &'a DomainConfig,
     /// The domain's UUID.
     pub uuid: [u8; 16],
+    /// The number of the domain's CPU pool.
+    pub pool: u32,
     /// The kernel.
     pub kernel: File,
     /// The ramdisk.
@@ -140,7 +137,7 @@ pub async fn build(request: &Request<'_>) -> Result<Built, BuildError> {
         let text = format!("the command line is longer than {} bytes", MAX_GUEST_CMDLINE - 1);
         return Err(BuildError::Config(text));
     }
-    let domain = OwnedDomain::create(&creation(config, request.uuid)).map_err(refused("createdomain"))?;
+    let domain = OwnedDomain::create(request).map_err(refused("createdomain"))?;
     (request.begun)(domain.id());
     match fill(request, domain.id()).await {
         Ok(rings) => Ok(Built { domain, rings }),
@@ -210,18 +207,6 @@ async fn fill(request: &Request<'_>, id: DomId) -> Result<Rings, BuildError> {
         console_mfn: frames.mfn(layout.console),
         console_port,
     })
-}
-
-fn creation(config: &DomainConfig, uuid: [u8; 16]) -> XenDomctlCreatedomain {
-    XenDomctlCreatedomain {
-        handle: uuid,
-        max_vcpus: config.maxvcpus,
-        max_evtchn_port: config.max_event_channels,
-        max_grant_frames: config.max_grant_frames.unwrap_or(DEFAULT_GRANT_FRAMES) as i32,
-        max_maptrack_frames: config.max_maptrack_frames.unwrap_or(DEFAULT_MAPTRACK_FRAMES) as i32,
-        grant_opts: config.max_grant_version.unwrap_or(GRANT_VERSION),
-        ..Default::default()
-    }
 }
 
 fn set_clock(id: DomId, config: &DomainConfig) -> Result<(), BuildError> {

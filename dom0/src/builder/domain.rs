@@ -5,6 +5,12 @@ use pvrt::{Account, spawn, yield_now};
 use ring_abi::domctl::XenDomctlCreatedomain;
 use ring_abi::types::DomId;
 
+use super::build::Request;
+
+/// The highest version of grant entries that a domain may choose where its configuration names none.
+const GRANT_VERSION: u32 = 2;
+const DEFAULT_GRANT_FRAMES: u32 = 64;
+const DEFAULT_MAPTRACK_FRAMES: u32 = 1024;
 /// How long the hypervisor may go on with a domain's destruction before dom0's other tasks have their turn.
 const PIECE_NS: u64 = 250_000;
 
@@ -36,8 +42,19 @@ impl OwnedDomain {
     ///
     /// # Errors
     /// As `domctl::create`.
-    pub fn create(config: &XenDomctlCreatedomain) -> Result<Self> {
-        domctl::create(config).map(|id| Self { id })
+    pub fn create(request: &Request<'_>) -> Result<Self> {
+        let config = request.config;
+        let created = domctl::create(&XenDomctlCreatedomain {
+            handle: request.uuid,
+            cpupool_id: request.pool,
+            max_vcpus: config.maxvcpus,
+            max_evtchn_port: config.max_event_channels,
+            max_grant_frames: config.max_grant_frames.unwrap_or(DEFAULT_GRANT_FRAMES) as i32,
+            max_maptrack_frames: config.max_maptrack_frames.unwrap_or(DEFAULT_MAPTRACK_FRAMES) as i32,
+            grant_opts: config.max_grant_version.unwrap_or(GRANT_VERSION),
+            ..Default::default()
+        });
+        created.map(|id| Self { id })
     }
 
     /// The domain's number.

@@ -149,7 +149,7 @@ pub const KEYS: &[Key] = &[
     ignored("pci_power_mgmt", PASS),
     ignored("pci_seize", PASS),
     ignored("period", SCHED),
-    ignored("pool", "there is one pool of CPUs"),
+    done("pool", "by name or number"),
     ignored("pvcalls", DEVICE),
     ignored("pvshim", PVH),
     ignored("pvshim_cmdline", PVH),

@@ -8,7 +8,8 @@ use core::fmt;
 
 use pvrt::account::{Account, Shortage};
 use pvrt::executor::{run_for, time};
-use pvrt::hypercall::{domctl, sysctl};
+use pvrt::hypercall::domctl;
+use ring_abi::domctl::{XEN_SCHEDULER_CREDIT2, XEN_SCHEDULER_NULL};
 use ring_abi::types::DomId;
 use spin::Mutex;
 
@@ -124,8 +125,9 @@ impl Toolstack {
         let ramdisk = config.ramdisk.as_deref().map(|path| self.file(path)).transpose()?;
         let servers = self.servers(servers_of(&config))?;
         let uuid = config.uuid.unwrap_or_else(uuid::fresh);
+        let (pool, scheduler) = self.pool_for(&config)?;
         let account = budget::claim(&config).map_err(CreateError::Budget)?;
-        let built = match self.build(&config, uuid, (kernel, ramdisk), &account, making).await {
+        let built = match self.build(&config, (uuid, pool), (kernel, ramdisk), &account, making).await {
             Ok(built) => built,
             Err(error) => {
                 self.stopped(making, &config.name).await;
@@ -134,7 +136,7 @@ impl Toolstack {
         };
         let id = built.domain.id();
         account.allow(0);
-        if let Err(error) = set_affinity(id, &config).and_then(|()| set_share(id, &config)) {
+        if let Err(error) = set_affinity(id, &config).and_then(|()| set_share(id, &config, scheduler)) {
             built.domain.discard().await;
             self.stopped(making, &config.name).await;
             return Err(error);
@@ -193,7 +195,7 @@ impl Toolstack {
     async fn build(
         &self,
         config: &Arc<DomainConfig>,
-        uuid: [u8; 16],
+        (uuid, pool): ([u8; 16], u32),
         (kernel, ramdisk): (File, Option<File>),
         account: &Account,
         making: &Making,
@@ -203,7 +205,7 @@ impl Toolstack {
             let populating = &toolstack.0.populating;
             let begun = |id| noted.has(id);
             let request =
-                builder::Request { config: &wanted, uuid, kernel, ramdisk, populating, begun: &begun };
+                builder::Request { config: &wanted, uuid, pool, kernel, ramdisk, populating, begun: &begun };
             builder::build(&request).await
         });
         match self.unless_given_up(making, || account.is_overdrawn(), building).await {
@@ -211,6 +213,16 @@ impl Toolstack {
             None if making.is_given_up() => Err(CreateError::GivenUp(config.name.clone())),
             None => Err(CreateError::Refused("building it takes too much memory".into())),
         }
+    }
+
+    /// The number and the scheduler of the CPU pool in which a domain is to begin.
+    fn pool_for(&self, config: &DomainConfig) -> Result<(u32, u32), CreateError> {
+        let Some(name) = &config.pool else { return Ok((0, XEN_SCHEDULER_CREDIT2)) };
+        let pool = self.find_pool(name).map_err(|why| CreateError::Refused(format!("pool: {why}")))?;
+        if pool.cpus == 0 {
+            return Err(CreateError::Refused(format!("pool: {name}: the CPU pool has no CPU")));
+        }
+        Ok((pool.id, pool.scheduler))
     }
 
     fn file(&self, path: &str) -> Result<File, CreateError> {
@@ -276,12 +288,12 @@ fn set_affinity(id: DomId, config: &DomainConfig) -> Result<(), CreateError> {
 }
 
 /// Sets the domain's scheduler weight and cap, if the configuration names others than the default.
-fn set_share(id: DomId, config: &DomainConfig) -> Result<(), CreateError> {
+fn set_share(id: DomId, config: &DomainConfig, scheduler: u32) -> Result<(), CreateError> {
     const USUAL_WEIGHT: u16 = 256;
-    if config.cpu_weight == USUAL_WEIGHT && config.cap == 0 {
+    // As with libxl, the null scheduler has nothing to be set.
+    if config.cpu_weight == USUAL_WEIGHT && config.cap == 0 || scheduler == XEN_SCHEDULER_NULL {
         return Ok(());
     }
-    sysctl::scheduler()
-        .and_then(|scheduler| domctl::set_share(id, scheduler, config.cpu_weight, config.cap))
+    domctl::set_share(id, scheduler, config.cpu_weight, config.cap)
         .map_err(|errno| CreateError::Refused(format!("cpu_weight and cap: {errno}")))
 }

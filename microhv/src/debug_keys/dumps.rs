@@ -41,7 +41,7 @@ pub(super) fn domains<P: Platform>(hv: &Hypervisor<P>) {
 
 /// Key `r`: which vCPUs run and wait on each CPU.
 pub(super) fn run_queues<P: Platform>(hv: &Hypervisor<P>) {
-    for cpu in (0..hv.platform.machine_info().cpus.max(1)).filter_map(CpuId::new) {
+    for cpu in hv.sched.known() {
         log::info!(
             "CPU{}: idle {} ms, slice ends {:?}, pending {:#x}",
             cpu.raw(),

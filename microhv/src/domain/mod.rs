@@ -79,6 +79,8 @@ pub struct DomainConfig {
     pub max_maptrack_frames: u32,
     /// `XEN_DOMCTL_CDF_*`, kept for `getdomaininfo`.
     pub flags: u32,
+    /// The number of the CPU pool in which the domain begins.
+    pub pool: u32,
 }
 
 impl Default for DomainConfig {
@@ -93,6 +95,7 @@ impl Default for DomainConfig {
             max_grant_version: 2,
             max_maptrack_frames: 1024,
             flags: 0,
+            pool: 0,
         }
     }
 }
@@ -237,7 +240,7 @@ impl Domain {
             watchdogs: Mutex::new([false; 2]),
             teardown_at: AtomicU32::new(0),
             clock_shown: AtomicU32::new(u32::MAX),
-            sched: DomainSched::new(),
+            sched: DomainSched::new(config.pool),
         })
     }
 

@@ -9,6 +9,7 @@ use crate::lifecycle::LifecycleError;
 use crate::mem::MemError;
 use crate::pirq::PirqError;
 use crate::platform::GuestFault;
+use crate::sched::pools::PoolError;
 
 /// A refusal. Each is one errno of `xen/include/public/errno.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub enum HypercallError {
     Overflow = e::EOVERFLOW as u8,
     /// `ENOBUFS`: the caller's buffer is too small.
     NoBuffers = e::ENOBUFS as u8,
+    /// `EADDRNOTAVAIL`: the CPU is not there.
+    NotAvailable = e::EADDRNOTAVAIL as u8,
     /// `EOPNOTSUPP`: known, and not done here.
     NotSupported = e::EOPNOTSUPP as u8,
 }
@@ -104,8 +107,10 @@ from_errors! {
     DomainError: NoSuchDomain, NotPermitted;
     EvtchnError: Invalid, NoEntry, Exists, NoSpace, NoMemory, Fault, Access, NoSys, NotSupported;
     GrowError: Invalid, NoMemory, NoSuchDomain, Again, Busy, Range;
-    LifecycleError: Again, Exists, Invalid, NoMemory, Gdt(error);
+    LifecycleError: Again, Exists, Invalid, NoMemory, NoSuchPool => NoSuchDomain, NoCpu => NoDevice, Gdt(error);
     MemError: Restart => Again, Mismatch => Busy, Invalid, NotPermitted, Busy, NoMemory, NoSuchDomain;
+    PoolError: NoSuchPool => NoEntry, Exists, TooMany => NoMemory, Busy, NoCpu => NoDevice, NotFree => NoDevice,
+        NotInPool => NotAvailable, Invalid, Again;
     PirqError: NoSuchPirq => Invalid, NoSuchEntry => Invalid, NotPermitted, Bound => Exists,
         NoCapability => NoDevice, Mapped => Busy, NoneFree => NoSpace, Port(error);
 }

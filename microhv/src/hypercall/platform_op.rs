@@ -4,7 +4,7 @@ use ring_abi::platform::*;
 use ring_abi::types::GuestVa;
 
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
-use crate::platform::{Platform, PowerAction};
+use crate::platform::{CpuId, Platform, PowerAction};
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
 /// ACPI's "soft off".
@@ -32,9 +32,13 @@ pub fn platform_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperc
         }
         XENPF_GET_CPUINFO => {
             let mut info: XenpfPcpuinfo = op.payload();
-            let cpus = cur.hv.platform.machine_info().cpus.max(1);
-            info.max_present = cpus - 1;
-            info.flags = if info.xen_cpuid < cpus { XEN_PCPU_FLAGS_ONLINE } else { XEN_PCPU_FLAGS_INVALID };
+            let (known, online) = (cur.hv.sched.known_cpus(), cur.hv.sched.online());
+            info.max_present = known.bits().ilog2();
+            info.flags = match CpuId::new(info.xen_cpuid) {
+                Some(cpu) if online.contains(cpu) => XEN_PCPU_FLAGS_ONLINE,
+                Some(cpu) if known.contains(cpu) => 0,
+                _ => XEN_PCPU_FLAGS_INVALID,
+            };
             info.apic_id = info.xen_cpuid;
             info.acpi_id = info.xen_cpuid;
             op.set_payload(&info);

@@ -1,13 +1,15 @@
 //! Control of the machine, by the toolstack: interface version 0x15.
 
+mod cpus;
+
 use ring_abi::domctl::{XEN_SCHEDULER_CREDIT2, XenDomctlGetdomaininfo};
 use ring_abi::payload::Payload;
 use ring_abi::sysctl::*;
 use ring_abi::types::{GuestVa, PAGE_SIZE};
 
-use super::domctl::{domain_info, write_bitmap};
+use super::domctl::domain_info;
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
-use crate::platform::{CpuId, Platform};
+use crate::platform::Platform;
 
 /// Keys that one call may press.
 const MAX_KEYS: u32 = 32;
@@ -32,14 +34,15 @@ pub fn sysctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
         XEN_SYSCTL_SCHED_ID => op.set_payload(&XenSysctlSchedId { sched_id: XEN_SCHEDULER_CREDIT2 }),
         XEN_SYSCTL_GETDOMAININFOLIST => asked(&mut op, |wanted| domain_list(cur, wanted))?,
         XEN_SYSCTL_DEBUG_KEYS => asked(&mut op, |wanted| debug_keys(cur, wanted))?,
-        XEN_SYSCTL_GETCPUINFO => asked(&mut op, |wanted| cpu_info(cur, wanted))?,
+        XEN_SYSCTL_GETCPUINFO => asked(&mut op, |wanted| cpus::info(cur, wanted))?,
+        XEN_SYSCTL_CPU_HOTPLUG => cpus::hotplug(cur, op.payload())?,
         XEN_SYSCTL_AVAILHEAP => {
             let avail_bytes = cur.hv.frames.free_pages() * PAGE_SIZE as u64;
             op.set_payload(&XenSysctlAvailheap { avail_bytes, ..op.payload() });
         }
-        XEN_SYSCTL_CPUTOPOINFO => asked(&mut op, |wanted| cpu_topology(cur, wanted))?,
+        XEN_SYSCTL_CPUTOPOINFO => asked(&mut op, |wanted| cpus::topology(cur, wanted))?,
         XEN_SYSCTL_NUMAINFO => asked(&mut op, |wanted| numa(cur, wanted))?,
-        XEN_SYSCTL_CPUPOOL_OP => asked(&mut op, |wanted| cpu_pool(cur, wanted))?,
+        XEN_SYSCTL_CPUPOOL_OP => asked(&mut op, |wanted| cpus::pool(cur, wanted))?,
         _ => return Err(HypercallError::NoSys),
     }
     cur.copy_out(arg, &op)?;
@@ -62,22 +65,14 @@ fn debug_keys<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlDebugKeys
     Ok(())
 }
 
-fn cpu_info<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlGetcpuinfo) -> Answer {
-    wanted.nr_cpus = wanted.max_cpus.min(cur.hv.platform.machine_info().cpus);
-    for cpu in (0..wanted.nr_cpus).filter_map(CpuId::new) {
-        let idletime = cur.hv.sched.idle_ns(cpu, cur.hv.platform.now_ns());
-        cur.copy_out_at(GuestVa::new(wanted.info), u64::from(cpu.raw()), &XenSysctlCpuinfo { idletime })?;
-    }
-    Ok(())
-}
-
 fn physical<P: Platform>(cur: &Current<'_, P>) -> XenSysctlPhysinfo {
     let machine = cur.hv.platform.machine_info();
+    let ids = cpus::ids(cur);
     XenSysctlPhysinfo {
         threads_per_core: 1,
-        cores_per_socket: machine.cpus.max(1),
-        nr_cpus: machine.cpus.max(1),
-        max_cpu_id: machine.cpus.max(1) - 1,
+        cores_per_socket: ids,
+        nr_cpus: cur.hv.sched.online().count(),
+        max_cpu_id: ids - 1,
         nr_nodes: 1,
         max_node_id: 0,
         cpu_khz: machine.cpu_khz,
@@ -132,19 +127,6 @@ fn domain_list<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlGetdomai
     Ok(())
 }
 
-fn cpu_topology<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlCputopoinfo) -> Answer {
-    let cpus = cur.hv.platform.machine_info().cpus.max(1);
-    if wanted.cputopo != 0 {
-        HypercallError::NoBuffers.when(wanted.num_cpus < cpus)?;
-        for cpu in 0..cpus {
-            let place = XenSysctlCputopo { core: cpu, socket: 0, node: 0 };
-            cur.copy_out_at(GuestVa::new(wanted.cputopo), u64::from(cpu), &place)?;
-        }
-    }
-    wanted.num_cpus = cpus;
-    Ok(())
-}
-
 fn numa<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlNumainfo) -> Answer {
     HypercallError::NoBuffers.when((wanted.meminfo != 0 || wanted.distance != 0) && wanted.num_nodes < 1)?;
     if wanted.meminfo != 0 {
@@ -159,20 +141,5 @@ fn numa<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlNumainfo) -> An
         cur.copy_out(GuestVa::new(wanted.distance), &LOCAL_DISTANCE)?;
     }
     wanted.num_nodes = 1;
-    Ok(())
-}
-
-/// All CPUs and domains are in pool 0, the only one.
-fn cpu_pool<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlCpupoolOp) -> Answer {
-    match wanted.op {
-        XEN_SYSCTL_CPUPOOL_OP_INFO if wanted.cpupool_id == 0 => {
-            wanted.sched_id = XEN_SCHEDULER_CREDIT2;
-            wanted.n_dom = cur.hv.domains.snapshot().len() as u32;
-            write_bitmap(cur, &wanted.cpumap, cur.hv.sched.online().bits())?;
-        }
-        XEN_SYSCTL_CPUPOOL_OP_INFO => return Err(HypercallError::NoEntry),
-        XEN_SYSCTL_CPUPOOL_OP_FREEINFO => write_bitmap(cur, &wanted.cpumap, 0)?,
-        _ => return Err(HypercallError::NotSupported),
-    }
     Ok(())
 }

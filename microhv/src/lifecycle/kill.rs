@@ -29,7 +29,7 @@ impl<P: Platform> Hypervisor<P> {
                     domain.set_dying(DyingState::Dying);
                 }
                 self.release_pirqs(domain); // once: a domain that is paused maps no more
-                self.sched.forget(domain.id);
+                self.forget_domain(domain);
             }
             DyingState::Dying => {}
         }

@@ -135,6 +135,10 @@ impl<P: Platform> Hypervisor<P> {
             self.give_up(making);
             return Err(LifecycleError::Exists);
         }
+        if let Err(error) = self.sched.enter_pool(making.config.pool) {
+            self.give_up(making);
+            return Err(error.into());
+        }
         let Making { id, config, shared_mfn, vcpus, .. } = making;
         let shared_info = self.platform.shared(shared_mfn);
         let domain = Domain::with_vcpus(id, config, shared_mfn, shared_info, vcpus);
@@ -143,11 +147,13 @@ impl<P: Platform> Hypervisor<P> {
         // not as out of range.
         let has_table = matches!(self.grow_grant_table(&domain, 1), Ok(()) | Err(GrowError::Again));
         if !has_table || !self.domains.insert(&domain) {
+            self.sched.leave_pool(config.pool);
             let _ = self.disown(shared_mfn);
             self.release_grant_table(&domain);
             self.end_later(Ending::of_domain(domain));
             return Err(if has_table { LifecycleError::Exists } else { LifecycleError::NoMemory });
         }
+        self.settle_in_pool(&domain);
         self.publish_wall_clock(&domain);
         Ok(domain)
     }

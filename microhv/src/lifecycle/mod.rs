@@ -17,6 +17,7 @@ pub(crate) use context::fill_context;
 pub use unfinished::Unfinished;
 
 use crate::mem::MemError;
+use crate::sched::pools::PoolError;
 
 /// Why a domain was not made or ended, or why a vCPU did not get its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,16 @@ pub enum LifecycleError {
     Invalid,
     /// There is no memory, or no number.
     NoMemory,
+    /// There is no such CPU pool.
+    NoSuchPool,
+    /// The CPU pool has no CPU.
+    NoCpu,
     /// The vCPU cannot have this GDT.
     Gdt(MemError),
+}
+
+impl From<PoolError> for LifecycleError {
+    fn from(error: PoolError) -> Self {
+        if error == PoolError::NoCpu { Self::NoCpu } else { Self::NoSuchPool }
+    }
 }

@@ -68,6 +68,7 @@ impl<P: Platform> Hypervisor<P> {
     /// `VCPUOP_down`: stops the vCPU. The last vCPU to stop powers the domain off.
     pub(crate) fn vcpu_down(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
         self.hold(vcpu, PauseFlags::DOWN);
+        self.give_up_cpu(domain, vcpu);
         if !domain.vcpus.iter().any(Vcpu::is_up) {
             self.shutdown_domain(domain, SHUTDOWN_POWEROFF);
         }

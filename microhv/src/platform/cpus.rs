@@ -100,6 +100,13 @@ pub trait Cpus {
     fn online(&self) -> CpuSet;
     /// Makes another CPU look at its pending work.
     fn kick(&self, cpu: CpuId);
+    /// Lets another CPU, for which there is no work any more, leave the CPUs that are up, and stop until [`Cpus::unpark`]. Whether
+    /// the CPU has left them: else the caller asks again.
+    #[must_use]
+    fn park(&self, cpu: CpuId) -> bool;
+    /// Lets a CPU that was parked be one of those that are up. Whether the CPU is: else the caller asks again.
+    #[must_use]
+    fn unpark(&self, cpu: CpuId) -> bool;
     /// Asks another CPU to save what it keeps in its registers of a vCPU that it does not run. The caller asks again until
     /// nobody is the vCPU's holder.
     fn ask_to_let_go(&self, cpu: CpuId);

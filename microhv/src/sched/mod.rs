@@ -18,10 +18,13 @@
 //!
 //! - [`state`]: what a domain and a vCPU hold; `runqueue`: the queue of one CPU
 //! - `pausing`: blocking, waking, pausing; `places`: several CPUs; `caps`: what a domain may run at most
+//! - [`pools`]: which CPUs a vCPU may use; `cpus`: CPUs that come and go, and domains that change pools
 
 mod caps;
+mod cpus;
 mod pausing;
 mod places;
+pub(crate) mod pools;
 mod runqueue;
 pub mod state;
 #[cfg(test)]
@@ -38,6 +41,7 @@ use crate::domain::{Domain, PauseFlags, Vcpu, VcpuRef};
 use crate::platform::{CpuId, CpuSet, MAX_CPUS, Platform, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
 use crate::sync::{Mutex, MutexGuard, rank};
 use crate::time::state::Runstate;
+use pools::Pools;
 use runqueue::{RunQueue, Wake};
 use state::{COURTEOUS_RUN_NS, DEFAULT_WEIGHT, LEAST_RUN_NS, RESTS, VAIN_WAIT_NS};
 
@@ -77,8 +81,10 @@ pub struct Scheduler {
     cpus: Box<[PerCpu; MAX_CPUS]>,
     /// CPUs whose queues have room for all vCPUs, a bit each.
     known: AtomicU64,
-    /// CPUs among which vCPUs move.
+    /// CPUs that are in use: in a pool, or free.
     online: AtomicU64,
+    /// Which CPUs are whose.
+    pools: Mutex<rank::Pools, Pools>,
     /// CPUs that have nothing to run.
     idle: AtomicU64,
 }
@@ -94,12 +100,13 @@ impl Default for Scheduler {
         };
         let boot = || AtomicU64::new(CpuSet::only(CpuId::BOOT).bits());
         let cpus = CpuId::each(cpu);
-        Self { cpus, known: boot(), online: boot(), idle: AtomicU64::new(0) }
+        let pools = Mutex::new(Pools::default());
+        Self { cpus, known: boot(), online: boot(), pools, idle: AtomicU64::new(0) }
     }
 }
 
 impl Scheduler {
-    /// The CPUs among which vCPUs move.
+    /// The CPUs that are in use.
     pub fn online(&self) -> CpuSet {
         CpuSet::from_bits(self.online.load(Ordering::Relaxed))
     }

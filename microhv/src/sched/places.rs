@@ -7,13 +7,13 @@
 //! Two orders of stores and loads matter. A CPU first says that it is idle, or that its slice has no end, then looks what waits
 //! elsewhere. A CPU that lets a vCPU wait first publishes that, then looks which CPU is idle or has no slice. So one sees the other.
 
-use alloc::sync::Arc;
 use core::sync::atomic::{Ordering, fence};
 
+use super::pools::Change;
 use super::runqueue::{RunQueue, Wake};
 use super::{NO_SLICE, Scheduler, TIME_SLICE_NS, is_runnable};
 use crate::Hypervisor;
-use crate::domain::{Domain, Vcpu, VcpuRef};
+use crate::domain::{Vcpu, VcpuRef};
 use crate::platform::{CpuId, CpuSet, MAX_CPUS, Platform, SOFTIRQ_SCHEDULE};
 use crate::sync::{MutexGuard, lock_pair};
 
@@ -36,9 +36,14 @@ fn next_of(cpus: CpuSet, cpu: CpuId) -> Option<CpuId> {
 }
 
 impl Scheduler {
-    /// The CPUs whose queues have room for all vCPUs.
+    /// The CPUs whose queues have room for all vCPUs: those that came up once.
+    pub(crate) fn known_cpus(&self) -> CpuSet {
+        CpuSet::from_bits(self.known.load(Ordering::SeqCst))
+    }
+
+    /// The same, one by one.
     pub(crate) fn known(&self) -> impl Iterator<Item = CpuId> + use<> {
-        CpuSet::from_bits(self.known.load(Ordering::SeqCst)).iter()
+        self.known_cpus().iter()
     }
 
     /// Locks the queues of two CPUs; the second is missing when both are one.
@@ -76,11 +81,11 @@ impl Scheduler {
     }
 
     /// The CPU for which a vCPU that wakes waits. If that was idle, it counts as busy from now on, and the caller lets it look.
-    fn choose(&self, vcpu: &Vcpu, last: CpuId, pool: CpuSet) -> CpuId {
+    fn choose(&self, vcpu: &Vcpu, last: CpuId) -> CpuId {
         if vcpu.running_on().is_some() || vcpu.sched.queued.load(Ordering::Relaxed) {
             return last;
         }
-        let allowed = vcpu.sched.allowed(pool);
+        let allowed = vcpu.sched.allowed();
         let preferred = vcpu.sched.preferred(allowed);
         let mut idle = both(allowed, CpuSet::from_bits(self.idle.load(Ordering::SeqCst)));
         while let Some(cpu) = next_of(both(idle, preferred), last).or_else(|| next_of(idle, last)) {
@@ -105,16 +110,7 @@ impl<P: Platform> Hypervisor<P> {
             self.sched.known.fetch_and(!bit, Ordering::SeqCst);
             return false;
         }
-        self.set_online(CpuSet::from_bits(self.sched.online.fetch_or(bit, Ordering::SeqCst) | bit));
-        true
-    }
-
-    /// Makes `online` the CPUs among which vCPUs move, and lets each look what there is to do now.
-    fn set_online(&self, online: CpuSet) {
-        for cpu in self.sched.known() {
-            self.sched.cpus[cpu.index()].queue.lock().set_pool(online);
-            self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
-        }
+        self.change_cpus(Change::Online { cpu }).is_ok()
     }
 
     /// Lets one idle CPU look that may run what waits for `cpu`, and those of `news` that have no slices.
@@ -137,12 +133,15 @@ impl<P: Platform> Hypervisor<P> {
     pub(super) fn place(&self, waking: &VcpuRef, now: u64) {
         let vcpu = waking.vcpu();
         loop {
+            // A vCPU of the null policy looks for a CPU of its own. Without one it waits: see `find_owner`.
+            if !self.has_cpu(waking.domain(), vcpu) {
+                return;
+            }
             let last = vcpu.sched.cpu();
-            let pool = self.sched.cpus[last.index()].queue.lock().pool();
-            let to = self.sched.choose(vcpu, last, pool);
+            let to = self.sched.choose(vcpu, last);
             let (mut from, mut other) = self.sched.lock_two(last, to);
             let stays = from.has(waking) || vcpu.running_on().is_some();
-            let may = stays || vcpu.sched.allowed(pool).contains(to);
+            let may = stays || vcpu.sched.allowed().contains(to);
             if vcpu.sched.cpu() != last || stays && other.is_some() || !may {
                 drop((from, other));
                 self.raise_softirq(to, SOFTIRQ_SCHEDULE); // the CPU may have nothing to do after all
@@ -168,6 +167,14 @@ impl<P: Platform> Hypervisor<P> {
     #[cold]
     pub(super) fn take_over<'a>(&'a self, cpu: CpuId, mut queue: Guard<'a>, now: u64) -> Guard<'a> {
         queue.account(now);
+        if queue.is_dedicated() {
+            if queue.is_bare() {
+                drop(queue);
+                self.find_owner(cpu);
+                queue = self.sched.cpus[cpu.index()].queue.lock();
+            }
+            return queue;
+        }
         let least = queue.least();
         if least.is_none() {
             self.sched.idle.fetch_or(CpuSet::only(cpu).bits(), Ordering::SeqCst);
@@ -208,7 +215,7 @@ impl<P: Platform> Hypervisor<P> {
         let news = self.sched.publish(cpu, queue);
         let bit = CpuSet::only(cpu).bits();
         if queue.current().is_none() {
-            if self.sched.idle.fetch_or(bit, Ordering::SeqCst) & bit == 0 {
+            if self.sched.idle.fetch_or(bit, Ordering::SeqCst) & bit == 0 && !queue.is_dedicated() {
                 // This CPU has not looked elsewhere since others know that it is idle.
                 self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
             }
@@ -229,10 +236,8 @@ impl<P: Platform> Hypervisor<P> {
     #[cold]
     pub(super) fn changed(&self, cpu: CpuId, news: CpuSet, from: Option<&VcpuRef>, to: Option<&VcpuRef>) {
         fence(Ordering::SeqCst);
-        let pool = self.sched.cpus[cpu.index()].queue.lock().pool();
-        let goes_on = |next: &VcpuRef| {
-            is_runnable(next.domain(), next.vcpu()) && next.sched.allowed(pool).contains(cpu)
-        };
+        let goes_on =
+            |next: &VcpuRef| is_runnable(next.domain(), next.vcpu()) && next.sched.allowed().contains(cpu);
         // A CPU that stopped the new vCPU meanwhile has not seen the vCPU run.
         if !to.is_none_or(goes_on) {
             self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
@@ -242,24 +247,5 @@ impl<P: Platform> Hypervisor<P> {
             self.make_runnable(from.domain(), from.vcpu());
         }
         self.call(cpu, news);
-    }
-
-    /// Lets a vCPU run on the CPUs of `hard` alone, and rather on those of `soft`.
-    pub(crate) fn set_affinity(&self, domain: &Arc<Domain>, vcpu: &Vcpu, hard: CpuSet, soft: CpuSet) {
-        vcpu.sched.set_affinity(hard, soft);
-        let Some(this) = VcpuRef::new(domain, vcpu.id.raw()) else { return };
-        loop {
-            let cpu = vcpu.sched.cpu();
-            let mut queue = self.sched.cpus[cpu.index()].queue.lock();
-            if vcpu.sched.cpu() != cpu {
-                continue;
-            }
-            if vcpu.sched.queued.load(Ordering::Relaxed) {
-                queue.remove(&this);
-            }
-            break;
-        }
-        self.stop(vcpu);
-        self.make_runnable(domain, vcpu);
     }
 }

@@ -77,10 +77,12 @@ pub(super) struct RunQueue {
     to_common: u64,
     /// CPUs on which vCPUs that wait here may run: none is missing, and some may be left from vCPUs that went.
     wanted: CpuSet,
-    /// The CPUs among which vCPUs move, this one too while it is online.
+    /// The CPUs among which vCPUs move that this one may run: those of its pool, this one too; none while it is in no pool.
     pool: CpuSet,
-    /// Whether `pool` has another CPU than this one.
+    /// Whether there are other CPUs, of this pool or another.
     is_shared: bool,
+    /// Whether the pool's policy is null: the CPU belongs to one vCPU, or to none.
+    is_dedicated: bool,
     /// Whether some domain has a cap, or had one.
     has_caps: bool,
     /// Neither of both.
@@ -191,7 +193,7 @@ impl RunQueue {
         self.arrivals += 1;
         sched.queued.store(true, Ordering::Relaxed);
         if self.is_shared {
-            self.wanted = CpuSet::from_bits(self.wanted.bits() | sched.allowed(self.pool).bits());
+            self.wanted = CpuSet::from_bits(self.wanted.bits() | sched.allowed().bits());
         }
         let (run_time, arrival) = (sched.run_time(), self.arrivals);
         self.waiting.push(Waiting { run_time, arrival, vcpu });

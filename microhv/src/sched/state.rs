@@ -39,11 +39,19 @@ pub(crate) struct DomainSched {
     pub(super) spent: [AtomicU64; MAX_CPUS],
     /// The most that the domain may run.
     pub(crate) cap: Cap,
+    /// The number of the domain's pool. Changed under the lock of the pools.
+    pub(super) pool: AtomicU32,
 }
 
 impl DomainSched {
-    pub(crate) fn new() -> Self {
-        Self { spent: [const { AtomicU64::new(0) }; MAX_CPUS], cap: Cap::default() }
+    pub(crate) fn new(pool: u32) -> Self {
+        let spent = [const { AtomicU64::new(0) }; MAX_CPUS];
+        Self { spent, cap: Cap::default(), pool: AtomicU32::new(pool) }
+    }
+
+    /// The number of the domain's pool.
+    pub(crate) fn pool(&self) -> u32 {
+        self.pool.load(Relaxed)
     }
 }
 
@@ -74,6 +82,9 @@ pub struct VcpuSched {
     affinity: AtomicU64,
     /// Soft affinity likewise: the CPUs on which the vCPU had better run.
     soft_affinity: AtomicU64,
+    /// On which CPUs the vCPU may run, by its domain's pool and its hard affinity: a bit each. None: the vCPU is of a pool of the
+    /// null policy, and has no CPU. Changed under the lock of the pools.
+    allowed: AtomicU64,
 }
 
 impl Default for VcpuSched {
@@ -91,6 +102,7 @@ impl Default for VcpuSched {
             courtesies: AtomicU8::new(0),
             affinity: AtomicU64::new(u64::MAX),
             soft_affinity: AtomicU64::new(u64::MAX),
+            allowed: AtomicU64::new(0),
         }
     }
 }
@@ -125,10 +137,19 @@ impl VcpuSched {
         self.soft_affinity.store(soft.bits(), SeqCst);
     }
 
-    /// On which CPUs of `pool` the vCPU may run: on all if its affinity leaves none.
-    #[inline]
-    pub(super) fn allowed(&self, pool: CpuSet) -> CpuSet {
+    /// What the hard affinity leaves of `pool`: all if that is nothing.
+    pub(super) fn usable(&self, pool: CpuSet) -> CpuSet {
         narrowed(pool, &self.affinity)
+    }
+
+    /// On which CPUs the vCPU may run; none: it waits until its pool has a CPU for it.
+    #[inline]
+    pub(super) fn allowed(&self) -> CpuSet {
+        CpuSet::from_bits(self.allowed.load(SeqCst))
+    }
+
+    pub(super) fn set_allowed(&self, cpus: CpuSet) {
+        self.allowed.store(cpus.bits(), SeqCst);
     }
 
     /// On which CPUs of `allowed` the vCPU had better run: on all if its soft affinity leaves none.

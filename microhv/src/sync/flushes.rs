@@ -50,6 +50,12 @@ impl FlushState {
         self.done.load(Ordering::Acquire) >= order
     }
 
+    /// Whether the CPU remembers nothing that is older than `order`: the CPU has flushed after, or is not up any more. A CPU that goes
+    /// drops all that it remembers of guests before, uses no guest's tables while it is away, and flushes when it is back.
+    pub fn is_over(&self, order: u64, is_up: impl FnOnce() -> bool) -> bool {
+        self.has_done(order) || !is_up()
+    }
+
     /// Flushes this CPU's TLB by `flush`, on this CPU.
     #[inline(always)]
     pub fn flush(&self, orders: &FlushOrders, flush: impl FnOnce()) {

@@ -214,3 +214,50 @@ fn a_flush_under_a_lock_ends_and_reaches_all() {
     });
     assert_eq!(entry.load(Ordering::SeqCst), 1 + rounds as u64);
 }
+
+/// A CPU goes and comes back, over and over, while another orders flushes of it: no order waits for ever, and once an order is over
+/// the CPU has flushed after it, or is away and has flushed before it went.
+#[test]
+fn no_flush_waits_for_a_cpu_that_goes() {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+    let (orders, state, is_up) = (FlushOrders::new(), FlushState::new(), AtomicBool::new(true));
+    // What the CPU remembers: the last change that it may have missed is that of its last flush.
+    let (change, known, is_over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let flush = || known.store(change.load(SeqCst), SeqCst);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut round = 0;
+            while !is_over.load(SeqCst) {
+                if state.is_asked() {
+                    state.serve(&orders, flush);
+                }
+                round += 1;
+                if round % 3 == 0 {
+                    state.flush(&orders, flush);
+                    is_up.store(false, SeqCst);
+                    std::hint::spin_loop();
+                    is_up.store(true, SeqCst);
+                    state.flush(&orders, flush);
+                }
+            }
+        });
+        for wanted in 1..=300 {
+            change.store(wanted, SeqCst);
+            let order = orders.order();
+            let was_up = is_up.load(SeqCst);
+            if was_up && !state.has_done(order) {
+                let _ = state.ask();
+            }
+            let mut turns = 0u64;
+            while was_up && !state.is_over(order, || is_up.load(SeqCst)) {
+                std::thread::yield_now();
+                turns += 1;
+                assert!(turns < 1_000_000, "the order of change {wanted} is never over");
+            }
+            if state.has_done(order) {
+                assert!(known.load(SeqCst) >= wanted, "flushed before the change");
+            }
+        }
+        is_over.store(true, SeqCst);
+    });
+}

@@ -92,6 +92,8 @@ pub struct TestMachine {
     m2p: Box<[AtomicU64]>,
     /// The loaded page tables of each CPU; until the first load, guest addresses are machine addresses.
     cr3: [AtomicU64; CPUS],
+    /// CPUs that have not saved what they keep of a vCPU, and so do not park.
+    pub keeps_state: AtomicU64,
     /// Answer of `online`.
     pub online: AtomicU64,
     /// CPUs that were asked to let a vCPU's state go, a bit each.
@@ -141,6 +143,7 @@ impl TestMachine {
             memory: zeros(frames * 512, 0),
             m2p: zeros(frames, u64::MAX),
             cr3: [const { AtomicU64::new(u64::MAX) }; CPUS],
+            keeps_state: AtomicU64::new(0),
             online: AtomicU64::new(1),
             asked_to_let_go: AtomicU64::new(0),
             tlb: Mutex::new(Tlb::new()),

@@ -225,6 +225,19 @@ impl Cpus for TestMachine {
         self.events.lock().kicks.push(cpu);
     }
 
+    fn park(&self, cpu: CpuId) -> bool {
+        if CpuSet::from_bits(self.keeps_state.load(Ordering::SeqCst)).contains(cpu) {
+            return false;
+        }
+        self.online.fetch_and(!CpuSet::only(cpu).bits(), Ordering::SeqCst);
+        true
+    }
+
+    fn unpark(&self, cpu: CpuId) -> bool {
+        self.online.fetch_or(CpuSet::only(cpu).bits(), Ordering::SeqCst);
+        true
+    }
+
     fn ask_to_let_go(&self, cpu: CpuId) {
         self.asked_to_let_go.fetch_or(CpuSet::only(cpu).bits(), Ordering::SeqCst);
     }

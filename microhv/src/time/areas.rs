@@ -16,7 +16,7 @@ use zerocopy::IntoBytes;
 use super::state::{RunstateInfo, TimeArea};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
-use crate::platform::{Clock, CpuId, GuestMemory, Platform, Settled, TimeParams};
+use crate::platform::{Clock, GuestMemory, Platform, Settled, TimeParams};
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -128,7 +128,7 @@ impl<P: Platform> Hypervisor<P> {
     /// run next: a domain that does not run cannot read its clocks, and the machine may have too many vCPUs for one
     /// step. (I13)
     pub fn clock_changed(&self) {
-        for cpu in (0..self.platform.machine_info().cpus).filter_map(CpuId::new) {
+        for cpu in self.sched.known() {
             if let Some(running) = self.sched.running(cpu) {
                 self.show_clock(running.domain());
             }

@@ -133,6 +133,11 @@ impl<K: Copy> TimerQueue<K> {
         self.heap.first().map(|entry| entry.deadline)
     }
 
+    /// The earliest timer that is set.
+    pub(super) fn first(&self) -> Option<K> {
+        self.heap.first().map(|first| self.slots[first.slot as usize].key)
+    }
+
     /// Takes the earliest timer that is due at `now`.
     pub(super) fn pop_due(&mut self, now: u64) -> Option<K> {
         let first = *self.heap.first()?;

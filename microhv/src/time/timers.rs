@@ -65,6 +65,24 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
+    /// Moves all timers of `cpu`, which runs no vCPU any more, to the CPU `to`. `false`: something else waits, and some are left.
+    #[must_use]
+    pub(crate) fn move_all_timers(&self, cpu: CpuId, to: CpuId) -> bool {
+        loop {
+            let first = self.time.queue(cpu).lock().first();
+            let Some(key) = first else { return true };
+            let domain = self.domains.get(key.domain);
+            if let Some(vcpu) = domain.as_ref().and_then(|domain| domain.vcpu(key.vcpu.raw()))
+                && let Some(timers) = vcpu.time.lock().timers.as_mut().filter(|timers| timers.cpu == cpu)
+            {
+                self.move_timers(timers, to);
+            }
+            if self.platform.work_pending() {
+                return false;
+            }
+        }
+    }
+
     /// Sets one of the timers of the vCPU that runs here to a system time, or stops it.
     #[inline]
     pub fn arm_own_timer(&self, vcpu: &Vcpu, kind: TimerKind, deadline_ns: Option<u64>) {
@@ -81,6 +99,13 @@ impl<P: Platform> Hypervisor<P> {
         let time = vcpu.time.lock();
         if let Some((cpu, id)) = time.timer(kind) {
             self.arm(cpu, id, deadline_ns);
+            // A CPU that goes first leaves the online ones, then moves its timers: one of both moves this timer.
+            if deadline_ns.is_some() && !self.sched.online().contains(cpu) {
+                let mut time = time;
+                if let Some(timers) = &mut time.timers {
+                    self.move_timers(timers, self.platform.cpu());
+                }
+            }
         }
     }
 

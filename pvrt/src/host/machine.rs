@@ -7,10 +7,10 @@ use ring_abi::domctl::*;
 use ring_abi::errno::Errno;
 use ring_abi::hypercall::{__HYPERVISOR_DOMCTL, __HYPERVISOR_MEMORY_OP, __HYPERVISOR_SYSCTL};
 use ring_abi::memory::{XENMEM_POPULATE_PHYSMAP, XenMemoryReservation};
-use ring_abi::sysctl::{XEN_SYSCTL_GETDOMAININFOLIST, XEN_SYSCTL_PHYSINFO, XenSysctl};
-use ring_abi::sysctl::{XenSysctlGetdomaininfolist, XenSysctlPhysinfo};
+use ring_abi::sysctl::*;
 use spin::Mutex;
 
+use super::pools::Pools;
 use super::{Hypervisor, Loopback, install, with_arg};
 
 /// The machine. Clones are the same machine. A [`Loopback`] answers calls that the machine does
@@ -29,6 +29,7 @@ struct Given {
     /// Whether frames of destroyed domains are still mapped.
     held: bool,
     made: u16,
+    pools: Pools,
 }
 
 impl Machine {
@@ -80,6 +81,7 @@ impl Machine {
             XEN_DOMCTL_CREATEDOMAIN => {
                 op.domain = Self::FIRST + given.made;
                 given.domains.insert(op.domain, 0);
+                given.pools.set_domain(op.domain.into(), op.payload::<XenDomctlCreatedomain>().cpupool_id);
                 given.made += 1;
             }
             XEN_DOMCTL_GETDOMAININFO => {
@@ -124,6 +126,18 @@ impl Machine {
                 }
                 op.set_payload(&list);
             }
+            XEN_SYSCTL_SCHED_ID => op.set_payload(&XenSysctlSchedId { sched_id: XEN_SCHEDULER_CREDIT2 }),
+            XEN_SYSCTL_CPU_HOTPLUG => self.0.lock().pools.hotplug(&op.payload())?,
+            XEN_SYSCTL_CPUPOOL_OP => {
+                let mut wanted: XenSysctlCpupoolOp = op.payload();
+                self.0.lock().pools.op(&mut wanted, |at, bits| {
+                    with_arg(at, |place: &mut u64| {
+                        *place = bits;
+                        Ok(0)
+                    })
+                })?;
+                op.set_payload(&wanted);
+            }
             _ => return Err(Errno::ENOSYS),
         }
         Ok(0)
@@ -140,7 +154,8 @@ impl Given {
         let alive = self.domains.get(&number);
         let flags = if alive.is_some() { XEN_DOMINF_PAUSED } else { XEN_DOMINF_DYING };
         let tot_pages = alive.copied().or(self.dying.contains(&number).then_some(0))?;
-        Some(XenDomctlGetdomaininfo { domain: number, flags, tot_pages, ..Default::default() })
+        let cpupool = self.pools.of_domain(number.into());
+        Some(XenDomctlGetdomaininfo { domain: number, flags, tot_pages, cpupool, ..Default::default() })
     }
 }
 

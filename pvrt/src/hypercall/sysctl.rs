@@ -1,7 +1,7 @@
 //! `sysctl`, one function per operation, for the control domain. ABI: `xen/include/public/sysctl.h` (4.17).
 
 use super::{Result, tools};
-use ring_abi::domctl::XenDomctlGetdomaininfo;
+use ring_abi::domctl::{XenDomctlGetdomaininfo, XenctlBitmap};
 use ring_abi::sysctl::*;
 use ring_abi::types::DomId;
 
@@ -86,4 +86,120 @@ pub fn debug_keys(keys: &[u8]) -> Result<()> {
     let mut arg = XenSysctl::with(XEN_SYSCTL_DEBUG_KEYS, &payload);
     // SAFETY: the keys are only read.
     unsafe { tools::sysctl(&mut arg) }.map(|_| ())
+}
+
+/// Lets a CPU stop, or go on.
+///
+/// # Errors
+/// - `EINVAL`: there is no such CPU, or the boot CPU is to stop.
+/// - `EEXIST`: the CPU is in that state.
+/// - `EBUSY`: the CPU is the last of pool 0.
+/// - `ENODEV`: the CPU is in another pool.
+/// - `EPERM`: the caller is not privileged.
+pub fn set_cpu_online(cpu: u32, online: bool) -> Result<()> {
+    let op = if online { XEN_SYSCTL_CPU_HOTPLUG_ONLINE } else { XEN_SYSCTL_CPU_HOTPLUG_OFFLINE };
+    let mut arg = XenSysctl::with(XEN_SYSCTL_CPU_HOTPLUG, &XenSysctlCpuHotplug { cpu, op });
+    // SAFETY: plain data in.
+    unsafe { tools::sysctl(&mut arg) }.map(|_| ())
+}
+
+/// A CPU pool. CPUs are numbered below 64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuPool {
+    /// The pool's number.
+    pub id: u32,
+    /// `XEN_SCHEDULER_*`.
+    pub scheduler: u32,
+    /// How many domains are in the pool.
+    pub domains: u32,
+    /// The pool's CPUs, a bit each.
+    pub cpus: u64,
+}
+
+fn pool_op(op: &XenSysctlCpupoolOp) -> Result<XenSysctlCpupoolOp> {
+    let mut arg = XenSysctl::with(XEN_SYSCTL_CPUPOOL_OP, op);
+    // SAFETY: of what `op` says the bitmap alone is written, which is as large as it says.
+    unsafe { tools::sysctl(&mut arg) }?;
+    Ok(arg.payload())
+}
+
+/// An operation that answers with CPUs.
+fn pool_cpus(op: &XenSysctlCpupoolOp) -> Result<(XenSysctlCpupoolOp, u64)> {
+    let mut cpus = 0u64;
+    let cpumap = XenctlBitmap { bitmap: (&raw mut cpus) as u64, nr_bits: u64::BITS, ..Default::default() };
+    let got = pool_op(&XenSysctlCpupoolOp { cpumap, ..*op })?;
+    Ok((got, cpus))
+}
+
+/// The first CPU pool whose number is at least `id`.
+///
+/// # Errors
+/// - `ENOENT`: there is none.
+/// - `EPERM`: the caller is not privileged.
+pub fn cpu_pool(id: u32) -> Result<CpuPool> {
+    let op = XenSysctlCpupoolOp { op: XEN_SYSCTL_CPUPOOL_OP_INFO, cpupool_id: id, ..Default::default() };
+    let (got, cpus) = pool_cpus(&op)?;
+    Ok(CpuPool { id: got.cpupool_id, scheduler: got.sched_id, domains: got.n_dom, cpus })
+}
+
+/// The CPUs that are in no pool, a bit each.
+///
+/// # Errors
+/// `EPERM`: the caller is not privileged.
+pub fn free_cpus() -> Result<u64> {
+    let op = XenSysctlCpupoolOp { op: XEN_SYSCTL_CPUPOOL_OP_FREEINFO, ..Default::default() };
+    pool_cpus(&op).map(|(_, cpus)| cpus)
+}
+
+/// Makes a CPU pool without CPUs; its number.
+///
+/// # Errors
+/// - `ENOENT`: there is no such scheduler.
+/// - `ENOMEM`: there are too many pools.
+/// - `EPERM`: the caller is not privileged.
+pub fn create_cpu_pool(scheduler: u32) -> Result<u32> {
+    let op = XenSysctlCpupoolOp {
+        op: XEN_SYSCTL_CPUPOOL_OP_CREATE,
+        cpupool_id: XEN_SYSCTL_CPUPOOL_PAR_ANY,
+        sched_id: scheduler,
+        ..Default::default()
+    };
+    pool_op(&op).map(|got| got.cpupool_id)
+}
+
+/// Ends a CPU pool that has neither domains nor CPUs.
+///
+/// # Errors
+/// - `ENOENT`: there is no such pool.
+/// - `EBUSY`: the pool has domains or CPUs.
+/// - `EPERM`: the caller is not privileged.
+pub fn destroy_cpu_pool(id: u32) -> Result<()> {
+    let op = XenSysctlCpupoolOp { op: XEN_SYSCTL_CPUPOOL_OP_DESTROY, cpupool_id: id, ..Default::default() };
+    pool_op(&op).map(|_| ())
+}
+
+/// Adds a free CPU to a CPU pool, or takes a CPU out, which is free then.
+///
+/// # Errors
+/// - `ENOENT`: there is no such pool.
+/// - `EINVAL`: there is no such CPU.
+/// - `ENODEV`: the CPU to be added is not free.
+/// - `EADDRNOTAVAIL`: the CPU to be taken out is not in the pool.
+/// - `EBUSY`: the CPU is the last of a pool that has domains.
+/// - `EPERM`: the caller is not privileged.
+pub fn set_pool_cpu(id: u32, cpu: u32, is_in: bool) -> Result<()> {
+    let op = if is_in { XEN_SYSCTL_CPUPOOL_OP_ADDCPU } else { XEN_SYSCTL_CPUPOOL_OP_RMCPU };
+    pool_op(&XenSysctlCpupoolOp { op, cpupool_id: id, cpu, ..Default::default() }).map(|_| ())
+}
+
+/// Moves a domain to a CPU pool.
+///
+/// # Errors
+/// - `ESRCH`: there is no such domain.
+/// - `ENOENT`: there is no such pool, or it has no CPU.
+/// - `EPERM`: the domain is the caller's own, or the caller is not privileged.
+pub fn move_to_cpu_pool(dom: DomId, id: u32) -> Result<()> {
+    let op = XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN;
+    let op = XenSysctlCpupoolOp { op, cpupool_id: id, domid: dom.raw().into(), ..Default::default() };
+    pool_op(&op).map(|_| ())
 }

@@ -36,7 +36,7 @@ impl Shell {
         let mut printer = Printer::default();
         printer.line("cpu_topology           :").await;
         printer.line("cpu:    core    socket     node").await;
-        for cpu in 0..machine.nr_cpus {
+        for cpu in 0..=machine.max_cpu_id {
             printer.line(&format!("{cpu:3}:    {cpu:4}     {:4}     {:4}", 0, 0)).await;
         }
         printer.line("numa_info              :").await;

@@ -63,6 +63,8 @@ struct CreateInfo {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     uuid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pool_name: Option<String>,
 }
 
 /// `libxl_domain_build_info`
@@ -231,9 +233,14 @@ fn affinity(cpus: &CpuSet, nr_cpus: u32) -> Vec<u32> {
 
 /// A configuration, with the UUID that its domain has.
 pub(super) fn domain(config: &DomainConfig, uuid: Option<&[u8; 16]>) -> DomainJson {
-    let nr_cpus = sysctl::physinfo().map_or(u32::MAX, |machine| machine.nr_cpus);
+    let nr_cpus = sysctl::physinfo().map_or(u32::MAX, |machine| machine.max_cpu_id + 1);
     DomainJson {
-        c_info: CreateInfo { kind: "pv", name: config.name.clone(), uuid: uuid.map(uuid_text) },
+        c_info: CreateInfo {
+            kind: "pv",
+            name: config.name.clone(),
+            uuid: uuid.map(uuid_text),
+            pool_name: config.pool.clone(),
+        },
         b_info: BuildInfo {
             max_vcpus: config.maxvcpus,
             avail_vcpus: (0..config.vcpus).collect(),
@@ -276,7 +283,7 @@ pub(super) fn domain(config: &DomainConfig, uuid: Option<&[u8; 16]>) -> DomainJs
 /// A domain without a configuration: dom0, or one that is still being made.
 fn bare(name: String, info: &XenDomctlGetdomaininfo) -> DomainJson {
     DomainJson {
-        c_info: CreateInfo { kind: "pv", name, uuid: Some(uuid_text(&info.handle)) },
+        c_info: CreateInfo { kind: "pv", name, uuid: Some(uuid_text(&info.handle)), pool_name: None },
         b_info: BuildInfo {
             max_vcpus: info.max_vcpu_id.saturating_add(1),
             avail_vcpus: (0..info.nr_online_vcpus).collect(),
@@ -365,7 +372,7 @@ mod tests {
     #[test]
     fn a_configuration_has_the_shape_of_xens() {
         let file = b"name='t'\nuuid='967d4fbe-53be-4b93-93a3-31df2ae86c93'\nkernel='/k'\nramdisk='/r'\n\
-            memory=64\nmaxmem=128\nvcpus=1\nmaxvcpus=2\nextra='a \"b\"'\ncpus=['0','1-2']\ncpu_weight=512\n\
+            memory=64\nmaxmem=128\nvcpus=1\nmaxvcpus=2\nextra='a \"b\"'\ncpus=['0','1-2']\ncpu_weight=512\npool='rt'\n\
             cap=0\nlocaltime=1\nrtc_timeoffset=7\ntsc_mode='native'\nmax_grant_frames=8\n\
             max_event_channels=100\non_poweroff='preserve'\non_reboot='rename-restart'\n\
             on_soft_reset='destroy'\nvif=['mac=0:16:3e:0:0:1,rate=1MB/s@20ms','bridge=b,mtu=9000,untrusted']\ndisk=['/dev/vda,raw,xvda,w','/dev/vdb,,xvdb,r,backend=dd']\n";
@@ -374,7 +381,7 @@ mod tests {
         let printed: serde_json::Value =
             serde_json::from_str(&text(&domain(&config, config.uuid.as_ref()), "").unwrap()).unwrap();
         let expected = serde_json::json!({
-            "c_info": { "type": "pv", "name": "t", "uuid": "967d4fbe-53be-4b93-93a3-31df2ae86c93" },
+            "c_info": { "type": "pv", "name": "t", "uuid": "967d4fbe-53be-4b93-93a3-31df2ae86c93", "pool_name": "rt" },
             "b_info": {
                 "max_vcpus": 2,
                 "avail_vcpus": [0],

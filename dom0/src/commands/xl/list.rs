@@ -102,7 +102,7 @@ impl Columns {
         head
     }
 
-    fn line(self, name: &str, info: &XenDomctlGetdomaininfo) -> String {
+    fn line(self, name: &str, pool: &str, info: &XenDomctlGetdomaininfo) -> String {
         let mut line = format!(
             "{name:<40} {:>5} {:>5} {:>5}     {}  {:>8}",
             info.domain,
@@ -126,7 +126,7 @@ impl Columns {
             line += &format!(" {:>16}", "-");
         }
         if self.pool {
-            line += &format!("{:>16}", super::pools::ONLY);
+            line += &format!("{:>16}", pool);
         }
         if self.numa {
             line += " all";
@@ -199,7 +199,9 @@ impl Shell {
         let mut printer = Printer::default();
         printer.line(&columns.head()).await;
         for info in list {
-            printer.line(&columns.line(&self.toolstack.name(DomId::new(info.domain)), &info)).await;
+            let (name, pool) =
+                (self.toolstack.name(DomId::new(info.domain)), self.toolstack.pool_name(info.cpupool));
+            printer.line(&columns.line(&name, &pool, &info)).await;
         }
         printer.end().await;
         Ok(())
@@ -233,7 +235,7 @@ impl Shell {
 
     /// `xl vcpu-list [DOMAIN...]`.
     pub(super) async fn xl_vcpu_list(&self, line: &Line<'_>) -> Outcome {
-        let nr_cpus = sysctl::physinfo().map_or(1, |info| info.nr_cpus);
+        let nr_cpus = sysctl::physinfo().map_or(1, |info| info.max_cpu_id + 1);
         let list = self.selected(&line.operands)?;
         let mut printer = Printer::default();
         let [name, id, vcpu, cpu, state, time] = ["Name", "ID", "VCPU", "CPU", "State", "Time(s)"];

@@ -38,7 +38,7 @@ impl Shell {
         }
         for vcpu in vcpus {
             if line.dry_run {
-                let cpus = sysctl::physinfo().map_or(1, |machine| machine.nr_cpus);
+                let cpus = sysctl::physinfo().map_or(1, |machine| machine.max_cpu_id + 1);
                 println!("cpu: {vcpu}");
                 for (kind, map) in [("hard", &hard_map), ("soft", &soft_map)] {
                     if let Some(map) = map {

@@ -2,13 +2,16 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
-use pvrt::hypercall::{domctl, sysctl};
+use pvrt::hypercall::domctl;
+use ring_abi::domctl::{XEN_SCHEDULER_CREDIT2 as CREDIT2, XenDomctlGetdomaininfo};
+use ring_abi::errno::Errno;
 use ring_abi::types::DomId;
 
-use super::{Line, pools};
+use super::Line;
 use crate::commands::{Outcome, Shell};
-use crate::shell::print::Printer;
+use crate::shell::print::{Printer, shown};
 
 /// The greatest weight and cap. The next number is what leaves a cap as it is.
 const MOST: u16 = 65534;
@@ -21,38 +24,60 @@ impl Shell {
         let pool = line.value("p");
         let names = line.value("d");
         match (names, sets) {
-            (None, false) => pools::check(pool)?,
             (None, true) => return Err(line.wrong("-w and -c need a domain, -d")),
             (Some(_), _) if pool.is_some() => return Err(line.wrong("-d and -p exclude each other")),
-            (Some(_), _) => {}
+            _ => {}
         }
-        let scheduler = sysctl::scheduler().map_err(|errno| format!("scheduler: {errno}"))?;
         let list = self.selected(names.as_slice())?;
         if sets {
             for info in list {
                 let id = DomId::new(info.domain);
                 let name = self.toolstack.name(id);
                 let (old_weight, old_cap) =
-                    domctl::share(id, scheduler).map_err(|errno| format!("{name}: {errno}"))?;
+                    domctl::share(id, CREDIT2).map_err(|errno| format!("{name}: {}", refused(errno)))?;
                 let (weight, cap) = (weight.unwrap_or(old_weight), cap.unwrap_or(old_cap));
-                domctl::set_share(id, scheduler, weight, cap).map_err(|errno| format!("{name}: {errno}"))?;
+                domctl::set_share(id, CREDIT2, weight, cap).map_err(|errno| format!("{name}: {errno}"))?;
                 self.toolstack.keep_share(id, weight, cap);
             }
             return Ok(());
         }
         let mut printer = Printer::default();
-        if names.is_none() {
-            printer.line(&format!("Cpupool {}: sched=credit2", pools::ONLY)).await;
+        if names.is_some() {
+            self.show_shares(&mut printer, &list).await?;
+        } else {
+            let pools = match pool {
+                Some(name) => Vec::from([self.toolstack.find_pool(name)?]),
+                None => self.toolstack.pools()?,
+            };
+            for pool in pools.iter().filter(|pool| pool.scheduler == CREDIT2) {
+                let name = self.toolstack.pool_name(pool.id);
+                printer.line(&format!("Cpupool {}: sched=credit2", shown(&name))).await;
+                let inside: Vec<_> = list.iter().filter(|info| info.cpupool == pool.id).copied().collect();
+                self.show_shares(&mut printer, &inside).await?;
+            }
         }
+        printer.end().await;
+        Ok(())
+    }
+
+    async fn show_shares(&self, printer: &mut Printer, list: &[XenDomctlGetdomaininfo]) -> Outcome {
         printer.line(&format!("{:<33} {:>4} {:>6} {:>4}", "Name", "ID", "Weight", "Cap")).await;
         for info in list {
             let id = DomId::new(info.domain);
             let name = self.toolstack.name(id);
-            let (weight, cap) = domctl::share(id, scheduler).map_err(|errno| format!("{name}: {errno}"))?;
+            let (weight, cap) =
+                domctl::share(id, CREDIT2).map_err(|errno| format!("{name}: {}", refused(errno)))?;
             printer.line(&format!("{name:<33} {:>4} {weight:>6} {cap:>4}", info.domain)).await;
         }
-        printer.end().await;
         Ok(())
+    }
+}
+
+/// Why the hypervisor refuses a domain's share.
+fn refused(errno: Errno) -> String {
+    match errno {
+        Errno::EINVAL => "the domain's CPU pool has another scheduler than credit2".into(),
+        other => format!("{other}"),
     }
 }
 
@@ -71,6 +96,7 @@ mod tests {
 
     #[test]
     fn shares_are_numbers_of_one_domain() {
+        pvrt::host::Machine::install();
         for (line, part) in [
             ("xl sched-credit2 -w 512", "-w and -c need a domain"),
             ("xl sched-credit2 -c 50", "-w and -c need a domain"),

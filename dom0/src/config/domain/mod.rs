@@ -84,6 +84,8 @@ pub struct DomainConfig {
     pub cpu_weight: u16,
     /// The most that the domain uses, in percent of a CPU; 0: no bound.
     pub cap: u16,
+    /// The CPU pool in which the domain begins, by name or number; `None`: pool 0.
+    pub pool: Option<String>,
     /// Disks, in order.
     pub disks: Vec<DiskConfig>,
     /// Network interfaces, in order.
@@ -203,6 +205,7 @@ impl Reader<'_> {
             cpus_soft,
             cpu_weight: self.small("cpu_weight", 1, 65535)?.unwrap_or(256) as u16,
             cap: self.small("cap", 0, 65534)?.unwrap_or(0) as u16,
+            pool: self.string("pool")?.filter(|pool| !pool.is_empty()),
 
             disks: self.disks()?,
             vifs: self.vifs()?,

@@ -168,6 +168,11 @@ pub(crate) fn stop_others() {
     }
 }
 
+/// Wakes a CPU that sleeps with interrupts off.
+fn send_nmi(apic_id: u32) {
+    send(apic_id, 4 << 8);
+}
+
 /// Lets a CPU that was stopped execute the page `page`, below 1 MiB, in real mode.
 pub(crate) fn send_start(apic_id: u32, page: u64) {
     send(apic_id, 6 << 8 | (page >> 12) as u32 & 0xff);
@@ -283,6 +288,27 @@ impl Cpus for Machine {
         if percpu::local_of(cpu).is_some_and(|local| !local.asked_to_let_go.swap(true, Ordering::AcqRel)) {
             self.kick(cpu);
         }
+    }
+
+    fn park(&self, cpu: CpuId) -> bool {
+        if let Some(local) = percpu::local_of(cpu) {
+            local.is_to_park.store(true, Ordering::Release);
+            // An idle CPU that is asked for that looks whether it is to park.
+            local.asked_to_let_go.store(true, Ordering::Release);
+            self.kick(cpu);
+        }
+        !percpu::online().contains(cpu)
+    }
+
+    fn unpark(&self, cpu: CpuId) -> bool {
+        let Some(local) = percpu::local_once_up(cpu) else { return false };
+        local.is_to_park.store(false, Ordering::SeqCst);
+        let is_up = percpu::online().contains(cpu);
+        // An NMI may come just before the CPU sleeps: the caller asks again, and another NMI comes.
+        if !is_up && let Some(&apic_id) = self.apic_ids.get(cpu.index()) {
+            send_nmi(apic_id);
+        }
+        is_up
     }
 
     fn online(&self) -> CpuSet {

@@ -144,6 +144,11 @@ pub(crate) fn take_interrupts() {
     interrupts::disable();
 }
 
+/// Sleeps until an interrupt that may be taken: with interrupts off, an NMI.
+pub(crate) fn halt() {
+    instructions::hlt();
+}
+
 /// Stops this CPU for ever: interrupts are off, and after an NMI the CPU sleeps again.
 pub(crate) fn halt_for_ever() -> ! {
     loop {

@@ -360,8 +360,8 @@ impl Paging for Machine {
             flush_local();
         }
         // Locks may be held: whoever waits for one serves meanwhile.
-        for (_, local) in others() {
-            while !local.flushes.has_done(order) {
+        for (cpu, local) in others() {
+            while !local.flushes.is_over(order, || percpu::online().contains(cpu)) {
                 wait_a_turn();
             }
         }

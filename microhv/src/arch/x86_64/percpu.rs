@@ -53,6 +53,8 @@ pub(crate) struct Local {
     pub(crate) flushes: FlushState,
     /// Another CPU asks for the state that this CPU keeps of a vCPU while idle.
     pub(crate) asked_to_let_go: AtomicBool,
+    /// The CPU is to leave those that are up as soon as the CPU has nothing to run, and to stop while this is set.
+    pub(crate) is_to_park: AtomicBool,
     /// TSC until which `work_pending` does not look at the local APIC again.
     pub(crate) poll_at: AtomicU64,
     /// An interrupt was seen waiting, and none was taken since.
@@ -128,10 +130,19 @@ pub(crate) static FLUSH_ORDERS: FlushOrders = FlushOrders::new();
 
 /// The data of another CPU that is up.
 pub(crate) fn local_of(cpu: CpuId) -> Option<&'static Local> {
-    let at = (area_address(cpu) as usize + LOCAL_OFFSET) as *const Local;
-    // SAFETY: the area of a CPU that is up was filled before, and stays; what others use of `Local` are atomics.
-    online().contains(cpu).then(|| unsafe { &*at })
+    online().contains(cpu).then(|| local_once_up(cpu)).flatten()
 }
+
+/// The data of another CPU that came up once, and may be parked.
+pub(crate) fn local_once_up(cpu: CpuId) -> Option<&'static Local> {
+    let at = (area_address(cpu) as usize + LOCAL_OFFSET) as *const Local;
+    let came_up = CpuSet::from_bits(CAME_UP.load(Ordering::Acquire)).contains(cpu);
+    // SAFETY: the area of a CPU that came up was filled before, and stays; what others use of `Local` are atomics.
+    came_up.then(|| unsafe { &*at })
+}
+
+/// The CPUs that came up, a bit each.
+static CAME_UP: AtomicU64 = AtomicU64::new(0);
 
 /// The CPUs that are up, a bit each.
 static ONLINE: AtomicU64 = AtomicU64::new(0);
@@ -144,7 +155,9 @@ pub(crate) fn online() -> CpuSet {
 
 /// Takes `cpu`, which did not come up in time, out of the CPUs that are up.
 pub(crate) fn forget(cpu: CpuId) {
-    ONLINE.fetch_and(!CpuSet::only(cpu).bits(), Ordering::AcqRel);
+    for set in [&ONLINE, &CAME_UP] {
+        set.fetch_and(!CpuSet::only(cpu).bits(), Ordering::AcqRel);
+    }
 }
 
 impl Area {
@@ -191,6 +204,7 @@ impl Local {
             bit: AtomicU64::new(0),
             flushes: FlushState::new(),
             asked_to_let_go: AtomicBool::new(false),
+            is_to_park: AtomicBool::new(false),
             poll_at: AtomicU64::new(0),
             interrupt_waits: AtomicBool::new(false),
             tss: UnsafeCell::new(MaybeUninit::zeroed()),
@@ -203,7 +217,18 @@ impl Local {
         let pending = hv.sched.pending(this_cpu());
         self.pending.store(core::ptr::from_ref(pending).cast_mut(), Ordering::Relaxed);
         self.bit.store(CpuSet::only(this_cpu()).bits(), Ordering::Relaxed);
-        ONLINE.fetch_or(self.bit(), Ordering::AcqRel);
+        CAME_UP.fetch_or(self.bit(), Ordering::AcqRel);
+        self.set_up(true);
+    }
+
+    /// Makes this CPU one of those that are up, or not. A full barrier: flushes that others order are asked of this CPU, or were
+    /// ordered before.
+    pub(crate) fn set_up(&self, is_up: bool) {
+        if is_up {
+            ONLINE.fetch_or(self.bit(), Ordering::SeqCst);
+        } else {
+            ONLINE.fetch_and(!self.bit(), Ordering::SeqCst);
+        }
     }
 
     /// This CPU's bit in a set.

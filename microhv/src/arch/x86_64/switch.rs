@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use microhv::domain::{Domain, GuestCpu, Vcpu, VcpuRef};
-use microhv::platform::{Cpus, Paging, Registers, SOFTIRQ_SCHEDULE, SegmentBase};
+use microhv::platform::{Cpus, Paging, Registers, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER, SegmentBase};
 use microhv::sched::Decision;
 use microhv::sync::wait_a_turn;
 use microhv::traps;
@@ -23,7 +23,7 @@ use super::cpu::{self, msr};
 use super::guest_access::{load_gs_selector, load_selectors};
 use super::machine::{Hv, Machine};
 use super::percpu::{self, Local, this_cpu};
-use super::{descriptors, fpu, paging, windows};
+use super::{apic, descriptors, fpu, paging, windows};
 
 /// How far before the frame the word lies that entry code takes for its stack pointer.
 pub(crate) const STACK_BEFORE_REGS: usize = 8;
@@ -75,6 +75,10 @@ pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
         while pending.load(Ordering::Acquire) == 0 {
             if local.asked_to_let_go.load(Ordering::Acquire) {
                 let_go(hv, local);
+                if local.is_to_park.load(Ordering::Acquire) {
+                    park(hv, local);
+                    break;
+                }
             }
             // No wake-up is lost: the CPU takes no interrupt before it sleeps.
             // The compiler may move no store past the sleep: handlers read what this CPU runs.
@@ -96,6 +100,23 @@ fn let_go(hv: &Hv, local: &'static Local) {
     local.flush_by(|| hv.platform.load_cr3_flushing(Maddr::new(paging::hypervisor_l4()).mfn()));
     leave_tables(local, previous.domain());
     previous.vcpu().set_holder(None);
+}
+
+/// Leaves the CPUs that are up, and stops until this CPU is wanted again: with interrupts off, on the hypervisor's tables.
+#[cold]
+#[inline(never)]
+fn park(hv: &Hv, local: &'static Local) {
+    apic::start_timer(0);
+    local.flush_by(paging::flush_local);
+    // What others order from now on is not asked of this CPU. What was asked before is over for them too.
+    local.set_up(false);
+    while local.is_to_park.load(Ordering::SeqCst) {
+        cpu::halt(); // until an NMI
+    }
+    local.set_up(true);
+    // Orders that were given until then are not waited for; those given from now on are.
+    local.flush_by(paging::flush_local);
+    hv.raise_softirq(hv.platform.cpu(), SOFTIRQ_SCHEDULE | SOFTIRQ_TIMER);
 }
 
 /// This CPU has nothing of `previous` any more, and a table of `next` is loaded.

@@ -51,6 +51,7 @@ pub(in crate::hypercall) fn domain_info<P: Platform>(
         max_vcpu_id: domain.config.max_vcpus - 1,
         ssidref: domain.config.ssidref,
         handle: *domain.handle.lock(),
+        cpupool: domain.sched.pool(),
         ..XenDomctlGetdomaininfo::default()
     }
 }

@@ -34,6 +34,7 @@ pub(super) fn create<P: Platform>(cur: &Current<'_, P>, op: &mut XenDomctl) -> A
         },
         max_maptrack_frames: or_default(wanted.max_maptrack_frames, default.max_maptrack_frames),
         flags: wanted.flags,
+        pool: wanted.cpupool_id,
         ..default
     };
     // The bounds keep tables small enough to be freed, and to be copied as they grow, in pieces of bounded

@@ -12,6 +12,7 @@ use crate::hypercall::page::write_hypercall_page;
 use crate::hypercall::{Answer, HypercallError};
 use crate::platform::Platform;
 use crate::rangeset::RangeSet;
+use crate::sched::pools::Policy;
 
 /// The last of `settscinfo`'s modes: native.
 const TSC_MODE_LAST: u32 = 2;
@@ -50,9 +51,16 @@ impl<P: Platform> Operation<'_, '_, P> {
 
     /// The weight of each vCPU of a domain, and the domain's cap. A weight of 0 and a cap of 65535 leave them.
     pub(super) fn scheduler(&self, mut op: XenDomctlSchedulerOp) -> Answer<XenDomctlSchedulerOp> {
-        HypercallError::Invalid.when(op.sched_id != XEN_SCHEDULER_CREDIT2)?;
+        // As Xen's, the null policy knows neither weight nor cap, and takes what it is told for done.
+        let (policy, _) = self.cur.hv.sched.pool_of(self.domain);
+        let (scheduler, is_null) = match policy {
+            Policy::Shares => (XEN_SCHEDULER_CREDIT2, false),
+            Policy::Null => (XEN_SCHEDULER_NULL, true),
+        };
+        HypercallError::Invalid.when(op.sched_id != scheduler)?;
         let first = &self.domain.vcpu(0).ok_or(HypercallError::NoSuchDomain)?.sched;
         match op.cmd {
+            XEN_DOMCTL_SCHEDOP_PUTINFO | XEN_DOMCTL_SCHEDOP_GETINFO if is_null => {}
             XEN_DOMCTL_SCHEDOP_PUTINFO => {
                 let (weight, cap) = (op.u[0] as u16, (op.u[0] >> 16) as u16);
                 for vcpu in self.domain.vcpus.iter().filter(|_| weight != 0) {

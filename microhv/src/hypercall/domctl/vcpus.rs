@@ -106,17 +106,17 @@ impl<P: Platform> Operation<'_, '_, P> {
     }
 
     /// Sets what the caller names of hard and soft affinity, and gives back what of that takes effect: of hard affinity the CPUs
-    /// that there are, of soft affinity those that hard affinity allows too.
+    /// of the domain's pool, of soft affinity those that hard affinity allows too.
     ///
     /// # Errors
-    /// `Invalid`: neither is named, or a set has no CPU that there is. Then nothing was changed.
+    /// `Invalid`: neither is named, or a set has no CPU of the domain's pool. Then nothing was changed.
     pub(super) fn set_affinity(&self, wanted: &XenDomctlVcpuaffinity) -> Answer {
         let vcpu = self.vcpu(wanted.vcpu)?;
         let named = |flag, map| (wanted.flags & flag != 0).then_some(map);
         let hard_map = named(XEN_VCPUAFFINITY_HARD, &wanted.cpumap_hard);
         let soft_map = named(XEN_VCPUAFFINITY_SOFT, &wanted.cpumap_soft);
         HypercallError::Invalid.when(hard_map.or(soft_map).is_none())?;
-        let online = self.cur.hv.sched.online().bits();
+        let online = self.cur.hv.sched.pool_of(self.domain).1.bits();
         let set = |map: Option<&XenctlBitmap>, old: CpuSet| {
             let bits = map.map_or(Ok(old.bits()), |map| read_bitmap(self.cur, map))?;
             HypercallError::Invalid.when(bits & online == 0).map(|()| bits)

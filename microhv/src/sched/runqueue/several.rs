@@ -44,23 +44,47 @@ impl RunQueue {
         most.into_iter().chain(slice).min()
     }
 
-    /// The CPUs among which vCPUs move, this one too while it is online.
+    /// The CPUs of this CPU's pool.
     pub(in super::super) fn pool(&self) -> CpuSet {
         self.pool
     }
 
-    /// Sets the CPUs among which vCPUs move.
-    pub(in super::super) fn set_pool(&mut self, pool: CpuSet) {
-        (self.pool, self.is_shared) = (pool, pool != CpuSet::only(self.cpu));
-        self.is_plain = !self.is_shared && !self.has_caps;
-        let waiting = self.waiting.iter().map(|entry| entry.vcpu.sched.allowed(pool).bits());
+    /// Whether the CPU belongs to one vCPU, or to none: nothing is taken over, and no slice ends.
+    pub(in super::super) fn is_dedicated(&self) -> bool {
+        self.is_dedicated
+    }
+
+    /// Sets the CPUs of this CPU's pool, and whether its policy is null. From now on there are other CPUs.
+    pub(in super::super) fn set_pool(&mut self, pool: CpuSet, is_dedicated: bool) {
+        (self.pool, self.is_dedicated) = (pool, is_dedicated);
+        (self.is_shared, self.is_plain) = (true, false);
+        self.count_wanted();
+    }
+
+    /// Looks anew on which CPUs the vCPUs that wait here may run.
+    pub(in super::super) fn count_wanted(&mut self) {
+        let waiting = self.waiting.iter().map(|entry| entry.vcpu.sched.allowed().bits());
         self.wanted = CpuSet::from_bits(waiting.fold(0, |all, bits| all | bits));
     }
 
     /// Whether the current vCPU may go on here.
     #[inline]
     pub(super) fn may_keep(&self, current: &Vcpu) -> bool {
-        !self.is_shared || current.sched.allowed(self.pool).contains(self.cpu)
+        !self.is_shared || current.sched.allowed().contains(self.cpu)
+    }
+
+    /// Whether no vCPU runs or waits here.
+    pub(in super::super) fn is_empty(&self) -> bool {
+        self.current.is_none() && self.waiting.is_empty()
+    }
+
+    /// Whether there is nothing to go on with.
+    pub(in super::super) fn is_bare(&self) -> bool {
+        let goes_on = |current: &VcpuRef| {
+            let (domain, current) = (current.domain(), current.vcpu());
+            is_runnable(domain, current) && self.may_keep(current)
+        };
+        self.waiting.is_empty() && !self.current.as_ref().is_some_and(goes_on)
     }
 
     /// Whether `vcpu` runs here, or waits here.
@@ -103,17 +127,17 @@ impl RunQueue {
 
     /// Takes out the first vCPU that may move to `cpu` and whose run time in the common scale is below `below`.
     pub(in super::super) fn give(&mut self, cpu: CpuId, below: u64) -> Option<VcpuRef> {
-        let (pool, to_common) = (self.pool, self.to_common);
+        let to_common = self.to_common;
         // A vCPU that had better run elsewhere comes later.
         let place = |entry: &Waiting| {
             let sched = &entry.vcpu.vcpu().sched;
-            let fits = sched.preferred(sched.allowed(pool)).contains(cpu);
+            let fits = sched.preferred(sched.allowed()).contains(cpu);
             entry.run_time.wrapping_add(to_common).saturating_add(if fits { 0 } else { DETOUR_NS })
         };
         let goes = |entry: &&Waiting| {
             let (domain, vcpu) = (entry.vcpu.domain(), entry.vcpu.vcpu());
             place(entry) < below
-                && vcpu.sched.allowed(pool).contains(cpu)
+                && vcpu.sched.allowed().contains(cpu)
                 // The CPU on which it ran has not yet accounted for it.
                 && vcpu.running_on().is_none()
                 && is_runnable(domain, vcpu)
@@ -122,7 +146,7 @@ impl RunQueue {
         let found = found.min_by_key(|entry| (place(entry), entry.arrival)).map(|entry| entry.vcpu.clone());
         match &found {
             Some(vcpu) => self.remove(vcpu),
-            None if self.waiting.len() <= LOOKED_AT => self.set_pool(pool), // nobody needs to look again
+            None if self.waiting.len() <= LOOKED_AT => self.count_wanted(), // nobody needs to look again
             None => {}
         }
         found

@@ -6,6 +6,7 @@ mod courtesy;
 mod fairness;
 mod latency;
 mod poll;
+mod pools;
 mod several;
 mod stopping;
 mod timers;

@@ -3,19 +3,23 @@
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
 use ring_abi::evtchn::VIRQ_TIMER;
 
 use super::*;
 use crate::domain::PauseFlags;
+use crate::sched::pools::Policy;
 use crate::testing::World;
 use crate::time::state::TimerKind;
 
 /// A machine of several CPUs whose dom0 sleeps.
 pub(super) struct Several {
     pub(super) world: World,
-    cpus: Vec<CpuId>,
+    pub(super) cpus: Vec<CpuId>,
+    /// How often each CPU had something to do.
+    pub(super) rounds: [Cell<u32>; 8],
 }
 
 impl Several {
@@ -26,7 +30,7 @@ impl Several {
             world.hv.platform.on_cpu(cpu.index());
             assert!(world.hv.add_cpu(*cpu));
         }
-        let several = Self { world, cpus };
+        let several = Self { world, cpus, rounds: Default::default() };
         several.turn();
         several
     }
@@ -45,10 +49,17 @@ impl Several {
 
     /// Lets each CPU do what waits there, in turns, until nothing waits, and looks whether all is as it should be.
     pub(super) fn turn(&self) {
+        self.do_work();
+        self.check();
+    }
+
+    /// Lets each CPU do what waits there, in turns, until nothing waits.
+    pub(super) fn do_work(&self) {
         while let Some(cpu) = self.cpus.iter().find(|cpu| self.pending(**cpu)) {
+            let rounds = &self.rounds[cpu.index()];
+            rounds.set(rounds.get() + 1);
             self.world.settle_on(*cpu);
         }
-        self.check();
     }
 
     fn pending(&self, cpu: CpuId) -> bool {
@@ -97,8 +108,10 @@ impl Several {
                 if can_run {
                     assert!(seen.insert((vcpu.domain_id, vcpu.id)), "{vcpu:?} is in two places");
                     assert_eq!(vcpu.sched.cpu(), *cpu);
-                    let (may, _) = vcpu.sched.affinity();
+                    let may = vcpu.sched.allowed();
                     assert!(may.contains(*cpu), "{vcpu:?} on {cpu:?}, may {may:?}");
+                    let (_, pool) = self.world.hv.sched.pool_of(vcpu.domain());
+                    assert!(pool.contains(*cpu), "{vcpu:?} on {cpu:?}, its pool has {pool:?}");
                     if !runs {
                         waiting.push((vcpu.clone(), may));
                     }
@@ -110,8 +123,14 @@ impl Several {
             }
         }
         for domain in self.world.hv.domains.snapshot() {
+            let (policy, pool) = self.world.hv.sched.pool_of(&domain);
             for vcpu in domain.vcpus.iter().filter(|vcpu| is_runnable(&domain, vcpu)) {
-                assert!(seen.contains(&(domain.id, vcpu.id)), "{vcpu:?} is lost");
+                let waits = policy == Policy::Null && vcpu.sched.allowed() == CpuSet::default();
+                assert!(waits || seen.contains(&(domain.id, vcpu.id)), "{vcpu:?} is lost");
+                if waits {
+                    let owned = |cpu: CpuId| self.world.hv.sched.pools.lock().unowned(cpu).is_none();
+                    assert!(vcpu.sched.usable(pool).iter().all(owned), "{vcpu:?} waits, and a CPU is free");
+                }
             }
         }
         let known_idle = CpuSet::from_bits(self.world.hv.sched.idle.load(Ordering::Relaxed));
@@ -144,12 +163,17 @@ fn ideal(weights: &[u32], cpus: usize) -> Vec<f64> {
 
 /// Each vCPU gets its share of the time that passes within 2 %.
 fn shares_hold(several: &Several, hogs: &[Arc<Domain>], seconds: u64) {
+    shares_hold_on(several, hogs, several.cpus.len(), seconds);
+}
+
+/// The same, where so many CPUs run these.
+pub(super) fn shares_hold_on(several: &Several, hogs: &[Arc<Domain>], cpus: usize, seconds: u64) {
     several.run(200 * MS);
     let before = several.ran(hogs);
     several.run(seconds * 1000 * MS);
     let vcpus = || hogs.iter().flat_map(|domain| &domain.vcpus);
     let weights: Vec<_> = vcpus().map(|vcpu| vcpu.sched.weight.load(Ordering::Relaxed)).collect();
-    let shares = ideal(&weights, several.cpus.len());
+    let shares = ideal(&weights, cpus);
     for (n, (after, before)) in several.ran(hogs).into_iter().zip(before).enumerate() {
         let share = (after - before) as f64 / (seconds * 1000 * MS) as f64;
         let ratio = share / shares[n];
@@ -235,9 +259,10 @@ fn soft_affinity_orders_the_choices() {
     for (hog, soft) in pair.iter().zip([zero, two]) {
         let hard = CpuSet::only(one).with(zero).with(two);
         hog.vcpus[0].sched.set_affinity(hard, CpuSet::only(soft));
+        several.world.hv.refresh(hog, &hog.vcpus[0]);
     }
     let mut queue = several.world.hv.sched.cpus[one.index()].queue.lock();
-    queue.set_pool(CpuSet::from_bits(7));
+    queue.count_wanted();
     let waiting = queue.waiting().count();
     let given = queue.give(two, u64::MAX).expect("some wait");
     assert!(waiting < 2 || Arc::ptr_eq(given.domain(), &pair[1]), "{given:?} of {waiting}");

@@ -3,7 +3,6 @@
 use super::{Command, MANY, Opt, command, flag, with};
 
 const CREDIT2: &str = "the scheduler is credit2: `xl sched-credit2`";
-const ONE_POOL: &str = "all CPUs are in one pool, Pool-0";
 const NO_FLASK: &str = "there is no FLASK in the hypervisor";
 const NO_PSR: &str = "the hypervisor measures and divides neither caches nor bandwidth";
 
@@ -44,7 +43,7 @@ pub(super) const MACHINE: &[Command] = &[
 const WEIGHT: Opt = with('w', "weight", "WEIGHT", "its weight, 1 to 65535; 256 is usual");
 const CAP: Opt = with('c', "cap", "CAP", "the most of a CPU it may use, in percent; 0: no bound");
 const DOMAIN: Opt = with('d', "domain", "DOMAIN", "the domain");
-const POOL: Opt = with('p', "cpupool", "POOL", "the CPU pool: Pool-0");
+const POOL: Opt = with('p', "cpupool", "POOL", "the CPU pool");
 const SCHEDULE: Opt = flag('s', "schedparam", "the scheduler's own parameters");
 const RATE: Opt = with('r', "ratelimit_us", "US", "how long a vCPU runs at least");
 
@@ -89,15 +88,16 @@ pub(super) const POOLS: &[Command] = &[
     )]),
     command("cpupool-create", "[FILE] [KEY=VALUE...]", (0, MANY), "makes a CPU pool")
         .options(&[with('f', "defconfig", "FILE", "the file to read"), flag('n', "dryrun", "makes nothing")])
-        .dry()
-        .refused(ONE_POOL),
-    command("cpupool-destroy", "POOL", (1, 1), "takes a CPU pool away").refused(ONE_POOL),
-    command("cpupool-rename", "POOL NAME", (2, 2), "gives a CPU pool another name").refused(ONE_POOL),
-    command("cpupool-cpu-add", "POOL CPUS|node:NODES", (2, 2), "adds CPUs to a pool").refused(ONE_POOL),
-    command("cpupool-cpu-remove", "POOL CPUS|node:NODES", (2, 2), "takes CPUs from a pool").refused(ONE_POOL),
-    command("cpupool-migrate", "DOMAIN POOL", (2, 2), "moves a domain to another pool").refused(ONE_POOL),
+        .dry(),
+    command("cpupool-destroy", "POOL", (1, 1), "takes a CPU pool away"),
+    command("cpupool-rename", "POOL NAME", (2, 2), "gives a CPU pool another name"),
+    command("cpupool-cpu-add", "POOL CPUS|node:NODES", (2, 2), "adds CPUs to a pool"),
+    command("cpupool-cpu-remove", "POOL CPUS|node:NODES", (2, 2), "takes CPUs from a pool"),
+    command("cpupool-migrate", "DOMAIN POOL", (2, 2), "moves a domain to another pool"),
     command("cpupool-numa-split", "", (0, 0), "makes a pool for each NUMA node")
         .refused("the machine is one NUMA node"),
+    command("cpu-offline", "CPU", (1, 1), "lets a CPU stop, as `xen-hptool cpu-offline` does on Xen"),
+    command("cpu-online", "CPU", (1, 1), "lets a CPU that was stopped go on"),
 ];
 
 const LEVEL: Opt = with('l', "level", "LEVEL", "the cache's level");

@@ -111,6 +111,8 @@ const OF_XEN: &[(&str, &str)] = &[
 
 /// Commands and options beyond Xen's.
 const OURS: &[(&str, &str)] = &[
+    ("cpu-offline", ""),
+    ("cpu-online", ""),
     ("create", "--paused"),
     ("console", "--log"),
     ("top", "-d"),
@@ -133,7 +135,8 @@ fn every_command_and_option_of_xen_is_there_and_no_other() {
         let expected: BTreeSet<String> = options.split_whitespace().chain(ours).map(String::from).collect();
         assert_eq!(forms(command), expected, "xl {name}");
     }
-    assert_eq!(all().count(), OF_XEN.len());
+    let ours = all().filter(|command| OURS.contains(&(command.name, ""))).count();
+    assert_eq!(all().count(), OF_XEN.len() + ours);
 }
 
 #[test]
