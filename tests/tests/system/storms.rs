@@ -297,6 +297,6 @@ fn domains_come_and_go_at_random() -> Result<()> {
 fn domains_come_and_go_at_random_for_long() -> Result<()> {
     come_and_go(
         "come-and-go-long",
-        &Size { domains: 24, steps_at_least: 500, time: Duration::from_secs(600) },
+        &Size { domains: 24, steps_at_least: 100, time: Duration::from_secs(600) },
     )
 }
