@@ -60,7 +60,7 @@ pub struct Comparison {
 }
 
 impl Default for Comparison {
-    /// They did not meet yet.
+    /// The two CPUs have not met yet.
     fn default() -> Self {
         Self { there: i64::MAX, back: i64::MAX }
     }

@@ -1,8 +1,10 @@
 //! What a vCPU holds of time: its runstate, the areas that show its guest the time, and its timers.
 
+mod shown;
+
 use ring_abi::types::GuestVa;
 
-use super::skew::ShownOn;
+use self::shown::ShownOn;
 use crate::platform::CpuId;
 
 /// What a vCPU is doing: `RUNSTATE_*`.
