@@ -72,6 +72,8 @@ struct PerCpu {
     queue: Mutex<rank::RunQueue, RunQueue>,
     pending: AtomicU32,
     slice_end: AtomicU64,
+    /// The end of the slice for which another CPU called last.
+    called_until: AtomicU64,
     shown: Shown,
 }
 
@@ -96,6 +98,7 @@ impl Default for Scheduler {
             queue: Mutex::new(RunQueue::new(cpu)),
             pending: AtomicU32::new(0),
             slice_end: AtomicU64::new(NO_SLICE),
+            called_until: AtomicU64::new(0),
             shown: Shown::default(),
         };
         let boot = || AtomicU64::new(CpuSet::only(CpuId::BOOT).bits());
@@ -230,7 +233,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         let Some((previous, next)) = change else {
             if is_shared {
-                self.call(cpu, news);
+                self.call(cpu, news, now);
             }
             return Decision::Same;
         };
@@ -249,7 +252,7 @@ impl<P: Platform> Hypervisor<P> {
             self.begin_running(domain, vcpu, cpu, now);
         }
         if is_shared {
-            self.changed(cpu, news, previous.as_ref(), next.as_ref());
+            self.changed(cpu, news, now, [previous.as_ref(), next.as_ref()]);
         }
         if self.unfinished.has_dead() {
             // A vCPU of a dead domain may have run here until now.

@@ -113,8 +113,9 @@ impl<P: Platform> Hypervisor<P> {
         self.change_cpus(Change::Online { cpu }).is_ok()
     }
 
-    /// Lets one idle CPU look that may run what waits for `cpu`, and those of `news` that have no slices.
-    pub(super) fn call(&self, cpu: CpuId, news: CpuSet) {
+    /// Lets one idle CPU look that may run what waits for `cpu`, and those of `news` that have no slices. These take one, so
+    /// that nobody calls them again before its end.
+    pub(super) fn call(&self, cpu: CpuId, news: CpuSet, now: u64) {
         fence(Ordering::SeqCst);
         let wanted = CpuSet::from_bits(self.sched.cpus[cpu.index()].shown.wanted.load(Ordering::Relaxed));
         let idle = CpuSet::from_bits(self.sched.idle.load(Ordering::Relaxed));
@@ -123,7 +124,11 @@ impl<P: Platform> Hypervisor<P> {
             slice_end == NO_SLICE && !idle.contains(*other)
         };
         let one_idle = next_of(both(wanted, idle).without(cpu), cpu);
-        for other in news.without(cpu).iter().filter(rests).chain(one_idle) {
+        let resting = news.without(cpu).iter().filter(rests).inspect(|other| {
+            let called_until = &self.sched.cpus[other.index()].called_until;
+            called_until.store(now + TIME_SLICE_NS, Ordering::Relaxed);
+        });
+        for other in resting.chain(one_idle) {
             self.raise_softirq(other, SOFTIRQ_SCHEDULE);
         }
     }
@@ -154,10 +159,11 @@ impl<P: Platform> Hypervisor<P> {
             }
             let mut queue = other.unwrap_or(from);
             let wake = queue.add(waking.clone(), now);
+            let wake = queue.not_again_soon(wake, now);
             let news = (wake != Wake::Now).then(|| self.sched.publish(to, &queue));
             self.follow(to, queue, wake, now);
             if let Some(news) = news {
-                self.call(to, news);
+                self.call(to, news, now);
             }
             return;
         }
@@ -166,7 +172,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Takes over what waits for another CPU, if this CPU is idle or, at the end of a slice, far ahead. The queue is this CPU's.
     #[cold]
     pub(super) fn take_over<'a>(&'a self, cpu: CpuId, mut queue: Guard<'a>, now: u64) -> Guard<'a> {
-        queue.account(now);
+        queue.look(now);
         if queue.is_dedicated() {
             if queue.is_bare() {
                 drop(queue);
@@ -222,19 +228,23 @@ impl<P: Platform> Hypervisor<P> {
             return news;
         }
         self.sched.idle.fetch_and(!bit, Ordering::SeqCst);
-        let slice_end = &self.sched.cpus[cpu.index()].slice_end;
-        if slice_end.load(Ordering::SeqCst) == NO_SLICE
-            && self.sched.offering(queue.pool(), cpu).next().is_some()
-        {
-            slice_end.store(now + TIME_SLICE_NS, Ordering::Relaxed);
-            self.wake_by(cpu, now + TIME_SLICE_NS);
+        let per_cpu = &self.sched.cpus[cpu.index()];
+        if per_cpu.slice_end.load(Ordering::SeqCst) == NO_SLICE && !queue.is_dedicated() {
+            // What the CPU was called for may be gone again. Without a slice, the next that waits would call again at once. (I60)
+            let called_until = per_cpu.called_until.load(Ordering::Relaxed);
+            let is_offered = || self.sched.offering(queue.pool(), cpu).next().is_some();
+            let end = if now < called_until { called_until } else { now + TIME_SLICE_NS };
+            if now < called_until || is_offered() {
+                per_cpu.slice_end.store(end, Ordering::Relaxed);
+                self.wake_by(cpu, end);
+            }
         }
         news
     }
 
     /// A CPU has gone over from one vCPU to another, where there are several CPUs.
     #[cold]
-    pub(super) fn changed(&self, cpu: CpuId, news: CpuSet, from: Option<&VcpuRef>, to: Option<&VcpuRef>) {
+    pub(super) fn changed(&self, cpu: CpuId, news: CpuSet, now: u64, [from, to]: [Option<&VcpuRef>; 2]) {
         fence(Ordering::SeqCst);
         let goes_on =
             |next: &VcpuRef| is_runnable(next.domain(), next.vcpu()) && next.sched.allowed().contains(cpu);
@@ -246,6 +256,6 @@ impl<P: Platform> Hypervisor<P> {
         if let Some(from) = from.filter(|from| !from.sched.queued.load(Ordering::Relaxed)) {
             self.make_runnable(from.domain(), from.vcpu());
         }
-        self.call(cpu, news);
+        self.call(cpu, news, now);
     }
 }

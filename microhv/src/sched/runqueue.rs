@@ -64,6 +64,8 @@ pub(super) struct RunQueue {
     current: Option<VcpuRef>,
     /// System time at which the current vCPU came.
     came_ns: u64,
+    /// System time at which the CPU last looked at the queue, if there are other CPUs.
+    looked_ns: u64,
     /// System time from which the current vCPU's run is not accounted.
     since_ns: u64,
     /// No vCPU on this CPU has less run time than this, except on the credit of a wake-up. Never falls.

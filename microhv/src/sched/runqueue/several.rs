@@ -2,9 +2,9 @@
 
 use core::sync::atomic::Ordering;
 
-use super::super::state::{DEFAULT_WEIGHT, VcpuSched};
+use super::super::state::{COURTEOUS_RUN_NS, DEFAULT_WEIGHT, VcpuSched};
 use super::super::{TIME_SLICE_NS, is_runnable};
-use super::{RunQueue, Waiting};
+use super::{RunQueue, Waiting, Wake};
 use crate::domain::{Vcpu, VcpuRef};
 use crate::platform::{CpuId, CpuSet};
 
@@ -78,13 +78,32 @@ impl RunQueue {
         self.current.is_none() && self.waiting.is_empty()
     }
 
+    /// Whether the current vCPU may go on.
+    fn goes_on(&self) -> bool {
+        let current = self.current.as_ref().map(|current| (current.domain(), current.vcpu()));
+        current.is_some_and(|(domain, current)| is_runnable(domain, current) && self.may_keep(current))
+    }
+
     /// Whether there is nothing to go on with.
     pub(in super::super) fn is_bare(&self) -> bool {
-        let goes_on = |current: &VcpuRef| {
-            let (domain, current) = (current.domain(), current.vcpu());
-            is_runnable(domain, current) && self.may_keep(current)
-        };
-        self.waiting.is_empty() && !self.current.as_ref().is_some_and(goes_on)
+        self.waiting.is_empty() && !self.goes_on()
+    }
+
+    /// The CPU, of several, looks at the queue.
+    pub(in super::super) fn look(&mut self, now: u64) {
+        self.account(now);
+        self.looked_ns = self.since_ns;
+    }
+
+    /// When the CPU looks for a vCPU that wakes, and for which [`RunQueue::add`] said `wake`. A guest may wake and stop a vCPU
+    /// from another CPU again and again: this CPU finds nothing each time, and who runs here must get on all the same. (I60)
+    pub(in super::super) fn not_again_soon(&self, wake: Wake, now: u64) -> Wake {
+        let soonest = self.looked_ns.saturating_add(COURTEOUS_RUN_NS);
+        match wake {
+            Wake::Now if now < soonest && self.goes_on() => Wake::At(soonest),
+            Wake::At(at) => Wake::At(at.max(soonest)),
+            wake => wake,
+        }
     }
 
     /// Whether `vcpu` runs here, or waits here.

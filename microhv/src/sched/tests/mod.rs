@@ -5,6 +5,7 @@ mod caps;
 mod courtesy;
 mod fairness;
 mod latency;
+mod peace;
 mod poll;
 mod pools;
 mod several;

@@ -27,7 +27,7 @@ impl Several {
     }
 
     /// A pool with these CPUs, which are taken out of pool 0.
-    fn pool(&self, policy: Policy, cpus: &[usize]) -> u32 {
+    pub(super) fn pool(&self, policy: Policy, cpus: &[usize]) -> u32 {
         let pool = self.world.hv.sched.create_pool(None, policy).expect("a pool");
         for cpu in cpus.iter().map(|cpu| self.cpus[*cpu]) {
             self.change(Change::Remove { pool: 0, cpu }).expect("taken out");
