@@ -117,19 +117,25 @@ impl<P: Platform> Hypervisor<P> {
     /// that nobody calls them again before its end.
     pub(super) fn call(&self, cpu: CpuId, news: CpuSet, now: u64) {
         fence(Ordering::SeqCst);
-        let wanted = CpuSet::from_bits(self.sched.cpus[cpu.index()].shown.wanted.load(Ordering::Relaxed));
         let idle = CpuSet::from_bits(self.sched.idle.load(Ordering::Relaxed));
         let rests = |other: &CpuId| {
             let slice_end = self.sched.cpus[other.index()].slice_end.load(Ordering::Relaxed);
             slice_end == NO_SLICE && !idle.contains(*other)
         };
-        let one_idle = next_of(both(wanted, idle).without(cpu), cpu);
         let resting = news.without(cpu).iter().filter(rests).inspect(|other| {
             let called_until = &self.sched.cpus[other.index()].called_until;
             called_until.store(now + TIME_SLICE_NS, Ordering::Relaxed);
         });
-        for other in resting.chain(one_idle) {
-            self.raise_softirq(other, SOFTIRQ_SCHEDULE);
+        resting.for_each(|other| self.raise_softirq(other, SOFTIRQ_SCHEDULE));
+        self.call_idle(cpu, cpu);
+    }
+
+    /// Lets one idle CPU but `other` look that may run what waits for `cpu`.
+    fn call_idle(&self, cpu: CpuId, other: CpuId) {
+        let wanted = CpuSet::from_bits(self.sched.cpus[cpu.index()].shown.wanted.load(Ordering::Relaxed));
+        let idle = CpuSet::from_bits(self.sched.idle.load(Ordering::SeqCst));
+        if let Some(idle) = next_of(both(wanted, idle).without(cpu).without(other), cpu) {
+            self.raise_softirq(idle, SOFTIRQ_SCHEDULE);
         }
     }
 
@@ -201,6 +207,12 @@ impl<P: Platform> Hypervisor<P> {
                 queue.take(vcpu, &theirs);
             }
             self.sched.publish(other, &theirs);
+            // One idle CPU was called; what is left may be for another. A CPU that took nothing and is wanted all the same does
+            // not call: two such CPUs would call each other without end.
+            if is_taken || theirs.offer().is_some_and(|(_, wanted)| !wanted.contains(cpu)) {
+                fence(Ordering::SeqCst);
+                self.call_idle(other, cpu);
+            }
             if is_taken {
                 return queue;
             }

@@ -223,6 +223,30 @@ fn a_vcpu_that_wakes_takes_an_idle_cpu_and_goes_back_to_its_own() {
 }
 
 #[test]
+fn an_idle_cpu_that_may_not_run_what_waits_lets_another_look() {
+    let several = Several::new(4);
+    let [one, two, three] = [1, 2, 3].map(|cpu| several.cpus[cpu]);
+    let pinned = |cpus: CpuSet| {
+        let hog = several.hog(1, 256);
+        several.pin(&hog, cpus, CpuSet::only(one));
+        several.run(50 * MS);
+        hog
+    };
+    let stays = pinned(CpuSet::only(one));
+    several.world.sleep(&stays);
+    several.turn();
+    // A vCPU that might have run on the second CPU was here, and is gone.
+    several.world.sleep(&pinned(CpuSet::only(one).with(two)));
+    several.turn();
+    let waits = pinned(CpuSet::only(one).with(three));
+    assert_eq!(waits.vcpus[0].running_on(), Some(one));
+    several.world.wake(&stays);
+    several.turn();
+    assert_eq!(stays.vcpus[0].running_on(), Some(one));
+    assert_eq!(waits.vcpus[0].running_on(), Some(three));
+}
+
+#[test]
 fn soft_affinity_orders_the_choices() {
     let several = Several::new(3);
     let [zero, one, two] = [0, 1, 2].map(|cpu| several.cpus[cpu]);
