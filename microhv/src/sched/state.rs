@@ -158,7 +158,7 @@ impl VcpuSched {
 
     /// On which CPUs the vCPU may run; none: it waits until its pool has a CPU for it.
     #[inline]
-    pub(super) fn allowed(&self) -> CpuSet {
+    pub(crate) fn allowed(&self) -> CpuSet {
         CpuSet::from_bits(self.allowed.load(SeqCst))
     }
 

@@ -96,12 +96,20 @@ impl<P: Platform> Hypervisor<P> {
     #[cold]
     pub fn arm_timer(&self, vcpu: &Vcpu, kind: TimerKind, deadline_ns: Option<u64>) {
         // Under the lock, since the timers move with the vCPU.
-        let time = vcpu.time.lock();
+        let mut time = vcpu.time.lock();
+        let may_use = vcpu.sched.allowed();
+        if deadline_ns.is_some()
+            && let Some(timers) = time.timers.as_mut().filter(|timers| !may_use.contains(timers.cpu))
+        {
+            // The CPU on which the vCPU ran last may belong to another's vCPU now, which nobody's timers are to disturb. (I57)
+            let me = Some(self.platform.cpu()).filter(|me| may_use.contains(*me));
+            let home = me.or_else(|| may_use.iter().next()).unwrap_or(CpuId::BOOT);
+            self.move_timers(timers, home);
+        }
         if let Some((cpu, id)) = time.timer(kind) {
             self.arm(cpu, id, deadline_ns);
             // A CPU that goes first leaves the online ones, then moves its timers: one of both moves this timer.
             if deadline_ns.is_some() && !self.sched.online().contains(cpu) {
-                let mut time = time;
                 if let Some(timers) = &mut time.timers {
                     self.move_timers(timers, self.platform.cpu());
                 }

@@ -183,16 +183,7 @@ pub(crate) fn params() -> TimeParams {
 }
 
 /// How this CPU's TSC gives system time.
-#[inline]
 fn own_params() -> TimeParams {
-    let params = published();
-    if params.generation & (SKEWED | 1) == 0 && is_still(&params) { params } else { shifted_params() }
-}
-
-/// The same where TSCs are not one clock, or amid a write.
-#[cold]
-#[inline(never)]
-fn shifted_params() -> TimeParams {
     params().by_tsc_with(tsc::offset(percpu::this_cpu()))
 }
 
@@ -213,6 +204,17 @@ fn system_ns(params: &TimeParams, tsc: u64) -> u64 {
 /// System time.
 #[inline]
 pub(crate) fn now_ns() -> u64 {
+    let params = published();
+    if params.generation & (SKEWED | 1) != 0 || !is_still(&params) {
+        return now_ns_slowly();
+    }
+    system_ns(&params, rdtsc())
+}
+
+/// The same where TSCs are not one clock, or amid a write.
+#[cold]
+#[inline(never)]
+fn now_ns_slowly() -> u64 {
     system_ns(&own_params(), rdtsc())
 }
 

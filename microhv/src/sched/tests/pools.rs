@@ -60,6 +60,36 @@ fn runs_on(domain: &Domain) -> Option<u32> {
     domain.vcpus[0].running_on().map(CpuId::raw)
 }
 
+/// A sleeper whose last CPU belongs to another's vCPU by now sets its timers elsewhere, however soon they are due.
+#[test]
+fn timers_of_others_do_not_disturb_a_dedicated_cpu() {
+    let several = Several::new(3);
+    let hv = &several.world.hv;
+    let sleeper = several.hog(1, 256);
+    sleeper.vcpus[0].time.lock().period_ns = 0;
+    hv.set_affinity(&sleeper, &sleeper.vcpus[0], CpuSet::only(several.cpus[2]), CpuSet::ALL);
+    several.do_work();
+    assert_eq!(runs_on(&sleeper), Some(2));
+    hv.platform.on_cpu(2);
+    hv.hold(&sleeper.vcpus[0], PauseFlags::BLOCKED);
+    several.do_work();
+    hv.set_affinity(&sleeper, &sleeper.vcpus[0], CpuSet::ALL, CpuSet::ALL);
+    let pool = several.pool(Policy::Null, &[2]);
+    let guest = several.hog(1, 256);
+    guest.vcpus[0].time.lock().period_ns = 0;
+    several.migrate(&guest, pool);
+    assert_eq!(runs_on(&guest), Some(2));
+    let kicks = || hv.platform.events.lock().kicks.iter().filter(|cpu| **cpu == several.cpus[2]).count();
+    let before = kicks();
+    for n in 0..100 {
+        hv.platform.on_cpu(0);
+        let deadline = hv.platform.now_ns() + (1_000 - n) * MS;
+        hv.arm_timer(&sleeper.vcpus[0], TimerKind::FirstWatchdog, Some(deadline));
+        several.do_work();
+    }
+    assert_eq!(kicks(), before);
+}
+
 #[test]
 fn a_cpu_goes_and_comes_back() {
     let several = Several::new(3);
