@@ -7,7 +7,7 @@ use ring_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
 use ring_abi::types::DomId;
 
 use crate::Hypervisor;
-use crate::domain::{Current, Domain, PauseFlags, Vcpu};
+use crate::domain::{Current, Domain, Vcpu};
 use crate::platform::{Platform, PowerAction};
 use ring_abi::evtchn::VIRQ_DOM_EXC;
 
@@ -68,8 +68,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// `VCPUOP_down`: stops the vCPU. The last vCPU to stop powers the domain off.
     pub(crate) fn vcpu_down(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
-        self.hold(vcpu, PauseFlags::DOWN);
-        self.give_up_cpu(domain, vcpu);
+        self.take_down(domain, vcpu);
         if !domain.vcpus.iter().any(Vcpu::is_up) {
             self.shutdown_domain(domain, SHUTDOWN_POWEROFF);
         }

@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering;
 use super::pools::{Change, Policy, Pool, PoolError};
 use super::{DEFAULT_WEIGHT, Scheduler, is_runnable};
 use crate::Hypervisor;
-use crate::domain::{Domain, Vcpu, VcpuRef};
+use crate::domain::{Domain, PauseFlags, Vcpu, VcpuRef};
 use crate::platform::{CpuId, CpuSet, MAX_CPUS, Platform, SOFTIRQ_SCHEDULE};
 
 impl Scheduler {
@@ -76,9 +76,14 @@ impl<P: Platform> Hypervisor<P> {
         domain.sched.set_pool(0);
     }
 
-    /// A vCPU went down, and keeps no CPU of the null policy.
-    pub(crate) fn give_up_cpu(&self, domain: &Domain, vcpu: &Vcpu) {
-        self.refresh(domain, vcpu);
+    /// Stops a vCPU that goes down, and keeps no CPU of the null policy. No other vCPU asks the table of the pools, which is one
+    /// for the whole machine: a guest may do this all the time.
+    pub(crate) fn take_down(&self, domain: &Domain, vcpu: &Vcpu) {
+        let was_up = vcpu.is_up();
+        self.hold(vcpu, PauseFlags::DOWN);
+        if was_up && domain.sched.is_null() {
+            self.refresh(domain, vcpu);
+        }
     }
 
     /// Makes a vCPU's mask. Whether the mask is another than before.
@@ -206,23 +211,28 @@ impl<P: Platform> Hypervisor<P> {
             self.set_cap(domain, 0);
         }
         self.refresh_domain(domain);
+        // A vCPU that waited for a CPU of the old pool looks for one of the new pool.
+        let waits = |vcpu: &&Vcpu| vcpu.sched.allowed() == CpuSet::default();
+        domain.vcpus.iter().filter(waits).for_each(|vcpu| self.make_runnable(domain, vcpu));
         Ok(())
     }
 
-    /// Changes what a CPU is used for.
+    /// Changes what a CPU is used for: one change at a time.
     ///
     /// # Errors
-    /// As [`PoolError`] says. `Again`: the same call goes on.
+    /// As [`PoolError`] says. `Again`: the same call goes on, or begins when the change that is under way is complete.
     pub(crate) fn change_cpus(&self, change: Change) -> Result<(), PoolError> {
-        if let Change::Online { cpu } = change
-            && self.sched.known_cpus().contains(cpu)
-            && !self.sched.online().contains(cpu)
-            && !self.platform.unpark(cpu)
         {
-            return Err(PoolError::Again);
-        }
-        {
+            // The CPU goes on under the lock too: no other change lets it stop meanwhile.
             let mut pools = self.sched.pools.lock();
+            if let Change::Online { cpu } = change
+                && pools.may_begin(change)
+                && self.sched.known_cpus().contains(cpu)
+                && !self.sched.online().contains(cpu)
+                && !self.platform.unpark(cpu)
+            {
+                return Err(PoolError::Again);
+            }
             pools.begin(change, self.sched.online(), self.sched.known_cpus())?;
             match change {
                 Change::Online { cpu } => {
@@ -236,8 +246,8 @@ impl<P: Platform> Hypervisor<P> {
         }
         self.tell_queues();
         loop {
-            let next = self.sched.pools.lock().next_domain(change);
-            let Some(domain) = next.and_then(|next| self.domains.first_from(next)) else { break };
+            let Some(next) = self.sched.pools.lock().next_domain(change) else { return Ok(()) };
+            let Some(domain) = self.domains.first_from(next) else { break };
             self.refresh_domain(&domain);
             self.sched.pools.lock().set_next_domain(change, domain.id.raw() + 1);
             if self.platform.work_pending() {
@@ -248,10 +258,17 @@ impl<P: Platform> Hypervisor<P> {
         if let Change::Remove { cpu, .. } | Change::Offline { cpu } = change {
             self.empty(cpu)?;
         }
-        if let Change::Offline { cpu } = change
-            && !self.platform.park(cpu)
-        {
-            return Err(PoolError::Again);
+        if let Change::Offline { cpu } = change {
+            let pools = self.sched.pools.lock();
+            if pools.next_domain(change).is_none() {
+                return Ok(());
+            }
+            if !self.platform.park(cpu) {
+                return Err(PoolError::Again);
+            }
+            drop(pools);
+            // A timer that fired there meanwhile may have been set again there.
+            self.take_timers(cpu)?;
         }
         self.sched.pools.lock().end(change);
         Ok(())
@@ -290,6 +307,11 @@ impl<P: Platform> Hypervisor<P> {
             self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
             return Err(PoolError::Again);
         }
+        self.take_timers(cpu)
+    }
+
+    /// Moves the timers of a CPU that goes to one of pool 0.
+    fn take_timers(&self, cpu: CpuId) -> Result<(), PoolError> {
         let to = self.sched.pool_from(0).and_then(|pool| pool.cpus.iter().next()).unwrap_or(CpuId::BOOT);
         if self.move_all_timers(cpu, to) { Ok(()) } else { Err(PoolError::Again) }
     }

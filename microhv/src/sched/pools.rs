@@ -165,10 +165,21 @@ impl Pools {
         }
     }
 
+    /// Whether no other change is under way.
+    pub(super) fn may_begin(&self, change: Change) -> bool {
+        self.under_way.is_none_or(|(under_way, _)| under_way == change)
+    }
+
     /// Changes what a CPU is used for, unless that very change is under way. `online` are the CPUs that are in use, `known` those
     /// that there are.
+    ///
+    /// # Errors
+    /// As [`PoolError`] says. `Again`: another change is under way.
     pub(super) fn begin(&mut self, change: Change, online: CpuSet, known: CpuSet) -> Result<(), PoolError> {
-        if self.under_way.is_some_and(|(under_way, _)| under_way == change) {
+        if !self.may_begin(change) {
+            return Err(PoolError::Again);
+        }
+        if self.under_way.is_some() {
             return Ok(());
         }
         match change {
@@ -224,14 +235,17 @@ impl Pools {
         }
     }
 
-    /// The domain from which on vCPUs do not know of `change`; `None`: another change came in between, and all look again.
+    /// The domain from which on vCPUs do not know of `change`; `None`: the change is not under way, since the same call on
+    /// another CPU completed it.
     pub(super) fn next_domain(&self, change: Change) -> Option<u16> {
         self.under_way.filter(|(under_way, _)| *under_way == change).map(|(_, next)| next)
     }
 
-    /// The vCPUs of the domains below `next` know of `change`.
+    /// The vCPUs of the domains below `next` know of `change`, if that is still under way.
     pub(super) fn set_next_domain(&mut self, change: Change, next: u16) {
-        self.under_way = Some((change, next));
+        if let Some((_, known)) = self.under_way.as_mut().filter(|(under_way, _)| *under_way == change) {
+            *known = next.max(*known);
+        }
     }
 
     /// `change` is complete.
@@ -245,6 +259,7 @@ impl Pools {
         let me = (domain.id, vcpu.id);
         let own = vcpu.sched.allowed().iter().next().filter(|cpu| self.owners[cpu.index()] == Some(me));
         let pool = self.find(domain.sched.pool());
+        domain.sched.set_null(pool.is_some_and(|pool| pool.policy == Policy::Null));
         let usable = pool.map_or(CpuSet::default(), |pool| vcpu.sched.usable(pool.cpus));
         let cpus = match pool.map(|pool| pool.policy) {
             Some(Policy::Shares) => usable,

@@ -3,7 +3,7 @@
 mod cap;
 
 use core::sync::atomic::{
-    AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst,
+    AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence,
 };
 
 use ring_abi::types::DomId;
@@ -41,17 +41,31 @@ pub(crate) struct DomainSched {
     pub(crate) cap: Cap,
     /// The number of the domain's pool. Changed under the lock of the pools.
     pub(super) pool: AtomicU32,
+    /// Whether that pool is of the null policy, as the masks of the vCPUs say.
+    is_null: AtomicBool,
 }
 
 impl DomainSched {
     pub(crate) fn new(pool: u32) -> Self {
         let spent = [const { AtomicU64::new(0) }; MAX_CPUS];
-        Self { spent, cap: Cap::default(), pool: AtomicU32::new(pool) }
+        Self { spent, cap: Cap::default(), pool: AtomicU32::new(pool), is_null: AtomicBool::new(false) }
     }
 
     /// The number of the domain's pool.
     pub(crate) fn pool(&self) -> u32 {
         self.pool.load(Relaxed)
+    }
+
+    /// Says whether the domain's pool is of the null policy. The caller looks afterwards whether a vCPU is down.
+    pub(super) fn set_null(&self, is_null: bool) {
+        self.is_null.store(is_null, SeqCst);
+        fence(SeqCst);
+    }
+
+    /// Whether a vCPU of the domain may have a CPU of its own. A vCPU first is down, then this is asked: so one of both sees the other.
+    pub(super) fn is_null(&self) -> bool {
+        fence(SeqCst);
+        self.is_null.load(SeqCst)
     }
 }
 

@@ -233,6 +233,7 @@ impl Cpus for TestMachine {
     }
 
     fn park(&self, cpu: CpuId) -> bool {
+        super::turns::point();
         if CpuSet::from_bits(self.keeps_state.load(Ordering::SeqCst)).contains(cpu) {
             return false;
         }

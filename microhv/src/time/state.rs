@@ -145,7 +145,7 @@ impl VcpuTime {
 
     /// One of the vCPU's timers, and the CPU in whose queue it is.
     #[inline]
-    pub(super) fn timer(&self, kind: TimerKind) -> Option<(CpuId, TimerId)> {
+    pub(crate) fn timer(&self, kind: TimerKind) -> Option<(CpuId, TimerId)> {
         self.timers.as_ref().map(|timers| (timers.cpu, timers.ids[kind as usize]))
     }
 

@@ -109,10 +109,11 @@ impl<P: Platform> Hypervisor<P> {
         if let Some((cpu, id)) = time.timer(kind) {
             self.arm(cpu, id, deadline_ns);
             // A CPU that goes first leaves the online ones, then moves its timers: one of both moves this timer.
-            if deadline_ns.is_some() && !self.sched.online().contains(cpu) {
-                if let Some(timers) = &mut time.timers {
-                    self.move_timers(timers, self.platform.cpu());
-                }
+            if deadline_ns.is_some()
+                && !self.sched.online().contains(cpu)
+                && let Some(timers) = &mut time.timers
+            {
+                self.move_timers(timers, self.platform.cpu());
             }
         }
     }

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use ring_abi::domctl::*;
-use ring_abi::guest_context::{VGCF_ONLINE, VcpuGuestContext};
+use ring_abi::guest_context::{VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext};
 use ring_abi::hypercall::*;
 use ring_abi::shared_info::TIME_OFFSET;
 use ring_abi::types::Mfn;
@@ -12,6 +12,7 @@ use ring_abi::vcpu::*;
 use super::*;
 use crate::hypercall::HypercallError;
 use crate::platform::*;
+use crate::sched::pools::{Change, Policy};
 use crate::testing::{ARGS, World};
 
 #[test]
@@ -168,4 +169,30 @@ fn affinity_is_set_and_what_takes_effect_comes_back() {
     assert_eq!(set(hard, [0xf8, 0]).0, invalid);
     assert_eq!((set(0, [1, 1]).0, get(0).0), (invalid, invalid));
     assert_eq!(get(hard | soft), (0, [0xf6, 0xf3]), "nothing was changed");
+}
+
+#[test]
+fn a_vcpu_that_a_context_takes_down_gives_up_its_cpu() {
+    let world = World::new(256);
+    let (hv, cpu) = (&world.hv, CpuId::new(1).expect("few CPUs"));
+    assert!(hv.add_cpu(cpu));
+    let pool = hv.sched.create_pool(None, Policy::Null).expect("a pool");
+    for change in [Change::Remove { pool: 0, cpu }, Change::Add { pool, cpu }] {
+        assert_eq!(hv.change_cpus(change), Ok(()));
+    }
+    let guests = [(); 2].map(|()| world.guest(1));
+    for guest in &guests {
+        assert_eq!(hv.move_to_pool(guest, pool), Ok(()));
+        world.settle_on(cpu);
+    }
+    hv.hold(&guests[0].vcpus[0], PauseFlags::BLOCKED);
+    world.settle_on(cpu);
+    assert_eq!(guests[1].vcpus[0].running_on(), None, "the CPU stays the sleeper's");
+    hv.platform.on_cpu(0);
+    guests[0].mm.set_max_pages(16);
+    let l4 = base(&world, &guests[0]);
+    let context = VcpuGuestContext { flags: VGCF_IN_KERNEL, ..good_context(l4) };
+    assert_eq!(set_context(&world, &guests[0], 0, &context), 0);
+    world.settle_on(cpu);
+    assert_eq!(guests[1].vcpus[0].running_on(), Some(cpu));
 }

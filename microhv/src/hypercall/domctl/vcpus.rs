@@ -46,7 +46,7 @@ impl<P: Platform> Operation<'_, '_, P> {
             if context.flags & VGCF_ONLINE != 0 {
                 self.cur.hv.wake(self.domain, vcpu, PauseFlags::DOWN);
             } else {
-                self.cur.hv.hold(vcpu, PauseFlags::DOWN);
+                self.cur.hv.take_down(self.domain, vcpu);
             }
         }
         self.cur.hv.unpause_domain(self.domain);

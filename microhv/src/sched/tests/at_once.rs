@@ -10,6 +10,7 @@ use ring_abi::types::Port;
 use super::several::Several;
 use super::*;
 use crate::domain::PauseFlags;
+use crate::sched::pools::{Change, PoolError};
 use crate::sync::wait_a_turn;
 use crate::testing::ARGS;
 use crate::testing::turns::plans;
@@ -134,5 +135,41 @@ fn a_shutdown_that_is_taken_back_at_once_holds_nothing() {
         let is_down = guest.shutdown.lock().is_shut_down;
         assert_eq!(guest.pause_count.load(Ordering::Relaxed), u32::from(is_down), "{plan:?}");
         several.turn();
+    }
+}
+
+/// A timer that fired on a CPU is set again there, while another CPU lets that CPU go.
+#[test]
+fn a_timer_that_a_cpu_sets_while_it_goes_does_not_stay_there() {
+    for plan in plans([1, 10, 60]) {
+        let several = Several::new(2);
+        let (world, one) = (&several.world, several.cpus[1]);
+        let guest = several.hog(1, 256);
+        several.pin(&guest, CpuSet::only(one), CpuSet::ALL);
+        several.turn();
+        // The guest runs up a debt of many periods, rests, and sleeps.
+        world.hv.set_cap(&guest, 1);
+        world.pass(200 * MS);
+        several.turn();
+        world.sleep(&guest);
+        several.turn();
+        let due = deadlines(world, &guest)[TimerKind::Period as usize].expect("the guest rests");
+        world.hv.platform.now.store(due, Ordering::Relaxed);
+        world.hv.platform.keeps_state.store(CpuSet::only(one).bits(), Ordering::SeqCst);
+        let let_go = || {
+            while world.hv.change_cpus(Change::Offline { cpu: one }) == Err(PoolError::Again) {
+                wait_a_turn();
+            }
+        };
+        let fire = || {
+            world.hv.raise_softirq(one, SOFTIRQ_TIMER);
+            world.settle_on(one);
+            world.hv.platform.keeps_state.store(0, Ordering::SeqCst); // the CPU has nothing to do any more
+        };
+        world.at_once(&plan, let_go, fire);
+        assert!(!world.hv.platform.online().contains(one));
+        assert!(deadlines(world, &guest)[TimerKind::Period as usize] >= Some(due), "{plan:?}");
+        let timer = guest.vcpus[0].time.lock().timer(TimerKind::Period);
+        assert_eq!(timer.map(|(cpu, _)| cpu), Some(CpuId::BOOT), "{plan:?}");
     }
 }

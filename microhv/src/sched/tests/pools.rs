@@ -335,12 +335,74 @@ fn a_vcpu_of_the_null_policy_keeps_its_cpu_and_others_wait_for_it() {
     assert_eq!((runs_on(&guests[2]), runs_on(&late)), (Some(0), first[0]));
 }
 
+#[test]
+fn a_vcpu_that_waits_in_one_null_pool_finds_the_free_cpu_of_another() {
+    let several = Several::new(3);
+    let pools = [1, 2].map(|cpu| several.pool(Policy::Null, &[cpu]));
+    let guests = [(); 2].map(|()| several.hog(1, 256));
+    for guest in &guests {
+        several.migrate(guest, pools[0]);
+    }
+    assert_eq!([0, 1].map(|n| runs_on(&guests[n])), [Some(1), None]);
+    several.migrate(&guests[1], pools[1]);
+    assert_eq!([0, 1].map(|n| runs_on(&guests[n])), [Some(1), Some(2)]);
+}
+
+#[test]
+fn a_change_waits_until_the_one_before_is_complete() {
+    let several = Several::new(3);
+    let (hv, [one, two]) = (&several.world.hv, [1, 2].map(|cpu| several.cpus[cpu]));
+    let guest = several.hog(1, 256);
+    several.pin(&guest, CpuSet::only(one), CpuSet::ALL);
+    several.turn();
+    hv.platform.on_cpu(0);
+    let first = Change::Offline { cpu: one };
+    assert_eq!(hv.change_cpus(first), Err(PoolError::Again), "a vCPU runs there");
+    let others = [
+        Change::Offline { cpu: two },
+        Change::Online { cpu: one },
+        Change::Remove { pool: 0, cpu: two },
+        Change::Add { pool: 0, cpu: two },
+    ];
+    for other in others {
+        assert_eq!(hv.change_cpus(other), Err(PoolError::Again), "{other:?}");
+    }
+    assert_eq!(
+        (several.online().bits(), hv.platform.online().bits()),
+        (0b101, 0b111),
+        "nothing but the first"
+    );
+    assert_eq!(several.change(first), Ok(()));
+    assert_eq!((several.online().bits(), hv.platform.online().bits()), (0b101, 0b101));
+    assert_eq!(several.change(first), Err(PoolError::Exists), "it is complete");
+    assert_eq!(several.change(Change::Offline { cpu: two }), Ok(()));
+    assert_eq!((several.online().bits(), hv.platform.online().bits()), (0b001, 0b001));
+}
+
+#[test]
+fn a_vcpu_that_goes_down_asks_the_pools_only_for_a_cpu_of_its_own() {
+    let several = Several::new(3);
+    let pool = several.pool(Policy::Null, &[2]);
+    let guests = [(); 2].map(|()| several.hog(2, 256));
+    several.migrate(&guests[1], pool);
+    // A mask that the pools would not make.
+    let wrong = CpuSet::only(several.cpus[1]);
+    let asks = |domain: &Arc<Domain>| {
+        let vcpu = &domain.vcpus[1];
+        vcpu.sched.set_allowed(wrong);
+        several.world.hv.vcpu_down(domain, vcpu);
+        vcpu.sched.allowed() != wrong
+    };
+    assert_eq!([(); 2].map(|()| asks(&guests[0])), [false, false], "no CPU is the vCPU's own");
+    assert_eq!([(); 2].map(|()| asks(&guests[1])), [true, false], "the second time it is down already");
+}
+
 /// What a random history does.
 fn play(several: &Several, domains: &[Arc<Domain>], step: (usize, usize, u8, u8, u64)) {
     let (domain, vcpu, what, mask, ms) = step;
     let (guest, hv) = (&domains[domain], &several.world.hv);
     let cpu = several.cpus[mask as usize % several.cpus.len()];
-    let pool = ms as u32 % 3;
+    let pool = ms as u32 % 4;
     let vcpu = &guest.vcpus[vcpu];
     hv.platform.on_cpu(ms as usize % several.cpus.len());
     match what {
@@ -360,7 +422,7 @@ fn play(several: &Several, domains: &[Arc<Domain>], step: (usize, usize, u8, u8,
 
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(32))]
-    /// Domains move between three pools, one of them of the null policy, while CPUs change pools, go and come: nothing runs on a CPU
+    /// Domains move between four pools, two of them of the null policy, while CPUs change pools, go and come: nothing runs on a CPU
     /// of another pool, no vCPU is lost, and no CPU idles while a vCPU waits that may use it ([`Several::check`]).
     #[test]
     fn pools_lose_nothing_and_mix_nothing(
@@ -368,7 +430,7 @@ proptest::proptest! {
         steps in proptest::collection::vec((0usize..5, 0usize..3, 0u8..14, 0u8..32, 0u64..15), 50..150),
     ) {
         let several = Several::new(cpus);
-        for policy in [Policy::Null, Policy::Shares] {
+        for policy in [Policy::Null, Policy::Shares, Policy::Null] {
             several.world.hv.sched.create_pool(None, policy).expect("a pool");
         }
         let domains: Vec<_> = (0..5).map(|n| several.hog(3, 128 << (n % 4))).collect();
