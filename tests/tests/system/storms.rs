@@ -210,8 +210,11 @@ impl Game {
         let said = self.run("xl info")? + &self.run("accounts")?;
         let value = |figure: &&str| values(&said, figure).pop().with_context(|| (*figure).to_string());
         let figures = FIGURES.iter().map(value).collect::<Result<_>>()?;
+        let dom0_pages: u64 = value(&"dom0_pages")?.parse().context("dom0_pages")?;
         let said = self.run("xl debug-keys H")?;
-        Ok((figures, Heap::read(&said).with_context(|| said.clone())?))
+        let mut heap = Heap::read(&said).with_context(|| said.clone())?;
+        heap.frames += dom0_pages;
+        Ok((figures, heap))
     }
 }
 
@@ -222,7 +225,7 @@ const LISTS: u64 = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Heap {
     used_bytes: u64,
-    /// Frames that are free, and those that the heap has taken, which never come back.
+    /// Frames that are free, those that the heap has taken, which never come back, and dom0's: dom0 keeps what it grew by.
     frames: u64,
 }
 

@@ -31,6 +31,7 @@ pub(in crate::toolstack) fn start_with(files: &[(&'static str, &'static [u8])]) 
     for (id, name, disk) in [(1, "one", "'phy:/dev/vda,xvda,w'"), (2, "two", "")] {
         let text = format!("name='{name}'\nkernel='/boot/k'\nmemory=8\ndisk=[{disk}]\n");
         let config = Config::parse("t.cfg", text.as_bytes()).unwrap();
+        store.client().write(&nodes::home(DomId::new(id)), "").unwrap();
         let id = DomId::new(id);
         let domain = Domain {
             id,

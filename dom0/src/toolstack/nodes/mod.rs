@@ -47,6 +47,14 @@ pub(super) fn home(id: DomId) -> String {
     format!("/local/domain/{id}")
 }
 
+/// The home of a domain that may have ended: the domain's end removes the nodes, and a node that is written after that stays for
+/// good. Between this and the write there is no await.
+fn standing_home(client: &Client, id: DomId) -> Result<String, XsError> {
+    let home = home(id);
+    client.read(&home)?;
+    Ok(home)
+}
+
 /// The directory with the toolstack's own records of a domain's devices, at libxl's place. No domain may read or
 /// write it.
 fn records(id: DomId) -> String {
@@ -76,7 +84,8 @@ pub(super) fn write_own(store: &Xenstore) {
 
 /// Writes a request to a domain: the node `control/NODE`.
 pub(super) fn write_control(store: &Xenstore, id: DomId, node: &str, value: &str) -> Result<(), XsError> {
-    store.client().write(&format!("{}/control/{node}", home(id)), value)
+    let client = store.client();
+    client.write(&format!("{}/control/{node}", standing_home(&client, id)?), value)
 }
 
 /// Waits until a domain has taken the request in `control/NODE`: the node is empty, or gone.
@@ -126,7 +135,8 @@ pub(super) fn memory(store: &Xenstore, id: DomId) -> Result<(u64, u64), XsError>
 
 /// Writes `memory/NODE`.
 pub(super) fn write_memory(store: &Xenstore, id: DomId, node: &str, kib: u64) -> Result<(), XsError> {
-    store.client().write(&format!("{}/memory/{node}", home(id)), kib.to_string())
+    let client = store.client();
+    client.write(&format!("{}/memory/{node}", standing_home(&client, id)?), kib.to_string())
 }
 
 /// Writes the nodes by which a domain uses the first `online` of `all` vCPUs. The domain watches each node.
@@ -140,13 +150,16 @@ pub(super) async fn write_vcpus(
     online: u32,
     wanted: impl Fn() -> bool,
 ) -> Result<(), XsError> {
-    Pieces::new(store, wanted).availability(&home(id), all, online).await
+    let home = standing_home(&store.client(), id)?;
+    Pieces::new(store, wanted).availability(&home, all, online).await
 }
 
-/// Writes a domain's new name.
+/// Writes a domain's new name. A domain whose end has removed the nodes gets the name in its next life.
 pub(super) fn rename(store: &Xenstore, id: DomId, uuid: &str, name: &str) -> Result<(), XsError> {
-    store.client().atomically(|tx| {
-        tx.write(&format!("{}/name", home(id)), name)?;
+    let client = store.client();
+    let Some(home) = present(standing_home(&client, id))? else { return Ok(()) };
+    client.atomically(|tx| {
+        tx.write(&format!("{home}/name"), name)?;
         tx.write(&format!("/vm/{uuid}/name"), name)
     })
 }

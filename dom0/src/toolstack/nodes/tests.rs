@@ -22,6 +22,29 @@ fn config() -> DomainConfig {
     DomainConfig::from_config(&Config::parse("g.cfg", text).unwrap()).unwrap().0
 }
 
+/// A command may find a domain whose end has removed the nodes already: nobody would remove what the command wrote then.
+#[test]
+fn nothing_is_written_for_a_domain_that_has_no_nodes_any_more() {
+    let store = Xenstore::new(Quotas::XEN);
+    write_own(&store);
+    let config = config();
+    write(&store, &facts_of(&config)).unwrap();
+    let id = DomId::new(7);
+    let commands = || {
+        [
+            write_control(&store, id, "shutdown", "poweroff"),
+            write_memory(&store, id, "target", 4096),
+            block_on_test(write_vcpus(&store, id, 2, 1, || true)),
+        ]
+    };
+    assert_eq!(commands(), [Ok(()); 3]);
+    remove(&store, id, "u-u");
+    let before = store.figures().nodes;
+    assert_eq!(commands(), [Err(XsError::NoEnt); 3]);
+    assert_eq!(rename(&store, id, "u-u", "other"), Ok(()));
+    assert_eq!(store.figures().nodes, before);
+}
+
 #[test]
 fn a_domain_finds_what_its_frontends_read() {
     let store = Xenstore::new(Quotas::XEN);
