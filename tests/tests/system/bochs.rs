@@ -50,7 +50,10 @@ fn cpus_are_started_and_asked_by_each_kind_of_apic() -> Result<()> {
         [("x2apic=true", "x2APIC, by the command line"), ("x2apic=false", "xAPIC, by the command line")]
     {
         let Some(booted) = machine(words, MODELS[1]) else { return Ok(()) };
-        let booted = booted.with(|machine| machine.hypervisor_arguments = format!("maxcpus=2 {words}"));
+        let booted = booted.with(|machine| {
+            machine.cpus = 2;
+            machine.hypervisor_arguments = words.into();
+        });
         let booted =
             booted.line("xl vcpu-pin Domain-0 all 0").line("xl create -c /boot/hello.cfg vcpus=2 cpus='1'");
         let run = booted.run()?.succeeded()?.says(&format!("local APIC: {told}"))?;
