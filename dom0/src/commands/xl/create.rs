@@ -40,8 +40,8 @@ impl Shell {
         if line.has("F") { self.wait_to_the_end(domain).await } else { Ok(()) }
     }
 
-    /// Reads the configuration of a line: its file, then the settings in the line.
-    async fn configuration(&self, line: &Line<'_>) -> Result<DomainConfig, String> {
+    /// Reads the settings of a line: those of its file, then those in the line. Gives the file's path too.
+    pub(super) async fn settings<'a>(&self, line: &Line<'a>) -> Result<(Option<&'a str>, Config), String> {
         let mut file = line.value("f");
         let mut words = Vec::new();
         for &word in &line.operands {
@@ -63,6 +63,12 @@ impl Shell {
             yield_now().await;
             config.add_word(word).map_err(|error| format!("{error}"))?;
         }
+        Ok((file, config))
+    }
+
+    /// Reads the configuration of a domain that a line gives.
+    async fn configuration(&self, line: &Line<'_>) -> Result<DomainConfig, String> {
+        let (_, config) = self.settings(line).await?;
         yield_now().await;
         let (read, warnings) = DomainConfig::read(&config);
         let is_quiet = line.has("q");

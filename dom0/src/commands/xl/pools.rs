@@ -9,14 +9,14 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use pvrt::hypercall::sysctl::{self, CpuPool};
-use pvrt::{println, yield_now};
+use pvrt::println;
 use ring_abi::domctl::XEN_SCHEDULER_CREDIT2;
 use ring_abi::errno::Errno;
 use ring_abi::types::DomId;
 
 use super::Line;
 use crate::commands::{Outcome, Shell};
-use crate::config::{Config, CpuSet, Setting, ValueKind, is_setting_word};
+use crate::config::{Config, CpuSet, Setting, ValueKind};
 use crate::shell::print::{Printer, shown};
 use crate::toolstack::{cpu_numbers, scheduler_name, scheduler_number};
 
@@ -88,27 +88,7 @@ impl Shell {
 
     /// Reads what a new pool is to be, from a file and the words of the line.
     async fn pool_wanted(&self, line: &Line<'_>) -> Result<Wanted, String> {
-        let mut file = line.value("f");
-        let mut words = Vec::new();
-        for &word in &line.operands {
-            match word {
-                _ if is_setting_word(word) => words.push(word),
-                _ if file.is_none() => file = Some(word),
-                _ => return Err(line.wrong(&format!("`{word}`: expected KEY=VALUE"))),
-            }
-        }
-        let mut config = match file {
-            Some(path) => {
-                let file = self.bundle.find(path).ok_or_else(|| format!("{path}: no such file"))?;
-                Config::read(path, file.bytes).await.map_err(|error| format!("{error}"))?
-            }
-            None if words.is_empty() => return Err(line.command.usage()),
-            None => Config::empty("command line"),
-        };
-        for word in words {
-            yield_now().await;
-            config.add_word(word).map_err(|error| format!("{error}"))?;
-        }
+        let (file, config) = self.settings(line).await?;
         for setting in config.settings().iter().filter(|set| !KEYS.contains(&&*set.key)) {
             println!("warning: {}: no such key of a CPU pool", shown(&setting.key));
         }
