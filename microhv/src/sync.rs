@@ -169,6 +169,8 @@ ranks! {
     VcpuTime,
     /// `PerCpu::queue`: one CPU's run queue.
     RunQueue,
+    /// `PerCpu::core`: what the CPUs of one core run.
+    Core,
     /// `Time::queues`: one CPU's timers.
     TimerQueue,
     /// `Scheduler::pools`: which CPUs are whose.

@@ -20,6 +20,8 @@ pub struct Options {
     pub dom0_max_vcpus: u32,
     /// `maxcpus=N`: CPUs that are used at most. Default: all.
     pub max_cpus: u32,
+    /// `sched-gran=cpu|core`: whether the CPUs of a core run vCPUs of one domain at a time.
+    pub gran_core: bool,
     /// `x2apic=BOOLEAN`: whether local APICs are driven by MSRs where that is possible. Default: by the CPU.
     pub x2apic: Option<bool>,
 }
@@ -36,6 +38,7 @@ impl Options {
             no_reboot: false,
             dom0_max_vcpus: 1,
             max_cpus: MAX_CPUS as u32,
+            gran_core: false,
             x2apic: None,
         };
         for word in line.split_ascii_whitespace() {
@@ -58,6 +61,10 @@ impl Options {
                 "mitigations" => {
                     let wanted = ["auto", "off"].contains(&value).then_some(value == "auto");
                     set(&mut options.mitigations, wanted)
+                }
+                "sched-gran" => {
+                    let wanted = ["cpu", "core"].contains(&value).then_some(value == "core");
+                    set(&mut options.gran_core, wanted)
                 }
                 "x2apic" => set(&mut options.x2apic, boolean(value).map(Some)),
                 "no-x2apic" => set(&mut options.x2apic, value.is_empty().then_some(Some(false))),
@@ -139,6 +146,11 @@ mod tests {
         assert_eq!(options.dom0_memory_bytes, 24 << 20);
         assert_eq!(options.log_level, log::LevelFilter::Debug);
         assert_eq!((options.max_cpus, known("maxcpus=1").max_cpus), (64, 1));
+        let gran_core = |line| known(line).gran_core;
+        assert_eq!(
+            [gran_core(""), gran_core("sched-gran=cpu"), gran_core("sched-gran=core")],
+            [false, false, true]
+        );
     }
 
     #[test]
@@ -161,6 +173,9 @@ mod tests {
             "mitigations",
             "mitigations=on",
             "noreboot=no",
+            "sched-gran",
+            "sched-gran=socket",
+            "sched-gran=thread",
             "x2apic=maybe",
             "x2apic=2",
             "no-x2apic=1",

@@ -9,5 +9,6 @@ pub mod local_apic;
 pub mod memory_map;
 pub mod mitigations;
 pub mod multiboot;
+pub mod topology;
 
 pub use command_line::Options;

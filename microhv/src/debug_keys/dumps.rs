@@ -54,6 +54,9 @@ pub(super) fn run_queues<P: Platform>(hv: &Hypervisor<P>) {
             log::info!("  {vcpu:?} {what}, weighted run time {run_time} ns");
         });
     }
+    hv.sched.describe_cores(|cpus, turns, runs| {
+        log::info!("cores: CPUs {:#x} run {runs:?}, {turns} turns", cpus.bits());
+    });
 }
 
 /// Key `e`: each open port.

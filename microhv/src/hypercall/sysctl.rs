@@ -67,10 +67,10 @@ fn debug_keys<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlDebugKeys
 
 fn physical<P: Platform>(cur: &Current<'_, P>) -> XenSysctlPhysinfo {
     let machine = cur.hv.platform.machine_info();
-    let ids = cpus::ids(cur);
+    let (ids, threads) = (cpus::ids(cur), cur.hv.sched.threads_per_core());
     XenSysctlPhysinfo {
-        threads_per_core: 1,
-        cores_per_socket: ids,
+        threads_per_core: threads,
+        cores_per_socket: ids.div_ceil(threads),
         nr_cpus: cur.hv.sched.online().count(),
         max_cpu_id: ids - 1,
         nr_nodes: 1,

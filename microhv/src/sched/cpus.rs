@@ -307,6 +307,8 @@ impl<P: Platform> Hypervisor<P> {
             self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);
             return Err(PoolError::Again);
         }
+        let others = self.sched.leave_core(cpu);
+        others.iter().for_each(|other| self.raise_softirq(other, SOFTIRQ_SCHEDULE));
         self.take_timers(cpu)
     }
 

@@ -19,8 +19,10 @@
 //! - [`state`]: what a domain and a vCPU hold; `runqueue`: the queue of one CPU
 //! - `pausing`: blocking, waking, pausing; `places`: several CPUs; `caps`: what a domain may run at most
 //! - [`pools`]: which CPUs a vCPU may use; `cpus`: CPUs that come and go, and domains that change pools
+//! - `cores`: CPUs of a core that run vCPUs of one domain at a time
 
 mod caps;
+mod cores;
 mod cpus;
 mod pausing;
 mod places;
@@ -32,7 +34,7 @@ mod tests;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use ring_abi::types::DomId;
 
@@ -41,6 +43,8 @@ use crate::domain::{Domain, PauseFlags, Vcpu, VcpuRef};
 use crate::platform::{CpuId, CpuSet, MAX_CPUS, Platform, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
 use crate::sync::{Mutex, MutexGuard, rank};
 use crate::time::state::Runstate;
+use cores::{Core, Seat};
+use places::News;
 use pools::Pools;
 use runqueue::{RunQueue, Wake};
 use state::{COURTEOUS_RUN_NS, DEFAULT_WEIGHT, LEAST_RUN_NS, RESTS, VAIN_WAIT_NS};
@@ -75,6 +79,9 @@ struct PerCpu {
     /// The end of the slice for which another CPU called last.
     called_until: AtomicU64,
     shown: Shown,
+    seat: Seat,
+    /// The core, if this is its first CPU.
+    core: Mutex<rank::Core, Core>,
 }
 
 /// The run queues.
@@ -89,6 +96,8 @@ pub struct Scheduler {
     pools: Mutex<rank::Pools, Pools>,
     /// CPUs that have nothing to run.
     idle: AtomicU64,
+    /// Whether CPUs of a core run vCPUs of one domain at a time.
+    has_cores: AtomicBool,
 }
 
 impl Default for Scheduler {
@@ -100,11 +109,14 @@ impl Default for Scheduler {
             slice_end: AtomicU64::new(NO_SLICE),
             called_until: AtomicU64::new(0),
             shown: Shown::default(),
+            seat: Seat::new(cpu),
+            core: Mutex::default(),
         };
         let boot = || AtomicU64::new(CpuSet::only(CpuId::BOOT).bits());
         let cpus = CpuId::each(cpu);
         let pools = Mutex::new(Pools::default());
-        Self { cpus, known: boot(), online: boot(), pools, idle: AtomicU64::new(0) }
+        let (idle, has_cores) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { cpus, known: boot(), online: boot(), pools, idle, has_cores }
     }
 }
 
@@ -219,14 +231,15 @@ impl<P: Platform> Hypervisor<P> {
         if is_shared {
             queue = self.take_over(cpu, queue, now);
         }
-        let change = queue.pick(now);
+        let change =
+            if queue.shares_core() { self.sched.pick_in_core(cpu, &mut queue, now) } else { queue.pick(now) };
         let mut slice = queue.slice_ns();
         if !is_plain {
-            slice = queue.capped_ns(slice);
+            slice = queue.bounded_ns(slice);
         }
         let slice_end = slice.map_or(NO_SLICE, |slice| now + slice);
         per_cpu.slice_end.store(slice_end, Ordering::Relaxed);
-        let news = if is_shared { self.settle(cpu, &queue, now) } else { CpuSet::default() };
+        let news = if is_shared { self.settle(cpu, &mut queue, now) } else { News::default() };
         drop(queue);
         if slice_end != NO_SLICE {
             self.wake_by(cpu, slice_end);

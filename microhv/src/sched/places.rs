@@ -9,6 +9,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
+use super::cores::Admits;
 use super::pools::Change;
 use super::runqueue::{RunQueue, Wake};
 use super::{NO_SLICE, Scheduler, TIME_SLICE_NS, is_runnable};
@@ -25,12 +26,21 @@ const MOST_UNRELIEVED_NS: u64 = 10 * TIME_SLICE_NS;
 
 type Guard<'a> = MutexGuard<'a, RunQueue>;
 
-fn both(a: CpuSet, b: CpuSet) -> CpuSet {
+/// Who is to look at what has changed in a queue.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct News {
+    /// CPUs on which nothing that waits there could run before.
+    wanted: CpuSet,
+    /// CPUs whose core admits something that it did not before, or whose core another CPU is to have.
+    cores: CpuSet,
+}
+
+pub(super) fn both(a: CpuSet, b: CpuSet) -> CpuSet {
     CpuSet::from_bits(a.bits() & b.bits())
 }
 
 /// The first of `cpus` behind `cpu`, and round.
-fn next_of(cpus: CpuSet, cpu: CpuId) -> Option<CpuId> {
+pub(super) fn next_of(cpus: CpuSet, cpu: CpuId) -> Option<CpuId> {
     let turned = cpus.bits().rotate_right(cpu.raw());
     (turned != 0).then(|| (turned.trailing_zeros() + cpu.raw()) % MAX_CPUS as u32).and_then(CpuId::new)
 }
@@ -47,20 +57,21 @@ impl Scheduler {
     }
 
     /// Locks the queues of two CPUs; the second is missing when both are one.
-    fn lock_two(&self, a: CpuId, b: CpuId) -> (Guard<'_>, Option<Guard<'_>>) {
+    pub(super) fn lock_two(&self, a: CpuId, b: CpuId) -> (Guard<'_>, Option<Guard<'_>>) {
         let lock = |cpu: CpuId| (cpu.raw() as u16, &self.cpus[cpu.index()].queue);
         lock_pair(lock(a), lock(b))
     }
 
-    /// Tells others what waits in a queue that changed. The CPUs on which nothing waited before that may run there.
-    fn publish(&self, cpu: CpuId, queue: &RunQueue) -> CpuSet {
+    /// Tells others what waits in a queue that changed.
+    fn publish(&self, cpu: CpuId, queue: &mut RunQueue) -> News {
         let shown = &self.cpus[cpu.index()].shown;
         let (least, wanted) = queue.offer().unwrap_or((u64::MAX, CpuSet::default()));
         let before = shown.wanted.load(Ordering::Relaxed);
         shown.floor.store(queue.floor(), Ordering::Relaxed);
         shown.least.store(least, Ordering::Relaxed);
         shown.wanted.store(wanted.bits(), Ordering::Relaxed);
-        CpuSet::from_bits(wanted.bits() & !before)
+        let cores = if queue.shares_core() { self.beside_own(cpu, queue) } else { CpuSet::default() };
+        News { wanted: CpuSet::from_bits(wanted.bits() & !before), cores }
     }
 
     /// Of `cpus`, those where something waits that may run on `cpu`.
@@ -87,7 +98,8 @@ impl Scheduler {
         }
         let allowed = vcpu.sched.allowed();
         let preferred = vcpu.sched.preferred(allowed);
-        let mut idle = both(allowed, CpuSet::from_bits(self.idle.load(Ordering::SeqCst)));
+        let idle = both(allowed, CpuSet::from_bits(self.idle.load(Ordering::SeqCst)));
+        let mut idle = self.fit_for(idle, Some(vcpu.domain_id));
         while let Some(cpu) = next_of(both(idle, preferred), last).or_else(|| next_of(idle, last)) {
             let bit = CpuSet::only(cpu);
             if self.idle.fetch_and(!bit.bits(), Ordering::SeqCst) & bit.bits() != 0 {
@@ -115,18 +127,21 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Lets one idle CPU look that may run what waits for `cpu`, and those of `news` that have no slices. These take one, so
     /// that nobody calls them again before its end.
-    pub(super) fn call(&self, cpu: CpuId, news: CpuSet, now: u64) {
+    pub(super) fn call(&self, cpu: CpuId, news: News, now: u64) {
         fence(Ordering::SeqCst);
         let idle = CpuSet::from_bits(self.sched.idle.load(Ordering::Relaxed));
         let rests = |other: &CpuId| {
             let slice_end = self.sched.cpus[other.index()].slice_end.load(Ordering::Relaxed);
             slice_end == NO_SLICE && !idle.contains(*other)
         };
-        let resting = news.without(cpu).iter().filter(rests).inspect(|other| {
+        let resting = news.wanted.without(cpu).iter().filter(rests).inspect(|other| {
             let called_until = &self.sched.cpus[other.index()].called_until;
             called_until.store(now + TIME_SLICE_NS, Ordering::Relaxed);
         });
         resting.for_each(|other| self.raise_softirq(other, SOFTIRQ_SCHEDULE));
+        if news.cores != CpuSet::default() {
+            news.cores.iter().for_each(|other| self.raise_softirq(other, SOFTIRQ_SCHEDULE));
+        }
         self.call_idle(cpu, cpu);
     }
 
@@ -134,7 +149,8 @@ impl<P: Platform> Hypervisor<P> {
     fn call_idle(&self, cpu: CpuId, other: CpuId) {
         let wanted = CpuSet::from_bits(self.sched.cpus[cpu.index()].shown.wanted.load(Ordering::Relaxed));
         let idle = CpuSet::from_bits(self.sched.idle.load(Ordering::SeqCst));
-        if let Some(idle) = next_of(both(wanted, idle).without(cpu).without(other), cpu) {
+        let idle = self.sched.fit_for(both(wanted, idle).without(cpu).without(other), None);
+        if let Some(idle) = next_of(idle, cpu) {
             self.raise_softirq(idle, SOFTIRQ_SCHEDULE);
         }
     }
@@ -164,9 +180,10 @@ impl<P: Platform> Hypervisor<P> {
                 other.adopt(&vcpu.sched, &from);
             }
             let mut queue = other.unwrap_or(from);
+            self.sched.prepare(to, &mut queue, now);
             let wake = queue.add(waking.clone(), now);
             let wake = queue.not_again_soon(wake, now);
-            let news = (wake != Wake::Now).then(|| self.sched.publish(to, &queue));
+            let news = (wake != Wake::Now).then(|| self.sched.publish(to, &mut queue));
             self.follow(to, queue, wake, now);
             if let Some(news) = news {
                 self.call(to, news, now);
@@ -187,29 +204,41 @@ impl<P: Platform> Hypervisor<P> {
             }
             return queue;
         }
-        let least = queue.least();
+        let mut least = queue.least();
+        let mut admits = self.sched.admits(cpu, &queue);
+        if admits == Admits::All || queue.has_admitted(admits) {
+            admits = Admits::All;
+        } else {
+            least = None;
+        }
         if least.is_none() {
             self.sched.idle.fetch_or(CpuSet::only(cpu).bits(), Ordering::SeqCst);
         } else if now < self.sched.cpus[cpu.index()].slice_end.load(Ordering::Relaxed) {
             return queue;
         }
         let below = least.map_or(u64::MAX, |least| least.saturating_sub(MOVE_LAG_NS));
-        let mut others = queue.pool();
+        let mut others = if admits == Admits::Nothing { CpuSet::default() } else { queue.pool() };
         while let Some(other) = self.sched.furthest_behind(others, cpu, below) {
             drop(queue);
             let (own, theirs) = self.sched.lock_two(cpu, other);
             queue = own;
             let Some(mut theirs) = theirs else { break };
             theirs.account(now);
-            let taken = theirs.give(cpu, below);
+            let taken = theirs.give(cpu, below, admits);
             let is_taken = taken.is_some();
             if let Some(vcpu) = taken {
                 queue.take(vcpu, &theirs);
             }
-            self.sched.publish(other, &theirs);
-            // One idle CPU was called; what is left may be for another. A CPU that took nothing and is wanted all the same does
-            // not call: two such CPUs would call each other without end.
-            if is_taken || theirs.offer().is_some_and(|(_, wanted)| !wanted.contains(cpu)) {
+            let news = self.sched.publish(other, &mut theirs);
+            // One idle CPU was called; what is left may be for another, and so is what the core does not admit here. A CPU that
+            // took nothing and is wanted all the same does not call: two such CPUs would call each other without end.
+            if news.cores != CpuSet::default() {
+                news.cores.iter().for_each(|other| self.raise_softirq(other, SOFTIRQ_SCHEDULE));
+            }
+            if is_taken
+                || admits != Admits::All
+                || theirs.offer().is_some_and(|(_, wanted)| !wanted.contains(cpu))
+            {
                 fence(Ordering::SeqCst);
                 self.call_idle(other, cpu);
             }
@@ -227,10 +256,13 @@ impl<P: Platform> Hypervisor<P> {
         queue
     }
 
-    /// Tells others what a CPU has decided, whose queue this is. The CPUs on which something may run now for the first time.
+    /// Tells others what a CPU has decided, whose queue this is.
     #[cold]
-    pub(super) fn settle(&self, cpu: CpuId, queue: &RunQueue, now: u64) -> CpuSet {
-        let news = self.sched.publish(cpu, queue);
+    pub(super) fn settle(&self, cpu: CpuId, queue: &mut RunQueue, now: u64) -> News {
+        let mut news = self.sched.publish(cpu, queue);
+        if queue.shares_core() {
+            news.cores = CpuSet::from_bits(news.cores.bits() | queue.take_calls().bits());
+        }
         let bit = CpuSet::only(cpu).bits();
         if queue.current().is_none() {
             if self.sched.idle.fetch_or(bit, Ordering::SeqCst) & bit == 0 && !queue.is_dedicated() {
@@ -256,7 +288,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// A CPU has gone over from one vCPU to another, where there are several CPUs.
     #[cold]
-    pub(super) fn changed(&self, cpu: CpuId, news: CpuSet, now: u64, [from, to]: [Option<&VcpuRef>; 2]) {
+    pub(super) fn changed(&self, cpu: CpuId, news: News, now: u64, [from, to]: [Option<&VcpuRef>; 2]) {
         fence(Ordering::SeqCst);
         let goes_on =
             |next: &VcpuRef| is_runnable(next.domain(), next.vcpu()) && next.sched.allowed().contains(cpu);

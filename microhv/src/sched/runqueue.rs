@@ -1,5 +1,6 @@
 //! The run queue of one CPU: which vCPU runs, which wait, and which is next.
 
+mod admitted;
 mod several;
 
 use alloc::collections::BinaryHeap;
@@ -16,6 +17,8 @@ use super::{
 use crate::domain::{Domain, Vcpu, VcpuRef};
 use crate::growth::missing;
 use crate::platform::{CpuId, CpuSet};
+use admitted::Place;
+pub(super) use admitted::Refused;
 
 /// How many vCPUs one choice puts back into the queue at most. Then the next vCPU is taken as it comes: guests choose how
 /// many wait. (I13)
@@ -87,9 +90,11 @@ pub(super) struct RunQueue {
     is_dedicated: bool,
     /// Whether some domain has a cap, or had one.
     has_caps: bool,
-    /// Neither of both.
+    /// Neither other CPUs nor caps count here.
     is_plain: bool,
     cpu: CpuId,
+    /// What the other CPUs of the core mean for this one.
+    place: Place,
 }
 
 /// How long `current` runs until its run time has clearly passed `run_time`.
@@ -111,7 +116,7 @@ pub(super) enum Wake {
 }
 
 /// The vCPU that ran, and the vCPU that runs.
-type Change = (Option<VcpuRef>, Option<VcpuRef>);
+pub(super) type Change = (Option<VcpuRef>, Option<VcpuRef>);
 
 impl RunQueue {
     pub(super) fn new(cpu: CpuId) -> Self {
@@ -166,7 +171,8 @@ impl RunQueue {
         self.since_ns += ran;
         let Some(current) = &self.current else {
             // Idle time counts as if a vCPU had run, so that a vCPU that sleeps meanwhile gets credit too.
-            self.minimum = self.minimum.saturating_add(ran);
+            // With others of a core the CPU idles for their sake, and goes on from where they are: see `cores`.
+            self.minimum = self.minimum.saturating_add(if self.shares_core() { 0 } else { ran });
             self.idle_ns += if self.arrivals == 0 { 0 } else { ran };
             return;
         };
@@ -282,6 +288,12 @@ impl RunQueue {
 
     /// Chooses the vCPU that runs from `now` on; `None` when nothing changes.
     pub(super) fn pick(&mut self, now: u64) -> Option<Change> {
+        self.pick_by(now, Self::pop)
+    }
+
+    /// The same, where `pop` takes the next vCPU that can run here out of the queue.
+    #[inline(always)]
+    fn pick_by(&mut self, now: u64, pop: impl Fn(&mut Self) -> Option<VcpuRef>) -> Option<Change> {
         self.account(now);
         let (mut stays, mut yields) = (false, false);
         if let Some(current) = &self.current {
@@ -297,13 +309,13 @@ impl RunQueue {
             }
         }
         if !stays {
-            let next = self.pop();
+            let next = pop(self);
             let previous = self.current.take();
             self.current = next.clone();
             self.came_ns = self.since_ns;
             return (previous.is_some() || next.is_some()).then_some((previous, next));
         }
-        let next = self.pop()?;
+        let next = pop(self)?;
         let current = self.current.take()?;
         let (ran, waited) = (current.sched.run_time(), next.sched.run_time());
         if !yields && ran <= waited {

@@ -16,6 +16,24 @@ pub fn physinfo() -> Result<XenSysctlPhysinfo> {
     Ok(arg.payload())
 }
 
+/// Fills `places` with the core, socket and node of each CPU. The result is the number of CPUs.
+///
+/// # Errors
+/// - `ENOBUFS`: there are more.
+/// - `EPERM`: the caller is not privileged.
+pub fn cpu_places(places: &mut [XenSysctlCputopo]) -> Result<usize> {
+    let payload = XenSysctlCputopoinfo {
+        num_cpus: places.len() as u32,
+        cputopo: places.as_mut_ptr() as u64,
+        ..Default::default()
+    };
+    let mut arg = XenSysctl::with(XEN_SYSCTL_CPUTOPOINFO, &payload);
+    // SAFETY: the hypervisor writes at most `num_cpus` elements.
+    unsafe { tools::sysctl(&mut arg) }?;
+    let got: XenSysctlCputopoinfo = arg.payload();
+    Ok((got.num_cpus as usize).min(places.len()))
+}
+
 /// Which scheduler the machine has, `XEN_SCHEDULER_*`.
 ///
 /// # Errors

@@ -11,6 +11,8 @@ pub(crate) fn cases() -> Vec<Case> {
         guests_run_on_several_cpus,
         cpus_stop_and_go_on_beside_guests,
         pools_have_cpus_of_their_own,
+        a_core_runs_one_domain_at_a_time,
+        threads_of_cores_are_found,
     ])
 }
 
@@ -97,5 +99,64 @@ fn pools_have_cpus_of_their_own() -> Result<()> {
     let run = run.seconds(300).run()?.succeeded()?;
     let run = run.says("hello: goodbye")?.says(" pass 0 fail ")?.says("1 domain(s) are in this CPU pool")?;
     run.says("Pool-0             0,1,2,3")?.says("pool: rt: no such CPU pool")?;
+    Ok(())
+}
+
+/// A machine of two cores with two threads each.
+fn cores(model: &str, granularity: &str) -> Machine {
+    machine(4, granularity).with(|machine| {
+        machine.cpu_model = model.into();
+        machine.hypervisor_arguments = format!("sched-gran={granularity}");
+        machine.qemu_arguments = ["-smp", "4,sockets=1,cores=2,threads=2"].map(Into::into).into();
+    })
+}
+
+fn threads_of_cores_are_found() -> Result<()> {
+    for model in ["qemu64", "Nehalem", "EPYC"] {
+        let run = cores(model, "core").line("xl info -n").run()?.succeeded()?;
+        let run = run.says("Scheduling granularity: core, 2 CPUs per sched-resource")?;
+        let run = run.says("threads_per_core       : 2")?.says("cores_per_socket       : 2")?;
+        run.says("  1:       0        0        0")?.says("  2:       2        0        0")?;
+    }
+    let run = cores("qemu64", "socket").line("xl info").run()?.succeeded()?;
+    let run = run.says("sched-gran=socket is ignored: no such value")?;
+    run.says("Scheduling granularity: cpu, 1 CPU per sched-resource")?;
+    Ok(())
+}
+
+/// The domains that the two CPUs of a core ran when the hypervisor was asked, and how many turns there had been.
+fn shared(line: &str) -> Option<(&str, &str, u64)> {
+    let (_, rest) = line.split_once("cores: CPUs ")?;
+    let (runs, turns) = rest.split_once(" run [")?.1.split_once("], ")?;
+    let (first, second) = runs.split_once(", ")?;
+    Some((first, second, turns.split_once(' ')?.0.parse().ok()?))
+}
+
+/// Two busy guests and dom0 share two cores of two threads: whenever one looks, no core runs vCPUs of two domains.
+fn a_core_runs_one_domain_at_a_time() -> Result<()> {
+    let mut machine = cores("qemu64", "core");
+    for (name, peer) in [("left", 2), ("right", 1)] {
+        let extra = format!("extra='case=storm peer={peer} seconds=15'");
+        machine =
+            machine.line(&format!("xl create /boot/hostile.cfg name='{name}' memory=12 vcpus=3 {extra}"));
+    }
+    for _ in 0..60 {
+        machine = machine.line("sleep 0.1").line("xl debug-keys r");
+    }
+    let run = machine
+        .line("xl cpu-offline 3")
+        .line("wait --all")
+        .line("xl debug-keys M")
+        .line("xl create -c /boot/hello.cfg vcpus=2")
+        .line("xl cpu-online 3")
+        .line("xl create -c /boot/conformance.cfg");
+    let run = run.seconds(300).run()?.succeeded()?.says("hello: goodbye")?.says(" pass 0 fail ")?;
+    let run = run.says("left) storm: PASS")?.says("right) storm: PASS")?.says("frame table: 0 differences")?;
+    let looks: Vec<_> = run.console().lines().filter_map(shared).collect();
+    run.require(looks.len() >= 120, "the cores were not shown")?;
+    let is_half = |(first, second, _): &&(&str, &str, u64)| *first == "None" || *second == "None";
+    run.require(looks.iter().all(|look| is_half(&look) || look.0 == look.1), "a core is shared")?;
+    run.require(looks.iter().filter(|look| !is_half(look)).count() > 10, "no core ran two vCPUs")?;
+    run.require(looks.iter().any(|look| look.2 > 50), "the domains took no turns")?;
     Ok(())
 }

@@ -2,12 +2,13 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
 
 use pvrt::executor::{self, yield_now};
 use pvrt::hypercall::{event, sysctl, version};
 use pvrt::{account, grant, mem, println};
-use ring_abi::sysctl::XenSysctlPhysinfo;
+use ring_abi::sysctl::{XEN_INVALID_CORE_ID, XenSysctlCputopo, XenSysctlPhysinfo};
 use ring_abi::types::Port;
 
 use super::Line;
@@ -31,19 +32,25 @@ pub(super) fn version() -> Outcome {
 }
 
 impl Shell {
-    /// Prints the topology: one NUMA node has all CPUs and memory, and each CPU is a core of its own.
-    async fn places(&self, machine: &XenSysctlPhysinfo) {
+    /// Prints the topology: one NUMA node has all CPUs and memory.
+    async fn places(&self, machine: &XenSysctlPhysinfo) -> Outcome {
+        let mut places = vec![XenSysctlCputopo::default(); machine.max_cpu_id as usize + 1];
+        let known = sysctl::cpu_places(&mut places).map_err(|errno| format!("cputopoinfo: {errno}"))?;
         let mut printer = Printer::default();
         printer.line("cpu_topology           :").await;
         printer.line("cpu:    core    socket     node").await;
-        for cpu in 0..=machine.max_cpu_id {
-            printer.line(&format!("{cpu:3}:    {cpu:4}     {:4}     {:4}", 0, 0)).await;
+        for (cpu, place) in places.iter().take(known).enumerate() {
+            let XenSysctlCputopo { core, socket, node } = place;
+            if *core != XEN_INVALID_CORE_ID {
+                printer.line(&format!("{cpu:3}:    {core:4}     {socket:4}     {node:4}")).await;
+            }
         }
         printer.line("numa_info              :").await;
         printer.line("node:    memsize    memfree    distances").await;
         let (all, free) = (machine.total_pages / 256, machine.free_pages / 256);
         printer.line(&format!("{:4}:    {all:6}     {free:6}      10", 0)).await;
         printer.end().await;
+        Ok(())
     }
 
     /// `xl info [-n]`.
@@ -73,7 +80,7 @@ impl Shell {
         line("xen_caps", &version::capabilities().map(|text| text_of(&text)).unwrap_or_default());
         line("xen_pagesize", &4096);
         if command.has("n") {
-            self.places(&machine).await;
+            self.places(&machine).await?;
         }
 
         yield_now().await;

@@ -9,7 +9,7 @@ use arrayvec::ArrayVec;
 use microhv::boot::acpi::{self, Acpi};
 use microhv::boot::memory_map::{MemoryMap, Range};
 use microhv::boot::multiboot::{self, BootInformation, Physical};
-use microhv::boot::{Options, dom0};
+use microhv::boot::{Options, dom0, topology};
 use microhv::frames::{FrameInfo, FrameTable};
 use microhv::platform::{Clock, CpuId, MachineFacts};
 use microhv::sync::{Mutex, Once, rank};
@@ -125,6 +125,8 @@ extern "C" fn on_own_stack() -> ! {
     microhv::sync::serve_by(switch::serve);
     let start_page = found.lock().start_page;
     cpus::start_others(hv, start_page, options.max_cpus);
+    let thread_bits = topology::thread_bits(cpu::cpuid);
+    hv.sched.set_cores(|cpu| topology::siblings(&hv.platform.apic_ids, thread_bits, cpu), options.gran_core);
     describe(hv, &options);
     let serial_line = hv.platform.acpi.isa(serial::ISA_IRQ);
     apic::route(serial_line, apic::SERIAL_VECTOR, apic::id());
@@ -190,6 +192,9 @@ fn describe(hv: &Hv, options: &Options) {
         str::from_utf8(vendor.as_flattened()).unwrap_or("?"),
         hv.platform.xcr0_mask()
     );
+    let (name, cpus) = if options.gran_core { ("core", hv.sched.threads_per_core()) } else { ("cpu", 1) };
+    let plural = if cpus == 1 { "" } else { "s" };
+    log::info!("Scheduling granularity: {name}, {cpus} CPU{plural} per sched-resource");
     let cpuid = |leaf, subleaf| hv.platform.cpuid(leaf, subleaf);
     let policy = microhv::boot::mitigations::policy(options.mitigations, cpuid, cpu::read_msr);
     log::info!("{policy}");

@@ -29,7 +29,9 @@ pub(super) fn topology<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctl
         HypercallError::NoBuffers.when(wanted.num_cpus < cpus)?;
         for cpu in (0..cpus).filter_map(CpuId::new) {
             let place = if cur.hv.sched.known_cpus().contains(cpu) {
-                XenSysctlCputopo { core: cpu.raw(), socket: 0, node: 0 }
+                // A core has the number of its first CPU.
+                let core = cur.hv.sched.siblings(cpu).bits().trailing_zeros();
+                XenSysctlCputopo { core, socket: 0, node: 0 }
             } else {
                 let (core, socket, node) = (XEN_INVALID_CORE_ID, XEN_INVALID_SOCKET_ID, XEN_INVALID_NODE_ID);
                 XenSysctlCputopo { core, socket, node }

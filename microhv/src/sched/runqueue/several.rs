@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
+use super::super::cores::Admits;
 use super::super::state::{COURTEOUS_RUN_NS, DEFAULT_WEIGHT, VcpuSched};
 use super::super::{TIME_SLICE_NS, is_runnable};
 use super::{RunQueue, Waiting, Wake};
@@ -9,7 +10,7 @@ use crate::domain::{Vcpu, VcpuRef};
 use crate::platform::{CpuId, CpuSet};
 
 /// How many waiting vCPUs a CPU looks at for one that may move to it: guests choose how many wait. (I13)
-const LOOKED_AT: usize = 1024;
+pub(super) const LOOKED_AT: usize = 1024;
 /// How far behind the queue to which it moves a vCPU may be.
 const MOST_LATE_NS: u64 = 4 * TIME_SLICE_NS;
 /// How much more a vCPU must lag before it moves to a CPU that is not of its soft affinity.
@@ -35,10 +36,13 @@ impl RunQueue {
         (self.has_caps, self.is_plain) = (true, false);
     }
 
-    /// How long the current vCPU, which has this slice, may run by the cap of its domain.
+    /// How long the current vCPU, which has this slice, may run by the cap of its domain and by what its core refused.
     #[cold]
-    pub(in super::super) fn capped_ns(&self, slice: Option<u64>) -> Option<u64> {
-        let Some(domain) = self.current.as_ref().map(VcpuRef::domain) else { return slice };
+    pub(in super::super) fn bounded_ns(&self, slice: Option<u64>) -> Option<u64> {
+        let Some(domain) = self.current.as_ref().map(VcpuRef::domain) else {
+            return self.look_in_ns().or(slice);
+        };
+        let slice = self.look_in_ns().into_iter().chain(slice).min();
         let vcpus = domain.vcpus.len().min(self.pool.count() as usize);
         let most = domain.sched.cap.slice_ns(vcpus as u64);
         most.into_iter().chain(slice).min()
@@ -79,7 +83,7 @@ impl RunQueue {
     }
 
     /// Whether the current vCPU may go on.
-    fn goes_on(&self) -> bool {
+    pub(super) fn goes_on(&self) -> bool {
         let current = self.current.as_ref().map(|current| (current.domain(), current.vcpu()));
         current.is_some_and(|(domain, current)| is_runnable(domain, current) && self.may_keep(current))
     }
@@ -144,8 +148,8 @@ impl RunQueue {
         self.to_common = self.to_common.wrapping_add(floor.saturating_sub(self.floor()));
     }
 
-    /// Takes out the first vCPU that may move to `cpu` and whose run time in the common scale is below `below`.
-    pub(in super::super) fn give(&mut self, cpu: CpuId, below: u64) -> Option<VcpuRef> {
+    /// Takes out the first vCPU that may move to `cpu`, is admitted there, and whose run time in the common scale is below `below`.
+    pub(in super::super) fn give(&mut self, cpu: CpuId, below: u64, admits: Admits) -> Option<VcpuRef> {
         let to_common = self.to_common;
         // A vCPU that had better run elsewhere comes later.
         let place = |entry: &Waiting| {
@@ -156,6 +160,7 @@ impl RunQueue {
         let goes = |entry: &&Waiting| {
             let (domain, vcpu) = (entry.vcpu.domain(), entry.vcpu.vcpu());
             place(entry) < below
+                && admits.admits(domain.id)
                 && vcpu.sched.allowed().contains(cpu)
                 // The CPU on which it ran has not yet accounted for it.
                 && vcpu.running_on().is_none()
@@ -165,7 +170,7 @@ impl RunQueue {
         let found = found.min_by_key(|entry| (place(entry), entry.arrival)).map(|entry| entry.vcpu.clone());
         match &found {
             Some(vcpu) => self.remove(vcpu),
-            None if self.waiting.len() <= LOOKED_AT => self.count_wanted(), // nobody needs to look again
+            None if admits == Admits::All && self.waiting.len() <= LOOKED_AT => self.count_wanted(), // nobody needs to look again
             None => {}
         }
         found

@@ -2,6 +2,7 @@
 
 mod at_once;
 mod caps;
+mod cores;
 mod courtesy;
 mod fairness;
 mod latency;

@@ -10,6 +10,7 @@ use ring_abi::evtchn::VIRQ_TIMER;
 
 use super::*;
 use crate::domain::PauseFlags;
+use crate::sched::cores::Admits;
 use crate::sched::pools::Policy;
 use crate::testing::World;
 use crate::time::state::TimerKind;
@@ -59,6 +60,11 @@ impl Several {
             let rounds = &self.rounds[cpu.index()];
             rounds.set(rounds.get() + 1);
             self.world.settle_on(*cpu);
+            let (runs, beside) = (self.world.hv.sched.running(*cpu), self.beside(*cpu));
+            assert!(
+                runs.iter().all(|vcpu| beside.iter().all(|domain| *domain == vcpu.domain_id)),
+                "{runs:?} on {cpu:?} beside {beside:?}"
+            );
         }
     }
 
@@ -92,6 +98,14 @@ impl Several {
     pub(super) fn ran(&self, domains: &[Arc<Domain>]) -> Vec<u64> {
         let vcpus = domains.iter().flat_map(|domain| &domain.vcpus);
         vcpus.map(|vcpu| vcpu.time.lock().cpu_ns(self.now())).collect()
+    }
+
+    /// The domains whose vCPUs the others of a CPU's core run, if the core has one domain at a time.
+    pub(super) fn beside(&self, cpu: CpuId) -> BTreeSet<DomId> {
+        let sched = &self.world.hv.sched;
+        let others =
+            sched.siblings(cpu).without(cpu).iter().filter(|_| sched.has_cores.load(Ordering::Relaxed));
+        others.filter_map(|other| sched.running(other)).map(|vcpu| vcpu.domain_id).collect()
     }
 
     /// What must hold whenever each CPU has done what waits there.
@@ -141,7 +155,11 @@ impl Several {
             );
         }
         for cpu in idle {
-            let could = waiting.iter().find(|(_, may)| may.contains(cpu));
+            let is_admitted = |vcpu: &VcpuRef| {
+                let others = self.beside(cpu);
+                others.is_empty() || others.contains(&vcpu.domain_id)
+            };
+            let could = waiting.iter().find(|(vcpu, may)| may.contains(cpu) && is_admitted(vcpu));
             assert!(could.is_none(), "{cpu:?} idles, and {could:?} waits");
         }
     }
@@ -288,7 +306,7 @@ fn soft_affinity_orders_the_choices() {
     let mut queue = several.world.hv.sched.cpus[one.index()].queue.lock();
     queue.count_wanted();
     let waiting = queue.waiting().count();
-    let given = queue.give(two, u64::MAX).expect("some wait");
+    let given = queue.give(two, u64::MAX, Admits::All).expect("some wait");
     assert!(waiting < 2 || Arc::ptr_eq(given.domain(), &pair[1]), "{given:?} of {waiting}");
 }
 
