@@ -180,7 +180,7 @@ impl<P: Platform> Hypervisor<P> {
     pub(super) fn take_over<'a>(&'a self, cpu: CpuId, mut queue: Guard<'a>, now: u64) -> Guard<'a> {
         queue.look(now);
         if queue.is_dedicated() {
-            if queue.is_bare() {
+            if queue.least().is_none() {
                 drop(queue);
                 self.find_owner(cpu);
                 queue = self.sched.cpus[cpu.index()].queue.lock();
