@@ -11,6 +11,7 @@ use core::sync::atomic::{Ordering, fence};
 
 use super::pools::Change;
 use super::runqueue::{RunQueue, Wake};
+use super::state::MOST_OWED_NS;
 use super::{NO_SLICE, Scheduler, TIME_SLICE_NS, is_runnable};
 use crate::Hypervisor;
 use crate::domain::{Vcpu, VcpuRef};
@@ -162,6 +163,9 @@ impl<P: Platform> Hypervisor<P> {
                 from.account(now);
                 other.account(now);
                 other.adopt(&vcpu.sched, &from);
+            }
+            if !stays {
+                vcpu.sched.owed.fetch_min(MOST_OWED_NS, Ordering::Relaxed);
             }
             let mut queue = other.unwrap_or(from);
             let wake = queue.add(waking.clone(), now);

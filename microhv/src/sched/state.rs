@@ -23,6 +23,9 @@ pub(super) const VAIN_WAIT_NS: u64 = LEAST_RUN_NS / 4;
 /// A vCPU that has run for so long since it last slept computes, or it is a control domain's and serves a domain that never
 /// lets it sleep. A domain that wakes beside such a vCPU gains nothing by waiting for its sleep.
 pub(super) const BUSY_NS: u64 = 4 * LEAST_RUN_NS;
+/// The most that is owed to a vCPU when it wakes. What a CPU that takes a vCPU over finds it to lag is partly the credit of a
+/// wake-up: a vCPU that sleeps much would save that up.
+pub(super) const MOST_OWED_NS: u64 = 40_000_000;
 /// How many times a vCPU gives way early to a domain that waited in vain.
 pub(super) const COURTESIES: u8 = 16;
 /// Weight of a domain unless set.

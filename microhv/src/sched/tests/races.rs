@@ -1,5 +1,7 @@
 //! Requests that come right behind each other, or at the same time, and leave no work undone and no word stale.
 
+use alloc::vec::Vec;
+
 use super::several::Several;
 use super::*;
 use crate::domain::PauseFlags;
@@ -76,4 +78,46 @@ fn a_pool_ends_when_its_cpus_have_gone() {
     }
     assert_ne!(turns, 0, "the change took a while");
     assert_eq!(hv.sched.destroy_pool(pool), Ok(()));
+}
+
+/// A vCPU that mostly sleeps, and is taken over whenever it wakes, has the credit of its wake-ups, and no more.
+#[test]
+fn who_sleeps_much_saves_nothing_up() {
+    let several = Several::new(2);
+    let others = [0, 1].map(|cpu| {
+        let other = several.hog(1, 256);
+        several.pin(&other, CpuSet::only(several.cpus[cpu]), CpuSet::ALL);
+        other
+    });
+    let sleeper = several.hog(1, 256);
+    let vcpu = &sleeper.vcpus[0];
+    several.world.sleep(&sleeper);
+    several.run(500 * MS);
+    let mut moves = 0;
+    for _ in 0..500 {
+        let last = vcpu.sched.cpu();
+        others.iter().for_each(|other| several.world.wake(other));
+        several.run(MS / 100);
+        several.world.wake(&sleeper);
+        several.turn();
+        // The other CPU has nothing to do from now on, and takes the vCPU that waits.
+        let other = &others[usize::from(last == several.cpus[0])];
+        several.world.sleep(other);
+        several.run(MS / 10);
+        moves += u32::from(vcpu.sched.cpu() != last);
+        others.iter().chain([&sleeper]).for_each(|domain| several.world.sleep(domain));
+        several.run(7 * MS);
+    }
+    assert!(moves > 100, "{moves} moves");
+    // It computes from now on, beside one that does so too.
+    let cpu = CpuSet::only(several.cpus[0]);
+    several.pin(&sleeper, cpu, CpuSet::ALL);
+    [&sleeper, &others[0]].into_iter().for_each(|domain| several.world.wake(domain));
+    several.run(20 * MS);
+    let both = [sleeper, others[0].clone()];
+    let before = several.ran(&both);
+    several.run(1000 * MS);
+    let ran: Vec<u64> =
+        several.ran(&both).iter().zip(&before).map(|(after, before)| after - before).collect();
+    assert!(ran[0] < 560 * MS, "{moves} moves, then of a second {ran:?} ns");
 }
