@@ -12,6 +12,7 @@ use core::sync::atomic::{Ordering, fence};
 use super::cores::Admits;
 use super::pools::Change;
 use super::runqueue::{RunQueue, Wake};
+use super::state::MOST_OWED_NS;
 use super::{NO_SLICE, Scheduler, TIME_SLICE_NS, is_runnable};
 use crate::Hypervisor;
 use crate::domain::{Vcpu, VcpuRef};
@@ -179,6 +180,9 @@ impl<P: Platform> Hypervisor<P> {
                 other.account(now);
                 other.adopt(&vcpu.sched, &from);
             }
+            if !stays {
+                vcpu.sched.owed.fetch_min(MOST_OWED_NS, Ordering::Relaxed);
+            }
             let mut queue = other.unwrap_or(from);
             self.sched.prepare(to, &mut queue, now);
             let wake = queue.add(waking.clone(), now);
@@ -197,7 +201,7 @@ impl<P: Platform> Hypervisor<P> {
     pub(super) fn take_over<'a>(&'a self, cpu: CpuId, mut queue: Guard<'a>, now: u64) -> Guard<'a> {
         queue.look(now);
         if queue.is_dedicated() {
-            if queue.is_bare() {
+            if queue.least().is_none() {
                 drop(queue);
                 self.find_owner(cpu);
                 queue = self.sched.cpus[cpu.index()].queue.lock();

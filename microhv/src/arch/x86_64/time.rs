@@ -312,7 +312,7 @@ impl Clock for Machine {
     }
 
     fn set_timer(&self, deadline_ns: Option<u64>) {
-        // Far deadlines are reached in steps: the interrupt that comes early finds nothing due and asks again.
+        // The counter holds no more on some machines: the interrupt that comes early finds nothing due and asks again.
         let delta =
             deadline_ns.map_or(u64::MAX, |deadline| deadline.saturating_sub(now_ns()).min(2_000_000_000));
         let delta = delta.min(TICK_NS.load(Ordering::Relaxed));
