@@ -60,7 +60,7 @@ pub(super) struct Core {
 
 impl Core {
     /// What `cpu` may run.
-    fn admits(&self, cpu: CpuId) -> Admits {
+    pub(super) fn admits(&self, cpu: CpuId) -> Admits {
         match self.next {
             Some(next) if next != cpu => Admits::Nothing,
             _ if self.running.without(cpu) == CpuSet::default() => Admits::All,
@@ -70,7 +70,7 @@ impl Core {
 
     /// `cpu` has decided: it runs a vCPU of the domain `runs`, which the core admits, or idles. The CPUs of the core that look
     /// next, of `siblings`.
-    fn decide(
+    pub(super) fn decide(
         &mut self,
         cpu: CpuId,
         runs: Option<DomId>,
@@ -96,18 +96,15 @@ impl Core {
         if is_left {
             self.next = self.next.or_else(|| next_of(self.refused, cpu));
         }
+        let has_moved = self.running != was_running;
         match self.next {
-            // The last of the others has left.
-            Some(next) if next != cpu && (self.running != was_running || was_next != self.next) => {
-                if self.running.without(next) == CpuSet::default() {
-                    CpuSet::only(next)
-                } else {
-                    CpuSet::default()
-                }
+            Some(next) => {
+                let is_free = self.running.without(next) == CpuSet::default();
+                let is_news = next != cpu && is_free && (has_moved || was_next != self.next);
+                if is_news { CpuSet::only(next) } else { CpuSet::default() }
             }
-            Some(_) => CpuSet::default(),
             // What waits elsewhere may be admitted from now on.
-            None if is_new || was_next.is_some() || is_left && was_running != self.running => {
+            None if is_new || was_next.is_some() || is_left && has_moved => {
                 CpuSet::from_bits(siblings.bits() & !self.running.bits()).without(cpu)
             }
             None => CpuSet::default(),

@@ -151,7 +151,8 @@ fn a_core_runs_one_domain_at_a_time() -> Result<()> {
         .line("xl cpu-online 3")
         .line("xl create -c /boot/conformance.cfg");
     let run = run.seconds(300).run()?.succeeded()?.says("hello: goodbye")?.says(" pass 0 fail ")?;
-    let run = run.says("left) storm: PASS")?.says("right) storm: PASS")?.says("frame table: 0 differences")?;
+    let run =
+        run.says("left) storm: PASS")?.says("right) storm: PASS")?.says("frame table: 0 differences")?;
     let looks: Vec<_> = run.console().lines().filter_map(shared).collect();
     run.require(looks.len() >= 120, "the cores were not shown")?;
     let is_half = |(first, second, _): &&(&str, &str, u64)| *first == "None" || *second == "None";
