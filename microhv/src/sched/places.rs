@@ -27,7 +27,7 @@ const MOST_UNRELIEVED_NS: u64 = 10 * TIME_SLICE_NS;
 
 type Guard<'a> = MutexGuard<'a, RunQueue>;
 
-/// Who is to look at what has changed in a queue.
+/// The CPUs that look after a queue has changed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct News {
     /// CPUs on which nothing that waits there could run before.

@@ -1,6 +1,7 @@
 //! `sched-gran=core`: the CPUs of a core run vCPUs of one domain at a time, and nobody waits without end for that. The machine looks
 //! after each decision: see [`Several::do_work`].
 
+use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -11,6 +12,23 @@ use crate::domain::PauseFlags;
 use crate::sched::cores::{Admits, Core};
 use crate::sched::pools::{Change, Policy};
 use crate::testing::turns::plans;
+
+impl Several {
+    /// The domains whose vCPUs the others of a CPU's core run, if the core has one domain at a time.
+    pub(super) fn beside(&self, cpu: CpuId) -> BTreeSet<DomId> {
+        let sched = &self.world.hv.sched;
+        let others =
+            sched.siblings(cpu).without(cpu).iter().filter(|_| sched.has_cores.load(Ordering::Relaxed));
+        others.filter_map(|other| sched.running(other)).map(|vcpu| vcpu.domain_id).collect()
+    }
+
+    /// A CPU, which has decided just now, shares its core with no other domain.
+    pub(super) fn check_core(&self, cpu: CpuId) {
+        let (runs, beside) = (self.world.hv.sched.running(cpu), self.beside(cpu));
+        let is_alone = runs.iter().all(|vcpu| beside.iter().all(|domain| *domain == vcpu.domain_id));
+        assert!(is_alone, "{runs:?} on {cpu:?} beside {beside:?}");
+    }
+}
 
 /// So many cores of so many CPUs each, whose dom0 sleeps.
 fn machine(cores: u32, threads: u32) -> Several {
@@ -65,7 +83,9 @@ fn a_domain_of_many_vcpus_keeps_nobody_out() {
         let mut longest = 0;
         for _ in 0..200 {
             let began = several.now();
-            while runs_in(&several, &one, 5 * MS) == 0 && several.now() - began < 100 * MS {}
+            while runs_in(&several, &one, 5 * MS) == 0 {
+                assert!(several.now() - began < 100 * MS, "{threads} threads");
+            }
             longest = longest.max(several.now() - began);
         }
         assert!(longest <= 60 * MS, "{threads} threads: {longest}");

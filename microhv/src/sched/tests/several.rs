@@ -62,11 +62,7 @@ impl Several {
             let rounds = &self.rounds[cpu.index()];
             rounds.set(rounds.get() + 1);
             self.world.settle_on(*cpu);
-            let (runs, beside) = (self.world.hv.sched.running(*cpu), self.beside(*cpu));
-            assert!(
-                runs.iter().all(|vcpu| beside.iter().all(|domain| *domain == vcpu.domain_id)),
-                "{runs:?} on {cpu:?} beside {beside:?}"
-            );
+            self.check_core(*cpu);
         }
     }
 
@@ -100,14 +96,6 @@ impl Several {
     pub(super) fn ran(&self, domains: &[Arc<Domain>]) -> Vec<u64> {
         let vcpus = domains.iter().flat_map(|domain| &domain.vcpus);
         vcpus.map(|vcpu| vcpu.time.lock().cpu_ns(self.now())).collect()
-    }
-
-    /// The domains whose vCPUs the others of a CPU's core run, if the core has one domain at a time.
-    pub(super) fn beside(&self, cpu: CpuId) -> BTreeSet<DomId> {
-        let sched = &self.world.hv.sched;
-        let others =
-            sched.siblings(cpu).without(cpu).iter().filter(|_| sched.has_cores.load(Ordering::Relaxed));
-        others.filter_map(|other| sched.running(other)).map(|vcpu| vcpu.domain_id).collect()
     }
 
     /// What must hold whenever each CPU has done what waits there.
