@@ -285,11 +285,8 @@ impl Scheduler {
         core.since_ns.saturating_add(TIME_SLICE_NS).max(now.saturating_add(passed))
     }
 
-    /// The CPUs that idle beside a vCPU of a domain of which another vCPU waits in this queue since the last time.
-    pub(super) fn beside_own(&self, cpu: CpuId, queue: &mut RunQueue) -> CpuSet {
-        if !queue.has_news() {
-            return CpuSet::default();
-        }
+    /// The CPUs that idle beside a vCPU of a domain of which another vCPU waits in the queue of `cpu`.
+    pub(super) fn beside_own(&self, cpu: CpuId, queue: &RunQueue) -> CpuSet {
         let idle = both(CpuSet::from_bits(self.idle.load(Ordering::SeqCst)), queue.wanted());
         let waits = |other: &CpuId| match self.core(*other).admits(*other) {
             Admits::Only(domain) => queue.wants(*other, domain),

@@ -71,8 +71,11 @@ impl Scheduler {
         shown.floor.store(queue.floor(), Ordering::Relaxed);
         shown.least.store(least, Ordering::Relaxed);
         shown.wanted.store(wanted.bits(), Ordering::Relaxed);
-        let cores = if queue.shares_core() { self.beside_own(cpu, queue) } else { CpuSet::default() };
-        News { wanted: CpuSet::from_bits(wanted.bits() & !before), cores }
+        let wanted = CpuSet::from_bits(wanted.bits() & !before);
+        // Those that came, or may run on other CPUs than before, have not been seen by CPUs that idle beside their domain.
+        let is_news = queue.shares_core() && (queue.has_news() || wanted != CpuSet::default());
+        let cores = if is_news { self.beside_own(cpu, queue) } else { CpuSet::default() };
+        News { wanted, cores }
     }
 
     /// Of `cpus`, those where something waits that may run on `cpu`.

@@ -59,7 +59,7 @@ impl RunQueue {
 
     /// Whether vCPUs came since this was asked last.
     pub(in super::super) fn has_news(&mut self) -> bool {
-        self.place.shares_core && core::mem::replace(&mut self.place.told, self.arrivals) != self.arrivals
+        core::mem::replace(&mut self.place.told, self.arrivals) != self.arrivals
     }
 
     /// CPUs on which something that waits may run.
