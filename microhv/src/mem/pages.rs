@@ -311,11 +311,6 @@ impl<P: Platform> Hypervisor<P> {
             self.platform.flush_tlb(others);
         }
     }
-
-    /// The entry of a frame that is in use by `owner`.
-    pub(crate) fn owned_info(&self, mfn: Mfn, owner: DomId) -> Option<&FrameInfo> {
-        self.frames.info(mfn).filter(|info| info.load_use().is_owned_by(owner))
-    }
 }
 
 /// The CPUs on which tables of the domain are loaded. What the caller has written into tables before is there for each other CPU

@@ -109,7 +109,7 @@ fn who_sleeps_much_saves_nothing_up() {
         several.run(7 * MS);
     }
     assert!(moves > 100, "{moves} moves");
-    // It computes from now on, beside one that does so too.
+    // From now on the sleeper computes, beside another that does so too.
     let cpu = CpuSet::only(several.cpus[0]);
     several.pin(&sleeper, cpu, CpuSet::ALL);
     [&sleeper, &others[0]].into_iter().for_each(|domain| several.world.wake(domain));
