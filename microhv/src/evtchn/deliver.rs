@@ -11,6 +11,7 @@ use super::state::{Fifo, PIECE, PortCell, PortState, Raised, TWO_LEVEL_PORTS, Vc
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::platform::Platform;
+use crate::sync::may_come_between;
 
 impl<P: Platform> Hypervisor<P> {
     /// `EVTCHNOP_send` from `port` of `domain`.
@@ -108,9 +109,14 @@ impl<P: Platform> Hypervisor<P> {
     #[inline(always)]
     fn set_bits(&self, domain: &Domain, cell: &PortCell, port: Port) -> bool {
         let bits = domain.events.bits;
+        may_come_between();
         if !bits.set_pending(port) {
             // The send that set the bit has woken the vCPUs that poll, too.
             return false;
+        }
+        // The domain may have gone over to the FIFO since the caller looked, and may have looked at the bit before.
+        if domain.events.is_fifo() {
+            return self.raise_fifo(domain, cell, port, Fifo::set_pending);
         }
         let marked = !bits.is_masked(port) && self.mark(domain, cell, port);
         marked || domain.events.pollers() != 0

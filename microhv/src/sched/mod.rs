@@ -210,8 +210,10 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Decides what runs on this CPU from now on, if [`SOFTIRQ_SCHEDULE`] is pending, and accounts for what ran. After `Switch`
-    /// the caller saves the old vCPU's state, loads the new vCPU's, and calls [`Hypervisor::switched_in`].
-    pub fn schedule(&self, cpu: CpuId) -> Decision {
+    /// the caller saves the old vCPU's state, loads the new vCPU's, and calls [`Hypervisor::switched_in`]. `runs`: this CPU runs a
+    /// vCPU. One that was chosen is not run if its domain was paused meanwhile ([`Hypervisor::must_leave`]): if the pause is over,
+    /// that vCPU is chosen again.
+    pub fn schedule(&self, cpu: CpuId, runs: bool) -> Decision {
         let per_cpu = &self.sched.cpus[cpu.index()];
         if per_cpu.pending.fetch_and(!SOFTIRQ_SCHEDULE, Ordering::AcqRel) & SOFTIRQ_SCHEDULE == 0 {
             return Decision::Same;
@@ -230,6 +232,7 @@ impl<P: Platform> Hypervisor<P> {
         let slice_end = slice.map_or(NO_SLICE, |slice| now + slice);
         per_cpu.slice_end.store(slice_end, Ordering::Relaxed);
         let news = if is_shared { self.settle(cpu, &queue, now) } else { CpuSet::default() };
+        let left = if runs { None } else { queue.current().cloned() };
         drop(queue);
         if slice_end != NO_SLICE {
             self.wake_by(cpu, slice_end);
@@ -238,7 +241,7 @@ impl<P: Platform> Hypervisor<P> {
             if is_shared {
                 self.call(cpu, news, now);
             }
-            return Decision::Same;
+            return left.map_or(Decision::Same, |left| Decision::Switch(Some(left)));
         };
         if let Some(previous) = &previous {
             let (domain, vcpu) = (previous.domain(), previous.vcpu());
