@@ -221,6 +221,7 @@ impl<P: Platform> Hypervisor<P> {
         let mut queue = per_cpu.queue.lock();
         let now = self.platform.now_ns();
         let (is_plain, is_shared) = (queue.is_plain(), queue.is_shared());
+        let was_idle = is_shared && queue.current().is_none();
         if is_shared {
             queue = self.take_over(cpu, queue, now);
         }
@@ -231,7 +232,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         let slice_end = slice.map_or(NO_SLICE, |slice| now + slice);
         per_cpu.slice_end.store(slice_end, Ordering::Relaxed);
-        let news = if is_shared { self.settle(cpu, &queue, now) } else { CpuSet::default() };
+        let news = if is_shared { self.settle(cpu, &queue, now, was_idle) } else { CpuSet::default() };
         let left = if runs { None } else { queue.current().cloned() };
         drop(queue);
         if slice_end != NO_SLICE {
