@@ -16,6 +16,9 @@
 //! wakes, the vCPU gives way after [`COURTEOUS_RUN_NS`]. Then the full wait is tried again. A vCPU that runs on for longer before
 //! it sleeps has piled up work, as a frontend does with many requests in flight.
 //!
+//! A vCPU that has not slept for [`state::BUSY_NS`] computes. Such a vCPU gives way after [`COURTEOUS_RUN_NS`], unless a guest would
+//! give way to the control domain so: the guest may be one that always has requests in flight.
+//!
 //! - [`state`]: what a domain and a vCPU hold; `runqueue`: the queue of one CPU
 //! - `pausing`: blocking, waking, pausing; `places`: several CPUs; `caps`: what a domain may run at most
 //! - [`pools`]: which CPUs a vCPU may use; `cpus`: CPUs that come and go, and domains that change pools

@@ -20,8 +20,8 @@ pub(super) const COURTEOUS_RUN_NS: u64 = 50_000;
 /// A wait for a vCPU was in vain if the vCPU slept so soon after the wait began. Measured: with 32 reads of 4 KiB in flight a
 /// guest runs for half a millisecond after the first of them; with one read the guest sleeps within microseconds.
 pub(super) const VAIN_WAIT_NS: u64 = LEAST_RUN_NS / 4;
-/// A control domain that has run for so long since it last slept serves a domain that never lets it sleep. Other domains
-/// then gain nothing by waiting for it.
+/// A vCPU that has run for so long since it last slept computes, or it is a control domain's and serves a domain that never
+/// lets it sleep. A domain that wakes beside such a vCPU gains nothing by waiting for its sleep.
 pub(super) const BUSY_NS: u64 = 4 * LEAST_RUN_NS;
 /// How many times a vCPU gives way early to a domain that waited in vain.
 pub(super) const COURTESIES: u8 = 16;
