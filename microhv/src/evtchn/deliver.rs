@@ -7,7 +7,7 @@ use ring_abi::shared_info::UPCALL_PENDING_OFFSET;
 use ring_abi::types::{DomId, Port};
 
 use super::EvtchnError;
-use super::state::{Fifo, PIECE, PortCell, PortState, Raised, TWO_LEVEL_PORTS, VcpuEvents};
+use super::state::{Fifo, PIECE, PortCell, PortState, Raised, VcpuEvents};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::platform::Platform;
@@ -114,12 +114,8 @@ impl<P: Platform> Hypervisor<P> {
             // The send that set the bit has woken the vCPUs that poll, too.
             return false;
         }
-        // The domain may have gone over to the FIFO since the caller looked, and may have looked at the bit before.
-        if domain.events.is_fifo() {
-            return self.raise_fifo(domain, cell, port, Fifo::set_pending);
-        }
         let marked = !bits.is_masked(port) && self.mark(domain, cell, port);
-        marked || domain.events.pollers() != 0
+        marked || domain.events.heeds_more()
     }
 
     /// Sets the selector bit of a pending, unmasked port, and the upcall byte. Returns whether the port's
@@ -163,10 +159,32 @@ impl<P: Platform> Hypervisor<P> {
     #[cold]
     #[inline(never)]
     fn rouse(&self, domain: &Arc<Domain>, cell: &PortCell, port: Port) {
+        self.kick_notified(domain, cell);
+        if domain.events.heeds_more() {
+            self.heed_more(domain, cell, port);
+        }
+    }
+
+    /// Kicks the vCPU that a port notifies, if events wait for it.
+    #[inline(always)]
+    fn kick_notified(&self, domain: &Arc<Domain>, cell: &PortCell) {
         if let Some(vcpu) = domain.vcpu(cell.vcpu())
             && vcpu.info.get().is_some_and(|info| info.load_u8(UPCALL_PENDING_OFFSET) != 0)
         {
             self.kick_vcpu(domain, vcpu);
+        }
+    }
+
+    /// Does for a port that became pending what few domains need.
+    #[cold]
+    #[inline(never)]
+    fn heed_more(&self, domain: &Arc<Domain>, cell: &PortCell, port: Port) {
+        // The domain may have gone over to the FIFO since the sender looked, and may have looked at the bit before that was set.
+        if domain.events.is_fifo()
+            && domain.events.bits.take_pending(port)
+            && self.raise_fifo(domain, cell, port, Fifo::set_pending)
+        {
+            self.kick_notified(domain, cell);
         }
         self.wake_pollers(domain, |polled| polled == VcpuEvents::polled(port));
     }
@@ -246,7 +264,7 @@ impl<P: Platform> Hypervisor<P> {
         for port in (first..first + PIECE).map(Port::new) {
             let Some(cell) = domain.events.cell(port) else { continue };
             cell.is_ipi.store(false, Ordering::SeqCst);
-            let came = port.raw() < TWO_LEVEL_PORTS && domain.events.bits.is_pending(port);
+            let came = domain.events.bits.take_pending(port);
             if (cell.waits.swap(false, Ordering::Relaxed) || came)
                 && let Some(vcpu) = domain.vcpu(cell.vcpu())
                 && fifo.set_pending(port, cell, vcpu.id.raw()).upcall
