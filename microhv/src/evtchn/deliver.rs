@@ -161,7 +161,10 @@ impl<P: Platform> Hypervisor<P> {
     fn rouse(&self, domain: &Arc<Domain>, cell: &PortCell, port: Port) {
         self.kick_notified(domain, cell);
         if domain.events.heeds_more() {
-            self.heed_more(domain, cell, port);
+            if domain.events.is_fifo() {
+                return self.rouse_by_fifo(domain, cell, port);
+            }
+            self.wake_pollers(domain, |polled| polled == VcpuEvents::polled(port));
         }
     }
 
@@ -175,15 +178,12 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Does for a port that became pending what few domains need.
+    /// The rest of [`Self::rouse`] in a domain that has turned to the FIFO: it may have done so since the sender looked, and may
+    /// have looked at the bit of two levels before that was set.
     #[cold]
     #[inline(never)]
-    fn heed_more(&self, domain: &Arc<Domain>, cell: &PortCell, port: Port) {
-        // The domain may have gone over to the FIFO since the sender looked, and may have looked at the bit before that was set.
-        if domain.events.is_fifo()
-            && domain.events.bits.take_pending(port)
-            && self.raise_fifo(domain, cell, port, Fifo::set_pending)
-        {
+    fn rouse_by_fifo(&self, domain: &Arc<Domain>, cell: &PortCell, port: Port) {
+        if domain.events.bits.take_pending(port) && self.raise_fifo(domain, cell, port, Fifo::set_pending) {
             self.kick_notified(domain, cell);
         }
         self.wake_pollers(domain, |polled| polled == VcpuEvents::polled(port));

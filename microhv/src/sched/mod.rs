@@ -233,7 +233,6 @@ impl<P: Platform> Hypervisor<P> {
         let slice_end = slice.map_or(NO_SLICE, |slice| now + slice);
         per_cpu.slice_end.store(slice_end, Ordering::Relaxed);
         let news = if is_shared { self.settle(cpu, &queue, now, was_idle) } else { CpuSet::default() };
-        let left = if runs { None } else { queue.current().cloned() };
         drop(queue);
         if slice_end != NO_SLICE {
             self.wake_by(cpu, slice_end);
@@ -242,7 +241,7 @@ impl<P: Platform> Hypervisor<P> {
             if is_shared {
                 self.call(cpu, news, now);
             }
-            return left.map_or(Decision::Same, |left| Decision::Switch(Some(left)));
+            return if runs { Decision::Same } else { self.again(cpu) };
         };
         if let Some(previous) = &previous {
             let (domain, vcpu) = (previous.domain(), previous.vcpu());
@@ -266,6 +265,12 @@ impl<P: Platform> Hypervisor<P> {
             self.raise_softirq(cpu, SOFTIRQ_TIMER);
         }
         Decision::Switch(next)
+    }
+
+    /// What a CPU that runs no vCPU does when nothing changes: it may have left the vCPU that goes on.
+    #[cold]
+    fn again(&self, cpu: CpuId) -> Decision {
+        self.sched.running(cpu).map_or(Decision::Same, |left| Decision::Switch(Some(left)))
     }
 
     /// A vCPU leaves its CPU, where there are several or caps.
