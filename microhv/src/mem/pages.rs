@@ -320,6 +320,16 @@ pub(crate) fn cpus_of(dom: &Domain) -> CpuSet {
     after_writes(&dom.dirty_cpus)
 }
 
+/// The CPUs that run one of `vcpus`, or keep its state while idle, tables and all. A vCPU that none has is loaded by a CPU that
+/// flushes; otherwise as [`cpus_of`].
+pub(crate) fn cpus_of_vcpus<'a>(vcpus: impl Iterator<Item = &'a Vcpu>) -> CpuSet {
+    // A CPU says that it runs the vCPU, then loads the tables, with a full barrier between; it is the holder before it says that
+    // it runs the vCPU no more. So a look at where the vCPU runs, then at its holder, finds the CPU, or the CPU's walks come after.
+    fence(Ordering::SeqCst);
+    let having = |vcpu: &Vcpu| [vcpu.running_on(), vcpu.holder()];
+    vcpus.flat_map(having).flatten().fold(CpuSet::default(), CpuSet::with)
+}
+
 #[inline]
 fn after_writes(cpus: &AtomicU64) -> CpuSet {
     // Such a CPU sets its bit, then loads the tables, with a full barrier between: either this load sees the bit, or the CPU's
