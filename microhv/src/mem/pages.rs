@@ -345,6 +345,7 @@ mod model {
     use loom::thread;
 
     use super::*;
+    use crate::platform::CpuId;
 
     const ENTRY: u64 = 7;
 
@@ -364,6 +365,31 @@ mod model {
             let (entry, cpus) = &*words;
             entry.store(0, Ordering::Release); // as `exchange` does
             let is_seen = after_writes(cpus) != CpuSet::default();
+            assert!(is_seen || walker.join().unwrap() == 0, "the entry is used, and nobody flushes");
+        });
+    }
+
+    /// One CPU takes an entry out, and asks which CPUs have a vCPU. Another CPU loads the vCPU, walks, and keeps it while idle.
+    #[test]
+    fn a_cpu_that_loads_a_vcpu_is_seen_or_sees() {
+        loom::model(|| {
+            let shared = Arc::new((AtomicU64::new(ENTRY), Vcpu::default()));
+            let (entry, vcpu) = &*shared;
+            vcpu.set_running_on(None);
+            vcpu.set_holder(None);
+            let walker = {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || {
+                    let (entry, vcpu) = &*shared;
+                    vcpu.set_running_on(CpuId::new(1));
+                    let seen = entry.load(Ordering::Relaxed);
+                    vcpu.set_holder(CpuId::new(1));
+                    vcpu.set_running_on(None);
+                    seen
+                })
+            };
+            entry.store(0, Ordering::Release);
+            let is_seen = cpus_of_vcpus(core::iter::once(vcpu)) != CpuSet::default();
             assert!(is_seen || walker.join().unwrap() == 0, "the entry is used, and nobody flushes");
         });
     }

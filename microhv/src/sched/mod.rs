@@ -42,7 +42,7 @@ use ring_abi::types::DomId;
 use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags, Vcpu, VcpuRef};
 use crate::platform::{CpuId, CpuSet, MAX_CPUS, Platform, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
-use crate::sync::{Mutex, MutexGuard, rank};
+use crate::sync::{Mutex, MutexGuard, rank, words};
 use crate::time::state::Runstate;
 use pools::Pools;
 use runqueue::{RunQueue, Wake};
@@ -171,7 +171,12 @@ pub enum Decision {
 /// Whether the hypervisor or the toolstack holds the vCPUs of `domain`.
 #[inline]
 fn is_paused(domain: &Domain) -> bool {
-    domain.pause_count.load(Ordering::Acquire) & !RESTS != 0
+    counts_pauses(&domain.pause_count)
+}
+
+#[inline]
+fn counts_pauses(count: &words::AtomicU32) -> bool {
+    count.load(Ordering::Acquire) & !RESTS != 0
 }
 
 /// Whether the vCPU of `domain` could run.
