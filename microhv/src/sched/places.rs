@@ -263,9 +263,9 @@ impl<P: Platform> Hypervisor<P> {
         queue
     }
 
-    /// Tells others what a CPU has decided, whose queue this is.
+    /// Tells others what a CPU has decided, whose queue this is, and whether the CPU `was_idle`.
     #[cold]
-    pub(super) fn settle(&self, cpu: CpuId, queue: &mut RunQueue, now: u64) -> News {
+    pub(super) fn settle(&self, cpu: CpuId, queue: &mut RunQueue, now: u64, was_idle: bool) -> News {
         let mut news = self.sched.publish(cpu, queue);
         if queue.shares_core() {
             news.cores = CpuSet::from_bits(news.cores.bits() | queue.take_calls().bits());
@@ -279,6 +279,11 @@ impl<P: Platform> Hypervisor<P> {
             return news;
         }
         self.sched.idle.fetch_and(!bit, Ordering::SeqCst);
+        if was_idle {
+            // Several CPUs may have called this one, which has taken one vCPU: what waits there is for other idle CPUs. A CPU that
+            // calls from now on sees that this one is not idle.
+            queue.pool().without(cpu).iter().for_each(|other| self.call_idle(other, cpu));
+        }
         let per_cpu = &self.sched.cpus[cpu.index()];
         if per_cpu.slice_end.load(Ordering::SeqCst) == NO_SLICE && !queue.is_dedicated() {
             // What the CPU was called for may be gone again. Without a slice, the next that waits would call again at once. (I60)

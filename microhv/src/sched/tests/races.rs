@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::several::Several;
+use super::several::{Several, shares_hold_on};
 use super::*;
 use crate::domain::PauseFlags;
 use crate::sched::pools::{Change, Policy, PoolError};
@@ -109,7 +109,7 @@ fn who_sleeps_much_saves_nothing_up() {
         several.run(7 * MS);
     }
     assert!(moves > 100, "{moves} moves");
-    // It computes from now on, beside one that does so too.
+    // From now on the sleeper computes, beside another that does so too.
     let cpu = CpuSet::only(several.cpus[0]);
     several.pin(&sleeper, cpu, CpuSet::ALL);
     [&sleeper, &others[0]].into_iter().for_each(|domain| several.world.wake(domain));
@@ -120,4 +120,38 @@ fn who_sleeps_much_saves_nothing_up() {
     let ran: Vec<u64> =
         several.ran(&both).iter().zip(&before).map(|(after, before)| after - before).collect();
     assert!(ran[0] < 560 * MS, "{moves} moves, then of a second {ran:?} ns");
+}
+
+/// Two CPUs at once have something for an idle CPU, and call the same one. The other idle CPU hears of what is left.
+#[test]
+fn who_is_called_by_two_passes_the_second_call_on() {
+    let several = Several::new(4);
+    let hogs = [0, 1].map(|cpu| {
+        let hog = several.hog(1, 256);
+        several.pin(&hog, CpuSet::only(several.cpus[cpu]), CpuSet::ALL);
+        hog
+    });
+    let sleepers = [0, 1].map(|cpu| {
+        let sleeper = several.hog(1, 256);
+        several.pin(&sleeper, CpuSet::only(several.cpus[cpu]), CpuSet::ALL);
+        several.world.sleep(&sleeper);
+        sleeper
+    });
+    several.run(100 * MS);
+    hogs.iter().for_each(|hog| hog.vcpus[0].sched.set_affinity(CpuSet::ALL, CpuSet::ALL));
+    for hog in &hogs {
+        several.world.hv.refresh(hog, &hog.vcpus[0]);
+    }
+    sleepers.iter().for_each(|sleeper| several.world.wake(sleeper));
+    several.turn();
+    let all = hogs.iter().chain(&sleepers).all(|domain| domain.vcpus[0].running_on().is_some());
+    assert!(all, "four vCPUs, four CPUs");
+}
+
+/// vCPUs that go round the CPUs in one step: the one that waits each time gets its share all the same.
+#[test]
+fn who_always_waits_gets_its_share() {
+    let several = Several::new(4);
+    let hogs: Vec<_> = [128, 128, 128, 128, 256, 256].map(|weight| several.hog(1, weight)).into();
+    shares_hold_on(&several, &hogs, 4, 20);
 }
