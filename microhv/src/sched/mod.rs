@@ -235,17 +235,47 @@ impl<P: Platform> Hypervisor<P> {
         if per_cpu.pending.fetch_and(!SOFTIRQ_SCHEDULE, Ordering::AcqRel) & SOFTIRQ_SCHEDULE == 0 {
             return Decision::Same;
         }
-        let mut queue = per_cpu.queue.lock();
+        let queue = per_cpu.queue.lock();
+        // Where there is one CPU and no cap, a decision does not look for others and for caps.
+        if queue.is_plain() {
+            self.decide::<true>(cpu, queue, runs)
+        } else {
+            self.decide_among_others(cpu, queue, runs)
+        }
+    }
+
+    #[inline(never)]
+    fn decide_among_others<'a>(
+        &'a self,
+        cpu: CpuId,
+        queue: MutexGuard<'a, RunQueue>,
+        runs: bool,
+    ) -> Decision {
+        self.decide::<false>(cpu, queue, runs)
+    }
+
+    /// The decision on a CPU, whose queue this is. `IS_PLAIN`: neither other CPUs nor caps count there.
+    #[inline(always)]
+    fn decide<'a, const IS_PLAIN: bool>(
+        &'a self,
+        cpu: CpuId,
+        mut queue: MutexGuard<'a, RunQueue>,
+        runs: bool,
+    ) -> Decision {
+        let per_cpu = &self.sched.cpus[cpu.index()];
         let now = self.platform.now_ns();
-        let (is_plain, is_shared) = (queue.is_plain(), queue.is_shared());
+        let is_shared = !IS_PLAIN && queue.is_shared();
         let was_idle = is_shared && queue.current().is_none();
         if is_shared {
             queue = self.take_over(cpu, queue, now);
         }
-        let change =
-            if queue.shares_core() { self.sched.pick_in_core(cpu, &mut queue, now) } else { queue.pick(now) };
+        let change = if is_shared && queue.shares_core() {
+            self.sched.pick_in_core(cpu, &mut queue, now)
+        } else {
+            queue.pick(now)
+        };
         let mut slice = queue.slice_ns();
-        if !is_plain {
+        if !IS_PLAIN {
             slice = queue.bounded_ns(slice);
         }
         let slice_end = slice.map_or(NO_SLICE, |slice| now + slice);
@@ -264,7 +294,7 @@ impl<P: Platform> Hypervisor<P> {
         if let Some(previous) = &previous {
             let (domain, vcpu) = (previous.domain(), previous.vcpu());
             self.end_running(vcpu, || state_of(domain, vcpu), now);
-            if !is_plain {
+            if !IS_PLAIN {
                 self.leave(domain, vcpu, now);
             }
             // From now on another CPU may run the vCPU.

@@ -288,6 +288,7 @@ impl RunQueue {
     }
 
     /// Chooses the vCPU that runs from `now` on; `None` when nothing changes.
+    #[inline(always)]
     pub(super) fn pick(&mut self, now: u64) -> Option<Change> {
         self.pick_by(now, Self::pop)
     }
