@@ -188,6 +188,9 @@ impl<P: Platform> Hypervisor<P> {
             }
             let mut queue = other.unwrap_or(from);
             self.sched.prepare(to, &mut queue, now);
+            if stays {
+                queue.retell(); // the vCPU may have waited there all the time, and be able to run from now on
+            }
             let wake = queue.add(waking.clone(), now);
             let wake = queue.not_again_soon(wake, now);
             let news = (wake != Wake::Now).then(|| self.sched.publish(to, &mut queue));

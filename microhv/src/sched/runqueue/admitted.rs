@@ -62,6 +62,11 @@ impl RunQueue {
         core::mem::replace(&mut self.place.told, self.arrivals) != self.arrivals
     }
 
+    /// Others are told again what waits.
+    pub(in super::super) fn retell(&mut self) {
+        self.place.told = 0;
+    }
+
     /// CPUs on which something that waits may run.
     pub(in super::super) fn wanted(&self) -> CpuSet {
         self.wanted
