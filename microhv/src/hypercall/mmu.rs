@@ -230,6 +230,7 @@ fn update_mapping<P: Platform>(
 /// asked is flushed, never less.
 fn flush_as_asked<P: Platform>(cur: &Current<'_, P>, flags: u64, va: GuestVa) {
     let cpus = match flags & !UVMF_FLUSHTYPE_MASK {
+        UVMF_LOCAL if flags & UVMF_FLUSHTYPE_MASK == UVMF_INVLPG => return cur.hv.platform.invlpg(va),
         UVMF_LOCAL => CpuSet::only(cur.hv.platform.cpu()),
         UVMF_ALL => flush::all_cpus(cur),
         at => flush::cpus_of_set(cur, GuestVa::new(at)).unwrap_or_else(|_| flush::all_cpus(cur)),
