@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags, Vcpu};
-use crate::platform::{Platform, SOFTIRQ_SCHEDULE};
+use crate::platform::{CpuId, Platform, SOFTIRQ_SCHEDULE};
 use crate::sync::words::AtomicU32;
 use crate::sync::{may_come_between, wait_a_turn};
 
@@ -54,15 +54,15 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Waits until no other CPU runs `vcpu` or has some of its state. `false`: this CPU is wanted meanwhile, and the caller,
-    /// who holds no lock, gives up. So two CPUs that wait for each other's vCPUs both leave theirs.
+    /// Waits until no other CPU runs `vcpu` or has some of its state. `false`: another CPU may wait for this one meanwhile, and the
+    /// caller, who holds no lock, gives up. So two CPUs that wait for each other's vCPUs both leave theirs.
     #[must_use]
     fn wait_stopped(&self, vcpu: &Vcpu) -> bool {
         let me = self.platform.cpu();
         loop {
             let (runs, holder) = (vcpu.running_on(), vcpu.holder());
             let Some(other) = runs.or(holder).filter(|&cpu| cpu != me) else { return true };
-            if self.sched.pending(me).load(Ordering::Acquire) & SOFTIRQ_SCHEDULE != 0 {
+            if self.may_be_waited_for(me) {
                 return false;
             }
             if runs.is_none() {
@@ -70,6 +70,13 @@ impl<P: Platform> Hypervisor<P> {
             }
             wait_a_turn();
         }
+    }
+
+    /// Whether another CPU may wait until `me`, which this runs on, leaves its vCPU. A CPU that pauses the vCPU's domain has counted
+    /// the pause, then asked `me` to choose anew. `me` is asked for other work too, for which nobody waits.
+    fn may_be_waited_for(&self, me: CpuId) -> bool {
+        self.sched.pending(me).load(Ordering::Acquire) & SOFTIRQ_SCHEDULE != 0
+            && self.sched.running(me).is_none_or(|current| is_paused(current.domain()))
     }
 
     /// Lets the vCPUs that wait for this CPU run first.
@@ -99,8 +106,8 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Keeps all vCPUs of a domain from running once more. When this returns, they run nowhere, except for a caller of the
-    /// same domain, and all of their state is in memory. `false`: this CPU is wanted meanwhile, and nothing has changed; the
-    /// caller tries again later.
+    /// same domain, and all of their state is in memory. `false`: another CPU may wait for this one meanwhile, and nothing has
+    /// changed; the caller tries again later.
     #[must_use]
     pub fn pause_domain(&self, domain: &Arc<Domain>) -> bool {
         self.hold_domain(domain);
@@ -139,7 +146,6 @@ mod model {
     use loom::thread;
 
     use super::*;
-    use crate::platform::CpuId;
     use crate::sched::counts_pauses;
 
     /// A CPU begins to run a vCPU, and looks whether its domain is paused; another CPU pauses the domain, and looks who runs the vCPU.
