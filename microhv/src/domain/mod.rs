@@ -174,7 +174,7 @@ pub struct Domain {
     /// Whether a CPU is about to end the domain.
     pub(crate) is_being_ended: AtomicBool,
     /// Number of the hypervisor's holds: the domain's vCPUs run only at 0.
-    pub pause_count: AtomicU32,
+    pub pause_count: words::AtomicU32,
     /// Number of the toolstack's holds. `pause_count` counts each of these at most once.
     pub controller_pause_count: AtomicU32,
     /// `VMASST_TYPE_*` bits.
@@ -232,7 +232,7 @@ impl Domain {
             contexts: Mutex::new(()),
             dying: AtomicU8::new(DyingState::Alive as u8),
             is_being_ended: AtomicBool::new(false),
-            pause_count: AtomicU32::new(1),
+            pause_count: words::AtomicU32::new(1),
             controller_pause_count: AtomicU32::new(1),
             assist: AtomicU64::new(0),
             time_offset: Mutex::new(0),
