@@ -336,19 +336,29 @@ impl TestMachine {
         }
     }
 
-    /// The frame that an access at `va` may find: by an adversary's choice, or as the tables are now.
-    fn access(&self, va: u64, write: bool) -> Option<Maddr> {
+    /// Gives `act` what an access at `va` may find: by an adversary's choice, or as the tables are now. A processor has done an
+    /// access before it takes another's request for a flush, so no CPU is flushed meanwhile.
+    fn access<R>(&self, va: u64, write: bool, act: impl FnOnce(Maddr) -> R) -> Option<R> {
         self.with_tlb(|tlb, memory, _| tlb.look(memory));
-        let choice = self.adversary.load(Ordering::Relaxed);
-        if choice != 0 && self.cr3().is_some() && pte::is_canonical(va) {
-            // Another choice each time.
-            let next = choice.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1) | 1;
-            self.adversary.store(next, Ordering::Relaxed);
-            if let Some(mfn) = self.tlb.lock().translate(self.me(), va, write, next >> 33) {
-                return Some(Maddr::new(mfn.raw() * PAGE + va % PAGE));
-            }
+        let mut tlb = self.tlb.lock();
+        let at = self.choose(&tlb, va, write).or_else(|| self.translate(va, write))?;
+        if write {
+            tlb.written(at.mfn());
         }
-        self.translate(va, write)
+        Some(act(at))
+    }
+
+    /// The adversary's choice among the frames that the CPU may find at `va`.
+    fn choose(&self, tlb: &Tlb, va: u64, write: bool) -> Option<Maddr> {
+        let choice = self.adversary.load(Ordering::Relaxed);
+        if choice == 0 || self.cr3().is_none() || !pte::is_canonical(va) {
+            return None;
+        }
+        // Another choice each time.
+        let next = choice.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1) | 1;
+        self.adversary.store(next, Ordering::Relaxed);
+        let mfn = tlb.translate(self.me(), va, write, next >> 33)?;
+        Some(Maddr::new(mfn.raw() * PAGE + va % PAGE))
     }
 
     /// The machine-to-physical entry of a frame, if the frame has a place in its domain.

@@ -64,9 +64,9 @@ impl GuestMemory for TestMachine {
         let mut done = 0;
         while done < to.len() {
             let at = va.wrapping_add(done as u64);
-            let from = self.access(at.raw(), false).ok_or(GuestFault { va: at })?;
             let len = (to.len() - done).min(PAGE as usize - at.offset());
-            self.read_bytes(from, &mut to[done..done + len]);
+            let bytes = &mut to[done..done + len];
+            self.access(at.raw(), false, |from| self.read_bytes(from, bytes)).ok_or(GuestFault { va: at })?;
             done += len;
         }
         Ok(())
@@ -76,9 +76,10 @@ impl GuestMemory for TestMachine {
         let mut done = 0;
         while done < from.len() {
             let at = va.wrapping_add(done as u64);
-            let to = self.access(at.raw(), true).ok_or(GuestFault { va: at })?;
             let len = (from.len() - done).min(PAGE as usize - at.offset());
-            self.write_bytes(to, &from[done..done + len]);
+            let bytes = &from[done..done + len];
+            let write = |to: Maddr| self.byte_view().write(to.raw() as usize, bytes);
+            self.access(at.raw(), true, write).ok_or(GuestFault { va: at })?;
             done += len;
         }
         Ok(())

@@ -70,11 +70,14 @@ impl Tlb {
     }
 
     /// Checks, before another CPU is flushed, that what it remembers of descriptors is still held as such: of a frame that is not,
-    /// a third CPU could make something else before the flush.
+    /// a third CPU could make something else before the flush. Pages that the CPU itself has just taken out do not count.
     pub(super) fn check_window_is_held(&mut self, cpu: usize) {
-        let is_free = |(_, frame): &&(usize, u32)| self.infos[*frame as usize].load_kind().count() == 0;
+        let state = &self.cpus[cpu];
+        let is_free = |page: &&(usize, u32)| {
+            self.infos[page.1 as usize].load_kind().count() == 0 && !state.taken_out.contains(page)
+        };
         if cpu != self.me
-            && let Some((page, frame)) = self.cpus[cpu].window.keys().find(is_free)
+            && let Some((page, frame)) = state.window.keys().find(is_free)
         {
             let wrong =
                 format!("page {page} of the descriptors' window, {frame:#x}, is given back before the flush");

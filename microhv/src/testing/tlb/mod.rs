@@ -58,7 +58,7 @@ mod frames;
 mod look;
 mod reach;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -138,6 +138,9 @@ struct Cpu {
     vcpu: Option<u64>,
     /// Pages of that window: index, frame.
     window: BTreeMap<(usize, u32), Seen>,
+    /// Those of them that this CPU itself has taken out of the window: the CPU is in the hypervisor, and flushes itself before
+    /// its guest goes on.
+    taken_out: BTreeSet<(usize, u32)>,
 }
 
 /// A leaf as the driver of tests sees it.
@@ -278,6 +281,7 @@ impl Tlb {
         state.leaves.clear();
         state.ways.clear();
         state.window.clear();
+        state.taken_out.clear();
         self.refill(memory, cpu);
     }
 
@@ -306,6 +310,7 @@ impl Tlb {
     pub(super) fn set_vcpu(&mut self, cpu: usize, vcpu: Option<u64>) {
         self.cpus[cpu].vcpu = vcpu;
         self.cpus[cpu].window.clear();
+        self.cpus[cpu].taken_out.clear();
         self.take_in_window(cpu);
     }
 
@@ -314,9 +319,11 @@ impl Tlb {
             DescriptorPage::Gdt(n) => usize::from(n),
             DescriptorPage::Ldt(n) => 14 + usize::from(n),
         };
-        self.windows.entry(vcpu).or_default()[index] = frame.map(|mfn| mfn.raw() as u32);
+        let place = &mut self.windows.entry(vcpu).or_default()[index];
+        let old = core::mem::replace(place, frame.map(|mfn| mfn.raw() as u32));
         for cpu in 0..CPUS {
             if self.cpus[cpu].vcpu == Some(vcpu) {
+                self.cpus[cpu].taken_out.extend(old.filter(|_| cpu == self.me).map(|frame| (index, frame)));
                 self.take_in_window(cpu);
             }
         }
@@ -329,6 +336,7 @@ impl Tlb {
                 && let Some(seen) = self.seen(frame, DomId::new(0))
             {
                 self.cpus[cpu].window.entry((index, frame)).or_insert(seen);
+                self.cpus[cpu].taken_out.remove(&(index, frame));
             }
         }
     }

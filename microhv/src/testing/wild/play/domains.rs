@@ -151,17 +151,19 @@ impl Wild {
         self.state().ending[dom] = true;
         for cpu in 0..self.cpus {
             loop {
-                let state = self.state();
+                let mut state = self.state();
                 if !state.loaded[cpu].is_some_and(|(loaded, _)| loaded == dom) {
                     break;
                 }
-                let is_busy = state.busy[cpu];
-                drop(state);
-                if is_busy {
+                if state.busy[cpu] {
+                    drop(state);
                     turns::wait();
-                } else {
-                    self.unload(cpu);
+                    continue;
                 }
+                // Taken while the CPU is between two steps: the next step finds that the CPU has no vCPU.
+                let loaded = state.loaded[cpu].take();
+                drop(state);
+                self.put_aside(cpu, loaded);
             }
         }
     }

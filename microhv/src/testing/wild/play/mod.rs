@@ -212,7 +212,13 @@ impl Wild {
 
     /// A CPU puts its vCPU aside, and has no domain's tables loaded any more.
     fn unload(&self, cpu: usize) {
-        let (me, loaded) = (self.cpu(), self.state().loaded[cpu].take());
+        let loaded = self.state().loaded[cpu].take();
+        self.put_aside(cpu, loaded);
+    }
+
+    /// Ends what [`Wild::unload`] begins: the CPU counts as without a vCPU, and has the tables of `loaded` still.
+    fn put_aside(&self, cpu: usize, loaded: Option<(usize, u32)>) {
+        let me = self.cpu();
         let Some((dom, vcpu)) = loaded else { return };
         if let Some(domain) = self.domain(dom) {
             self.hv.platform.on_cpu(cpu);
