@@ -205,6 +205,8 @@ ranks! {
     ReadOnlyFrames,
     /// `Domain::tsc`: how a domain's TSC behaves.
     Tsc,
+    /// `Domain::time_offset`: how far a domain's wall clock is from the machine's. Held while the domain's clock is written.
+    TimeOffset,
     /// `Domain::handle`: the toolstack's name of a domain.
     Handle,
     /// `Vcpu::cpu`: what a vCPU has set of its processor.

@@ -35,6 +35,11 @@ impl CpuMask {
         self.0.iter_mut().zip(other.0).for_each(|(word, other)| *word &= !other);
     }
 
+    /// Whether one of the first 64 CPUs is in this set and in `cpus`.
+    fn meets(self, cpus: u64) -> bool {
+        self.0[0] & cpus != 0
+    }
+
     /// The set in the hypervisor's format: a bit for each CPU, the lowest first.
     pub fn bytes(self) -> [u8; CPU_MAX as usize / 8] {
         let mut bytes = [0; CPU_MAX as usize / 8];
@@ -55,6 +60,14 @@ pub enum CpuSet {
 }
 
 impl CpuSet {
+    /// These CPUs, if one of them is in `pool`, a bit for each CPU; else any.
+    pub fn within(self, pool: u64) -> CpuSet {
+        match self {
+            CpuSet::Some(set) if !set.meets(pool) => CpuSet::All,
+            set => set,
+        }
+    }
+
     /// Reads `all`, or numbers and ranges with commas between. `^` before a number or range leaves it out:
     /// `0-3,5,^1`; `node:0` is all CPUs of a node, of which there is one. After `all`, CPUs are left out of all
     /// that there can be.
@@ -102,6 +115,15 @@ fn cpu(text: &str) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_set_without_a_cpu_of_the_pool_is_any() {
+        let set = |text| CpuSet::parse(text).expect("a set");
+        assert_eq!(set("2-3").within(0b1000), set("2-3"));
+        assert_eq!(set("2-3").within(0b0011), CpuSet::All);
+        assert_eq!(set("64").within(u64::MAX), CpuSet::All);
+        assert_eq!(CpuSet::All.within(0), CpuSet::All);
+    }
 
     #[test]
     fn sets() {

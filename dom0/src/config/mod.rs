@@ -21,7 +21,7 @@ mod vif;
 
 pub use cpus::{CPU_MAX, CpuMask, CpuSet};
 pub use disk::{BackendType, DiskConfig};
-pub use domain::{Action, DomainConfig, MEMORY_MAX_MIB, TscMode, check_name};
+pub use domain::{Action, DomainConfig, MEMORY_MAX_MIB, TscMode, USUAL_WEIGHT, check_name};
 pub use value::{
     Config, Diagnostic, FILE_MAX, Position, Setting, VALUES_MAX, Value, ValueKind, is_setting_word,
 };

@@ -18,7 +18,7 @@ use super::making::Making;
 use super::{Domain, End, Fate, Toolstack, budget, nodes, uuid};
 use crate::builder::{self, BuildError, Built};
 use crate::bundle::File;
-use crate::config::{CpuSet, DomainConfig};
+use crate::config::{CpuSet, DomainConfig, USUAL_WEIGHT};
 use crate::xenstore::XsError;
 
 /// Why a domain was not made. Nothing of it is left.
@@ -289,7 +289,6 @@ fn set_affinity(id: DomId, config: &DomainConfig) -> Result<(), CreateError> {
 
 /// Sets the domain's scheduler weight and cap, if the configuration names others than the default.
 fn set_share(id: DomId, config: &DomainConfig, scheduler: u32) -> Result<(), CreateError> {
-    const USUAL_WEIGHT: u16 = 256;
     // As with libxl, the null scheduler has nothing to be set.
     if config.cpu_weight == USUAL_WEIGHT && config.cap == 0 || scheduler == XEN_SCHEDULER_NULL {
         return Ok(());

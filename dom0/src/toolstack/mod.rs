@@ -136,7 +136,8 @@ struct Shared {
     domains: Mutex<BTreeMap<DomId, Domain>>,
     /// Something in a [`Fate`] has changed.
     changed: Notify,
-    /// The accounts of domains that are over, each with the time when it must be empty. A leaf lock.
+    /// The accounts of domains that are over, each with the time when it must be empty. A leaf lock, but for the
+    /// executor's: the last handle of an account goes here.
     closing: Mutex<Vec<(Account, u64)>>,
     /// An account was added to `closing`.
     closed: Notify,

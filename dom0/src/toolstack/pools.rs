@@ -11,7 +11,7 @@ use ring_abi::errno::Errno;
 use ring_abi::types::DomId;
 
 use super::{Domain, Toolstack, domain_number, uuid};
-use crate::config::check_name;
+use crate::config::{USUAL_WEIGHT, check_name};
 use crate::xenstore::Nodes;
 
 /// The name of the pool with which the machine begins.
@@ -195,8 +195,13 @@ impl Toolstack {
             Errno::ENOENT => format!("{}: the CPU pool has no CPU", self.pool_name(pool.id)),
             other => format!("{name}: {other}"),
         })?;
-        let pool = self.pool_name(pool.id);
-        let keep = |domain: &mut Domain| Arc::make_mut(&mut domain.config).pool = Some(pool);
+        let keep = |domain: &mut Domain| {
+            let config = Arc::make_mut(&mut domain.config);
+            config.pool = Some(self.pool_name(pool.id));
+            // As for the life that moved: weight and cap begin anew, and whose CPUs are all elsewhere may use any here.
+            (config.cpu_weight, config.cap) = (USUAL_WEIGHT, 0);
+            config.cpus.iter_mut().for_each(|set| *set = set.within(pool.cpus));
+        };
         self.0.domains.lock().get_mut(&id).map(keep);
         Ok(())
     }

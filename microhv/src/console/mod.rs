@@ -16,11 +16,18 @@ pub use reports::Reports;
 const INPUT_BYTES: usize = 1024;
 
 /// The console's input, and what is said about guests.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Console {
+    /// All the room is there from the start: bytes come in interrupts, which allocate nothing.
     input: Mutex<rank::ConsoleInput, VecDeque<u8>>,
     /// The reports about guests that may still be made.
     pub reports: Reports,
+}
+
+impl Default for Console {
+    fn default() -> Self {
+        Self { input: Mutex::new(VecDeque::with_capacity(INPUT_BYTES)), reports: Reports::default() }
+    }
 }
 
 impl Console {

@@ -14,7 +14,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Deref;
-use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{DomId, Mfn, Port};
@@ -174,13 +174,13 @@ pub struct Domain {
     /// Whether a CPU is about to end the domain.
     pub(crate) is_being_ended: AtomicBool,
     /// Number of the hypervisor's holds: the domain's vCPUs run only at 0.
-    pub pause_count: AtomicU32,
+    pub pause_count: words::AtomicU32,
     /// Number of the toolstack's holds. `pause_count` counts each of these at most once.
     pub controller_pause_count: AtomicU32,
     /// `VMASST_TYPE_*` bits.
     pub assist: AtomicU64,
     /// Seconds by which the domain's wall clock differs from the machine's.
-    pub time_offset_seconds: AtomicI64,
+    pub time_offset: Mutex<rank::TimeOffset, i64>,
     /// `XEN_CPUID_TSC_MODE_*`/`settscinfo`: 0 default, 1 always emulate, 2 never. Outside of the lock, for each switch of
     /// vCPUs.
     pub tsc_mode: AtomicU32,
@@ -232,10 +232,10 @@ impl Domain {
             contexts: Mutex::new(()),
             dying: AtomicU8::new(DyingState::Alive as u8),
             is_being_ended: AtomicBool::new(false),
-            pause_count: AtomicU32::new(1),
+            pause_count: words::AtomicU32::new(1),
             controller_pause_count: AtomicU32::new(1),
             assist: AtomicU64::new(0),
-            time_offset_seconds: AtomicI64::new(0),
+            time_offset: Mutex::new(0),
             tsc_mode: AtomicU32::new(0),
             tsc: Mutex::new(TscSettings::default()),
             handle: Mutex::new(config.handle),

@@ -6,7 +6,7 @@ use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::shared::SharedBytes;
@@ -18,6 +18,7 @@ use super::{CallHistory, GuestCpu, InfoCell, KernelStack, LEGACY_MAX_VCPUS};
 use crate::evtchn::state::VcpuEvents;
 use crate::platform::{CpuId, DescriptorWindow};
 use crate::sched::state::VcpuSched;
+use crate::sync::words::AtomicU32;
 use crate::sync::{Mutex, may_come_between, rank};
 use crate::time::state::VcpuTime;
 
@@ -305,6 +306,18 @@ impl Vcpu {
         self.holder.store(cpu.map_or(u32::MAX, CpuId::raw), Ordering::Release);
     }
 
+    /// Sets reasons for which the vCPU does not run. A full barrier: the vCPU's CPU then looks whether what the vCPU waits for has
+    /// come, and who sends that does so before it looks at the reasons. So one of the two sees the other.
+    pub(crate) fn set_reasons(&self, flags: u32) {
+        self.pause_flags.fetch_or(flags, Ordering::SeqCst);
+    }
+
+    /// Whether the vCPU waits: for a sender, whose word is sent, with a full barrier.
+    #[inline]
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.pause_flags.load(Ordering::Acquire) & PauseFlags::BLOCKED != 0
+    }
+
     /// Whether the vCPU is up: `initialise` and `up` were done.
     pub fn is_up(&self) -> bool {
         self.pause_flags.load(Ordering::Acquire) & PauseFlags::DOWN == 0
@@ -318,6 +331,10 @@ impl Vcpu {
         })
     }
 }
+
+#[cfg(test)]
+#[cfg(loom)]
+mod model;
 
 #[cfg(test)]
 mod tests {

@@ -7,10 +7,11 @@ use ring_abi::shared_info::UPCALL_PENDING_OFFSET;
 use ring_abi::types::{DomId, Port};
 
 use super::EvtchnError;
-use super::state::{Fifo, PIECE, PortCell, PortState, Raised, TWO_LEVEL_PORTS, VcpuEvents};
+use super::state::{Fifo, PIECE, PortCell, PortState, Raised, VcpuEvents};
 use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::platform::Platform;
+use crate::sync::may_come_between;
 
 impl<P: Platform> Hypervisor<P> {
     /// `EVTCHNOP_send` from `port` of `domain`.
@@ -108,12 +109,13 @@ impl<P: Platform> Hypervisor<P> {
     #[inline(always)]
     fn set_bits(&self, domain: &Domain, cell: &PortCell, port: Port) -> bool {
         let bits = domain.events.bits;
+        may_come_between();
         if !bits.set_pending(port) {
             // The send that set the bit has woken the vCPUs that poll, too.
             return false;
         }
         let marked = !bits.is_masked(port) && self.mark(domain, cell, port);
-        marked || domain.events.pollers() != 0
+        marked || domain.events.heeds_more()
     }
 
     /// Sets the selector bit of a pending, unmasked port, and the upcall byte. Returns whether the port's
@@ -157,10 +159,32 @@ impl<P: Platform> Hypervisor<P> {
     #[cold]
     #[inline(never)]
     fn rouse(&self, domain: &Arc<Domain>, cell: &PortCell, port: Port) {
+        self.kick_notified(domain, cell);
+        if domain.events.heeds_more() {
+            if domain.events.is_fifo() {
+                return self.rouse_by_fifo(domain, cell, port);
+            }
+            self.wake_pollers(domain, |polled| polled == VcpuEvents::polled(port));
+        }
+    }
+
+    /// Kicks the vCPU that a port notifies, if events wait for it.
+    #[inline(always)]
+    fn kick_notified(&self, domain: &Arc<Domain>, cell: &PortCell) {
         if let Some(vcpu) = domain.vcpu(cell.vcpu())
             && vcpu.info.get().is_some_and(|info| info.load_u8(UPCALL_PENDING_OFFSET) != 0)
         {
             self.kick_vcpu(domain, vcpu);
+        }
+    }
+
+    /// The rest of [`Self::rouse`] in a domain that has turned to the FIFO: it may have done so since the sender looked, and may
+    /// have looked at the bit of two levels before that was set.
+    #[cold]
+    #[inline(never)]
+    fn rouse_by_fifo(&self, domain: &Arc<Domain>, cell: &PortCell, port: Port) {
+        if domain.events.bits.take_pending(port) && self.raise_fifo(domain, cell, port, Fifo::set_pending) {
+            self.kick_notified(domain, cell);
         }
         self.wake_pollers(domain, |polled| polled == VcpuEvents::polled(port));
     }
@@ -240,7 +264,7 @@ impl<P: Platform> Hypervisor<P> {
         for port in (first..first + PIECE).map(Port::new) {
             let Some(cell) = domain.events.cell(port) else { continue };
             cell.is_ipi.store(false, Ordering::SeqCst);
-            let came = port.raw() < TWO_LEVEL_PORTS && domain.events.bits.is_pending(port);
+            let came = domain.events.bits.take_pending(port);
             if (cell.waits.swap(false, Ordering::Relaxed) || came)
                 && let Some(vcpu) = domain.vcpu(cell.vcpu())
                 && fifo.set_pending(port, cell, vcpu.id.raw()).upcall

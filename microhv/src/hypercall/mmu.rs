@@ -9,11 +9,10 @@ use ring_abi::mmu::{
 use ring_abi::types::{DOMID_IO, DOMID_SELF, DOMID_XEN, GuestVa, Mfn, Pfn};
 
 use super::batch::{self, Batch};
-use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
+use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome, flush};
 use crate::Hypervisor;
 use crate::domain::Domain;
-use crate::frames::pte::{Pte, is_guest_address};
-use crate::mem::pages::cpus_of;
+use crate::frames::pte::Pte;
 use crate::mem::session::Mm;
 use crate::mem::{FrameOwner, Update};
 use crate::platform::{CpuSet, Platform};
@@ -222,32 +221,22 @@ fn update_mapping<P: Platform>(
     mm.update_leaf(table, slot, Pte::new(entry), owner, Update::Plain)?;
     drop(mm);
     if flags & UVMF_FLUSHTYPE_MASK != 0 {
-        flush(cur, flags, va);
+        flush_as_asked(cur, flags, va);
     }
     Ok(Outcome::OK)
 }
 
-/// The flush that `UVMF_*` flags ask for. A vCPU bitmap is taken for all the domain's vCPUs: more than was asked is
-/// flushed, never less.
-fn flush<P: Platform>(cur: &Current<'_, P>, flags: u64, va: GuestVa) {
-    let local = flags & !UVMF_FLUSHTYPE_MASK & !UVMF_ALL == UVMF_LOCAL && flags & UVMF_ALL == 0;
+/// The flush that `UVMF_*` flags ask for. A vCPU bitmap that cannot be read is taken for all the domain's vCPUs: more than was
+/// asked is flushed, never less.
+fn flush_as_asked<P: Platform>(cur: &Current<'_, P>, flags: u64, va: GuestVa) {
+    let cpus = match flags & !UVMF_FLUSHTYPE_MASK {
+        UVMF_LOCAL => CpuSet::only(cur.hv.platform.cpu()),
+        UVMF_ALL => flush::all_cpus(cur),
+        at => flush::cpus_of_set(cur, GuestVa::new(at)).unwrap_or_else(|_| flush::all_cpus(cur)),
+    };
     match flags & UVMF_FLUSHTYPE_MASK {
-        UVMF_TLB_FLUSH if local => cur.hv.platform.flush_tlb_local(),
-        UVMF_TLB_FLUSH => cur.hv.flush_domain(cur.domain),
-        UVMF_INVLPG if local => cur.hv.platform.invlpg(va),
-        UVMF_INVLPG => invlpg_all(cur, va),
+        UVMF_TLB_FLUSH => flush::flush(cur, cpus),
+        UVMF_INVLPG => flush::invlpg(cur, cpus, va),
         _ => {}
-    }
-}
-
-/// Flushes an address from every CPU whose TLB may hold entries of the caller's domain.
-pub(super) fn invlpg_all<P: Platform>(cur: &Current<'_, P>, va: GuestVa) {
-    if !is_guest_address(va) {
-        return; // nothing of the guest's can be there, and it may not flush what is ours
-    }
-    if cpus_of(cur.domain).without(cur.hv.platform.cpu()) == CpuSet::default() {
-        cur.hv.platform.invlpg(va);
-    } else {
-        cur.hv.flush_domain(cur.domain);
     }
 }

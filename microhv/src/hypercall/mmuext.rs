@@ -6,11 +6,11 @@ use ring_abi::mmu::*;
 use ring_abi::types::{DOMID_SELF, GuestVa, Mfn};
 
 use super::batch::{self, Batch};
-use super::mmu::{Subject, invlpg_all};
-use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
+use super::mmu::Subject;
+use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome, flush};
 use crate::domain::Domain;
 use crate::frames::pte::is_guest_address;
-use crate::platform::Platform;
+use crate::platform::{CpuSet, Platform};
 
 // As `perform` reads it: cmd in the low half of the first word.
 const _: () = assert!(
@@ -117,13 +117,16 @@ fn perform<P: Platform>(cur: &Current<'_, P>, dom: &Domain, ops: GuestVa, count:
 const LONG: u32 = 0b11111 | 1 << MMUEXT_NEW_BASEPTR | 1 << MMUEXT_NEW_USER_BASEPTR;
 const _: () = assert!(MMUEXT_PIN_L1_TABLE == 0 && MMUEXT_UNPIN_TABLE == 4);
 
-/// Reads the first byte of the bitmap of vCPUs at `at`, where `command` has one.
+/// The CPUs that `command` flushes, which may have a bitmap of vCPUs at `at`.
 ///
 /// # Errors
 /// `Invalid`: the bitmap is not there.
-fn check_set<P: Platform>(cur: &Current<'_, P>, command: u32, at: GuestVa) -> Answer {
-    let has_set = matches!(command, MMUEXT_TLB_FLUSH_MULTI | MMUEXT_INVLPG_MULTI);
-    if has_set && cur.copy_in::<u8>(at).is_err() { Err(HypercallError::Invalid) } else { Ok(()) }
+fn flushed<P: Platform>(cur: &Current<'_, P>, command: u32, at: GuestVa) -> Answer<CpuSet> {
+    if matches!(command, MMUEXT_TLB_FLUSH_MULTI | MMUEXT_INVLPG_MULTI) {
+        flush::cpus_of_set(cur, at).map_err(|_| HypercallError::Invalid)
+    } else {
+        Ok(flush::all_cpus(cur))
+    }
 }
 
 fn one<P: Platform>(cur: &Current<'_, P>, dom: &Domain, cmd: u32, arg1: u64, arg2: u64) -> Answer {
@@ -140,14 +143,11 @@ fn one<P: Platform>(cur: &Current<'_, P>, dom: &Domain, cmd: u32, arg1: u64, arg
                 hv.platform.invlpg(va);
             }
         }
-        // A vCPU bitmap counts as all vCPUs: the call may flush more than was asked, never less.
         MMUEXT_TLB_FLUSH_MULTI | MMUEXT_TLB_FLUSH_ALL => {
-            check_set(cur, cmd, GuestVa::new(arg2))?;
-            hv.flush_domain(cur.domain);
+            flush::flush(cur, flushed(cur, cmd, GuestVa::new(arg2))?);
         }
         MMUEXT_INVLPG_MULTI | MMUEXT_INVLPG_ALL => {
-            check_set(cur, cmd, GuestVa::new(arg2))?;
-            invlpg_all(cur, va);
+            flush::invlpg(cur, flushed(cur, cmd, GuestVa::new(arg2))?, va);
         }
         MMUEXT_FLUSH_CACHE | MMUEXT_FLUSH_CACHE_GLOBAL => {
             // All memory is mapped write-back and no device memory is, so no cache line can be stale.

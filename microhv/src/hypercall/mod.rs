@@ -11,6 +11,7 @@ pub mod descriptor;
 pub mod domctl;
 pub(crate) mod error;
 pub mod evtchn;
+mod flush;
 pub mod grant;
 pub mod memory;
 pub mod mmu;

@@ -28,6 +28,16 @@ impl Dead {
     fn count(&self) -> usize {
         self.listed.len() + self.endings.len()
     }
+
+    /// Gives back the memory of the lists that are empty: an ending is large, and many may have been cut short at one time.
+    fn give_back(&mut self) {
+        if self.listed.is_empty() {
+            self.listed = VecDeque::new();
+        }
+        if self.endings.is_empty() {
+            self.endings = Vec::new();
+        }
+    }
 }
 
 /// Domains that begin, and domains that end.
@@ -52,6 +62,13 @@ impl Unfinished {
     #[cfg(test)]
     pub(crate) fn dead(&self) -> usize {
         self.dead_count.load(Ordering::Acquire)
+    }
+
+    /// Places for which the lists have memory.
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> usize {
+        let dead = self.dead.lock();
+        dead.listed.capacity() + dead.endings.capacity() + self.making.lock().capacity()
     }
 
     /// Whether a dead domain is still in the list, or something is left of another.
@@ -95,6 +112,7 @@ impl Unfinished {
                 taken = Some(Ending::of_domain(domain));
             }
         }
+        dead.give_back();
         self.dead_count.store(dead.count(), Ordering::Release);
         taken
     }
@@ -110,7 +128,11 @@ impl Unfinished {
     pub(super) fn take_making(&self, asker: (DomId, VcpuId)) -> Option<Making> {
         let mut making = self.making.lock();
         let place = making.iter().position(|making| making.asker == Some(asker))?;
-        Some(making.swap_remove(place))
+        let taken = making.swap_remove(place);
+        if making.is_empty() {
+            *making = Vec::new();
+        }
+        Some(taken)
     }
 
     /// Keeps a domain for [`Unfinished::take_making`].

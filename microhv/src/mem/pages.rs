@@ -311,11 +311,6 @@ impl<P: Platform> Hypervisor<P> {
             self.platform.flush_tlb(others);
         }
     }
-
-    /// The entry of a frame that is in use by `owner`.
-    pub(crate) fn owned_info(&self, mfn: Mfn, owner: DomId) -> Option<&FrameInfo> {
-        self.frames.info(mfn).filter(|info| info.load_use().is_owned_by(owner))
-    }
 }
 
 /// The CPUs on which tables of the domain are loaded. What the caller has written into tables before is there for each other CPU
@@ -323,6 +318,16 @@ impl<P: Platform> Hypervisor<P> {
 #[inline]
 pub(crate) fn cpus_of(dom: &Domain) -> CpuSet {
     after_writes(&dom.dirty_cpus)
+}
+
+/// The CPUs that run one of `vcpus`, or keep its state while idle, tables and all. A vCPU that none has is loaded by a CPU that
+/// flushes; otherwise as [`cpus_of`].
+pub(crate) fn cpus_of_vcpus<'a>(vcpus: impl Iterator<Item = &'a Vcpu>) -> CpuSet {
+    // A CPU says that it runs the vCPU, then loads the tables, with a full barrier between; it is the holder before it says that
+    // it runs the vCPU no more. So a look at where the vCPU runs, then at its holder, finds the CPU, or the CPU's walks come after.
+    fence(Ordering::SeqCst);
+    let having = |vcpu: &Vcpu| [vcpu.running_on(), vcpu.holder()];
+    vcpus.flat_map(having).flatten().fold(CpuSet::default(), CpuSet::with)
 }
 
 #[inline]
@@ -340,6 +345,7 @@ mod model {
     use loom::thread;
 
     use super::*;
+    use crate::platform::CpuId;
 
     const ENTRY: u64 = 7;
 
@@ -359,6 +365,31 @@ mod model {
             let (entry, cpus) = &*words;
             entry.store(0, Ordering::Release); // as `exchange` does
             let is_seen = after_writes(cpus) != CpuSet::default();
+            assert!(is_seen || walker.join().unwrap() == 0, "the entry is used, and nobody flushes");
+        });
+    }
+
+    /// One CPU takes an entry out, and asks which CPUs have a vCPU. Another CPU loads the vCPU, walks, and keeps it while idle.
+    #[test]
+    fn a_cpu_that_loads_a_vcpu_is_seen_or_sees() {
+        loom::model(|| {
+            let shared = Arc::new((AtomicU64::new(ENTRY), Vcpu::default()));
+            let (entry, vcpu) = &*shared;
+            vcpu.set_running_on(None);
+            vcpu.set_holder(None);
+            let walker = {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || {
+                    let (entry, vcpu) = &*shared;
+                    vcpu.set_running_on(CpuId::new(1));
+                    let seen = entry.load(Ordering::Relaxed);
+                    vcpu.set_holder(CpuId::new(1));
+                    vcpu.set_running_on(None);
+                    seen
+                })
+            };
+            entry.store(0, Ordering::Release);
+            let is_seen = cpus_of_vcpus(core::iter::once(vcpu)) != CpuSet::default();
             assert!(is_seen || walker.join().unwrap() == 0, "the entry is used, and nobody flushes");
         });
     }

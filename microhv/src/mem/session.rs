@@ -11,7 +11,7 @@ use crate::domain::Current;
 use crate::domain::Domain;
 use crate::frames::info::{FlushOwed, PageType, TypeWord};
 use crate::platform::{Platform, Settled};
-use crate::sync::MutexGuard;
+use crate::sync::{MutexGuard, may_come_between};
 
 /// The owner whose frames new level 1 entries may name.
 #[derive(Clone, Copy, Debug)]
@@ -363,7 +363,10 @@ impl<'a, P: Platform> Mm<'a, P> {
     /// # Errors
     /// `Invalid`: the table is not the domain's, or not pinned.
     pub(crate) fn unpin(&mut self, mfn: Mfn) -> Result<(), MemError> {
-        let info = self.hv.owned_info(mfn, self.dom.id).ok_or(MemError::Invalid)?;
+        // With a reference: another CPU may give the frame back otherwise, and then the allocator keeps a word of its own there.
+        let page = self.hv.get_page(mfn, self.dom).ok_or(MemError::Invalid)?;
+        let info = self.hv.frames.held(page.mfn());
+        may_come_between();
         let now = info.load_kind();
         if now.page_type().level() == 0 || !now.has(TypeWord::PINNED) {
             return Err(MemError::Invalid);
@@ -375,9 +378,11 @@ impl<'a, P: Platform> Mm<'a, P> {
 
     /// The level of a frame if the frame is the domain's page table, checked as a whole.
     pub(crate) fn table_level(&self, mfn: Mfn) -> Option<u8> {
-        let kind = self.hv.owned_info(mfn, self.dom.id)?.load_kind();
+        let info = self.hv.frames.info(mfn).filter(|info| info.load_use().is_owned_by(self.dom.id))?;
+        let kind = info.load_kind();
         let level = kind.page_type().level();
-        (level > 0 && kind.has(TypeWord::VALIDATED)).then_some(level) // validated implies a count
+        // "Validated" implies a count. The allocator's word for a free block never says so.
+        (level > 0 && kind.has(TypeWord::VALIDATED)).then_some(level)
     }
 }
 

@@ -7,6 +7,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
+use super::pools::Policy;
 use super::state::RESTS;
 use super::state_of;
 use crate::Hypervisor;
@@ -19,6 +20,10 @@ impl<P: Platform> Hypervisor<P> {
     pub(crate) fn set_cap(&self, domain: &Arc<Domain>, percent: u64) {
         self.sched.cpus.iter().for_each(|cpu| cpu.queue.lock().heed_caps());
         domain.sched.cap.set(percent, self.platform.now_ns());
+        // The domain may go over to the null policy meanwhile, which knows no cap: its move sees this cap, or this sees the move.
+        if percent != 0 && self.sched.pool_of(domain).0 == Policy::Null {
+            domain.sched.cap.set(0, self.platform.now_ns());
+        }
         self.go_on(domain);
         // Slices end by the new cap.
         domain.vcpus.iter().for_each(|vcpu| self.stop(vcpu));

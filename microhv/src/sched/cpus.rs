@@ -78,11 +78,15 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Stops a vCPU that goes down, and keeps no CPU of the null policy. No other vCPU asks the table of the pools, which is one
     /// for the whole machine: a guest may do this all the time.
-    pub(crate) fn take_down(&self, domain: &Domain, vcpu: &Vcpu) {
-        let was_up = vcpu.is_up();
-        self.hold(vcpu, PauseFlags::DOWN);
-        if was_up && domain.sched.is_null() {
+    pub(crate) fn take_down(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
+        let old = vcpu.pause_flags.fetch_or(PauseFlags::DOWN, Ordering::AcqRel);
+        self.stop(vcpu);
+        if old & PauseFlags::DOWN == 0 && domain.sched.is_null() {
             self.refresh(domain, vcpu);
+            // The vCPU may wait for the CPU that is another's now.
+            if let Some(this) = VcpuRef::new(domain, vcpu.id.raw()) {
+                self.unqueue(&this);
+            }
         }
     }
 
@@ -143,9 +147,8 @@ impl<P: Platform> Hypervisor<P> {
         first.map(|(_, vcpu)| vcpu)
     }
 
-    /// Places a vCPU anew whose mask has changed.
-    fn place_anew(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
-        let Some(this) = VcpuRef::new(domain, vcpu.id.raw()) else { return };
+    /// Takes a vCPU out of the queue in which it waits.
+    fn unqueue(&self, vcpu: &VcpuRef) {
         loop {
             let cpu = vcpu.sched.cpu();
             let mut queue = self.sched.cpus[cpu.index()].queue.lock();
@@ -153,10 +156,16 @@ impl<P: Platform> Hypervisor<P> {
                 continue;
             }
             if vcpu.sched.queued.load(Ordering::Relaxed) {
-                queue.remove(&this);
+                queue.remove(vcpu);
             }
-            break;
+            return;
         }
+    }
+
+    /// Places a vCPU anew whose mask has changed.
+    fn place_anew(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
+        let Some(this) = VcpuRef::new(domain, vcpu.id.raw()) else { return };
+        self.unqueue(&this);
         self.stop(vcpu);
         self.make_runnable(domain, vcpu);
     }

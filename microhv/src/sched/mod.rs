@@ -16,6 +16,9 @@
 //! wakes, the vCPU gives way after [`COURTEOUS_RUN_NS`]. Then the full wait is tried again. A vCPU that runs on for longer before
 //! it sleeps has piled up work, as a frontend does with many requests in flight.
 //!
+//! A vCPU that has not slept for [`state::BUSY_NS`] computes. Such a vCPU gives way after [`COURTEOUS_RUN_NS`], unless a guest would
+//! give way to the control domain so: the guest may be one that always has requests in flight.
+//!
 //! - [`state`]: what a domain and a vCPU hold; `runqueue`: the queue of one CPU
 //! - `pausing`: blocking, waking, pausing; `places`: several CPUs; `caps`: what a domain may run at most
 //! - [`pools`]: which CPUs a vCPU may use; `cpus`: CPUs that come and go, and domains that change pools
@@ -39,7 +42,7 @@ use ring_abi::types::DomId;
 use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags, Vcpu, VcpuRef};
 use crate::platform::{CpuId, CpuSet, MAX_CPUS, Platform, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
-use crate::sync::{Mutex, MutexGuard, rank};
+use crate::sync::{Mutex, MutexGuard, rank, words};
 use crate::time::state::Runstate;
 use pools::Pools;
 use runqueue::{RunQueue, Wake};
@@ -168,7 +171,12 @@ pub enum Decision {
 /// Whether the hypervisor or the toolstack holds the vCPUs of `domain`.
 #[inline]
 fn is_paused(domain: &Domain) -> bool {
-    domain.pause_count.load(Ordering::Acquire) & !RESTS != 0
+    counts_pauses(&domain.pause_count)
+}
+
+#[inline]
+fn counts_pauses(count: &words::AtomicU32) -> bool {
+    count.load(Ordering::Acquire) & !RESTS != 0
 }
 
 /// Whether the vCPU of `domain` could run.
@@ -207,8 +215,10 @@ impl<P: Platform> Hypervisor<P> {
     }
 
     /// Decides what runs on this CPU from now on, if [`SOFTIRQ_SCHEDULE`] is pending, and accounts for what ran. After `Switch`
-    /// the caller saves the old vCPU's state, loads the new vCPU's, and calls [`Hypervisor::switched_in`].
-    pub fn schedule(&self, cpu: CpuId) -> Decision {
+    /// the caller saves the old vCPU's state, loads the new vCPU's, and calls [`Hypervisor::switched_in`]. `runs`: this CPU runs a
+    /// vCPU. One that was chosen is not run if its domain was paused meanwhile ([`Hypervisor::must_leave`]): if the pause is over,
+    /// that vCPU is chosen again.
+    pub fn schedule(&self, cpu: CpuId, runs: bool) -> Decision {
         let per_cpu = &self.sched.cpus[cpu.index()];
         if per_cpu.pending.fetch_and(!SOFTIRQ_SCHEDULE, Ordering::AcqRel) & SOFTIRQ_SCHEDULE == 0 {
             return Decision::Same;
@@ -216,6 +226,7 @@ impl<P: Platform> Hypervisor<P> {
         let mut queue = per_cpu.queue.lock();
         let now = self.platform.now_ns();
         let (is_plain, is_shared) = (queue.is_plain(), queue.is_shared());
+        let was_idle = is_shared && queue.current().is_none();
         if is_shared {
             queue = self.take_over(cpu, queue, now);
         }
@@ -226,7 +237,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         let slice_end = slice.map_or(NO_SLICE, |slice| now + slice);
         per_cpu.slice_end.store(slice_end, Ordering::Relaxed);
-        let news = if is_shared { self.settle(cpu, &queue, now) } else { CpuSet::default() };
+        let news = if is_shared { self.settle(cpu, &queue, now, was_idle) } else { CpuSet::default() };
         drop(queue);
         if slice_end != NO_SLICE {
             self.wake_by(cpu, slice_end);
@@ -235,7 +246,7 @@ impl<P: Platform> Hypervisor<P> {
             if is_shared {
                 self.call(cpu, news, now);
             }
-            return Decision::Same;
+            return if runs { Decision::Same } else { self.again(cpu) };
         };
         if let Some(previous) = &previous {
             let (domain, vcpu) = (previous.domain(), previous.vcpu());
@@ -259,6 +270,12 @@ impl<P: Platform> Hypervisor<P> {
             self.raise_softirq(cpu, SOFTIRQ_TIMER);
         }
         Decision::Switch(next)
+    }
+
+    /// What a CPU that runs no vCPU does when nothing changes: it may have left the vCPU that goes on.
+    #[cold]
+    fn again(&self, cpu: CpuId) -> Decision {
+        self.sched.running(cpu).map_or(Decision::Same, |left| Decision::Switch(Some(left)))
     }
 
     /// A vCPU leaves its CPU, where there are several or caps.

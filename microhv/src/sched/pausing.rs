@@ -6,15 +6,21 @@ use core::sync::atomic::Ordering;
 use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags, Vcpu};
 use crate::platform::{Platform, SOFTIRQ_SCHEDULE};
+use crate::sync::words::AtomicU32;
 use crate::sync::{may_come_between, wait_for};
 
 use super::is_paused;
+
+/// Counts one more pause. A full barrier: who pauses then looks where the domain's vCPUs run.
+fn count_pause(count: &AtomicU32) {
+    count.fetch_add(1, Ordering::SeqCst);
+}
 
 impl<P: Platform> Hypervisor<P> {
     /// An event came for a vCPU: a blocked vCPU wakes, and a vCPU that runs elsewhere looks at once.
     #[inline]
     pub fn kick_vcpu(&self, domain: &Arc<Domain>, vcpu: &Vcpu) {
-        if vcpu.pause_flags.load(Ordering::Acquire) & PauseFlags::BLOCKED != 0 {
+        if vcpu.is_blocked() {
             self.wake(domain, vcpu, PauseFlags::WAITING);
         } else if let Some(cpu) = vcpu.running_on()
             && cpu != self.platform.cpu()
@@ -35,9 +41,9 @@ impl<P: Platform> Hypervisor<P> {
         }
     }
 
-    /// Sets reasons for which a vCPU does not run.
+    /// Sets reasons for which a vCPU does not run. A full barrier.
     pub(crate) fn hold(&self, vcpu: &Vcpu, flags: u32) {
-        vcpu.pause_flags.fetch_or(flags, Ordering::AcqRel);
+        vcpu.set_reasons(flags);
         self.stop(vcpu);
     }
 
@@ -89,7 +95,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Keeps all vCPUs of a domain from running once more, without waiting until they have left their CPUs.
     pub(crate) fn hold_domain(&self, domain: &Domain) {
         may_come_between();
-        domain.pause_count.fetch_add(1, Ordering::SeqCst);
+        count_pause(&domain.pause_count);
         for vcpu in &domain.vcpus {
             self.stop(vcpu);
         }
@@ -126,5 +132,37 @@ impl<P: Platform> Hypervisor<P> {
                 self.make_runnable(domain, vcpu);
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[cfg(loom)]
+mod model {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+    use crate::platform::CpuId;
+    use crate::sched::counts_pauses;
+
+    /// A CPU begins to run a vCPU, and looks whether its domain is paused; another CPU pauses the domain, and looks who runs the vCPU.
+    #[test]
+    fn a_cpu_leaves_a_vcpu_that_is_paused_or_is_waited_for() {
+        loom::model(|| {
+            let shared = Arc::new((Vcpu::default(), AtomicU32::new(0)));
+            let (vcpu, count) = &*shared;
+            vcpu.set_running_on(None);
+            let runner = {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || {
+                    let (vcpu, count) = &*shared;
+                    vcpu.set_running_on(CpuId::new(1));
+                    counts_pauses(count) // as `must_leave` asks
+                })
+            };
+            count_pause(count);
+            let is_waited_for = vcpu.running_on().is_some();
+            assert!(runner.join().unwrap() || is_waited_for, "the vCPU runs, and the pause does not know");
+        });
     }
 }

@@ -11,6 +11,7 @@ use core::sync::atomic::{Ordering, fence};
 
 use super::pools::Change;
 use super::runqueue::{RunQueue, Wake};
+use super::state::MOST_OWED_NS;
 use super::{NO_SLICE, Scheduler, TIME_SLICE_NS, is_runnable};
 use crate::Hypervisor;
 use crate::domain::{Vcpu, VcpuRef};
@@ -163,6 +164,9 @@ impl<P: Platform> Hypervisor<P> {
                 other.account(now);
                 other.adopt(&vcpu.sched, &from);
             }
+            if !stays {
+                vcpu.sched.owed.fetch_min(MOST_OWED_NS, Ordering::Relaxed);
+            }
             let mut queue = other.unwrap_or(from);
             let wake = queue.add(waking.clone(), now);
             let wake = queue.not_again_soon(wake, now);
@@ -180,7 +184,7 @@ impl<P: Platform> Hypervisor<P> {
     pub(super) fn take_over<'a>(&'a self, cpu: CpuId, mut queue: Guard<'a>, now: u64) -> Guard<'a> {
         queue.look(now);
         if queue.is_dedicated() {
-            if queue.is_bare() {
+            if queue.least().is_none() {
                 drop(queue);
                 self.find_owner(cpu);
                 queue = self.sched.cpus[cpu.index()].queue.lock();
@@ -227,9 +231,10 @@ impl<P: Platform> Hypervisor<P> {
         queue
     }
 
-    /// Tells others what a CPU has decided, whose queue this is. The CPUs on which something may run now for the first time.
+    /// Tells others what a CPU has decided, whose queue this is, and whether it `was_idle`. The CPUs on which something may run now
+    /// for the first time.
     #[cold]
-    pub(super) fn settle(&self, cpu: CpuId, queue: &RunQueue, now: u64) -> CpuSet {
+    pub(super) fn settle(&self, cpu: CpuId, queue: &RunQueue, now: u64, was_idle: bool) -> CpuSet {
         let news = self.sched.publish(cpu, queue);
         let bit = CpuSet::only(cpu).bits();
         if queue.current().is_none() {
@@ -240,6 +245,11 @@ impl<P: Platform> Hypervisor<P> {
             return news;
         }
         self.sched.idle.fetch_and(!bit, Ordering::SeqCst);
+        if was_idle {
+            // Several CPUs may have called this one, which has taken one vCPU: what waits there is for other idle CPUs. A CPU that
+            // calls from now on sees that this one is not idle.
+            queue.pool().without(cpu).iter().for_each(|other| self.call_idle(other, cpu));
+        }
         let per_cpu = &self.sched.cpus[cpu.index()];
         if per_cpu.slice_end.load(Ordering::SeqCst) == NO_SLICE && !queue.is_dedicated() {
             // What the CPU was called for may be gone again. Without a slice, the next that waits would call again at once. (I60)

@@ -37,7 +37,7 @@ pub(crate) enum PoolError {
     Exists,
     /// There are too many pools.
     TooMany,
-    /// The pool has domains or CPUs, or domains that this CPU is the last to run.
+    /// The pool has domains or CPUs, a CPU comes or goes, or this CPU is the last to run the pool's domains.
     Busy,
     /// The pool has no CPU.
     NoCpu,
@@ -141,7 +141,8 @@ impl Pools {
     /// Ends a pool that has neither domains nor CPUs.
     pub(super) fn destroy(&mut self, id: u32) -> Result<(), PoolError> {
         let pool = *self.get(id)?;
-        if id == 0 || pool.domains != 0 || pool.cpus != CpuSet::default() {
+        // The caller that moves a CPU goes on by the pool's number: without the pool that change would stay under way for good.
+        if id == 0 || pool.domains != 0 || pool.cpus != CpuSet::default() || self.moving(id).is_some() {
             return Err(PoolError::Busy);
         }
         self.pools.retain(|pool| pool.id != id);

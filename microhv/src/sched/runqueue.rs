@@ -235,7 +235,7 @@ impl RunQueue {
             return Wake::Later;
         }
         self.account(now);
-        let domain = vcpu.domain_id;
+        let (domain, is_control) = (vcpu.domain_id, vcpu.domain().privileged);
         let sched = &vcpu.vcpu().sched;
         let mut run_time = sched.run_time();
         // A vCPU that could not run for a while may still be in the queue, at its old place.
@@ -267,7 +267,8 @@ impl RunQueue {
         if self.came_ns.saturating_add(LEAST_RUN_NS) <= now {
             return Wake::Now;
         }
-        let is_busy = its_domain.privileged && current.sched.has_run_without_sleep();
+        // What a busy guest asks of the control domain meanwhile piles up. Between others nothing does.
+        let is_busy = (its_domain.privileged || !is_control) && current.sched.has_run_without_sleep();
         let least_ns = if is_busy || current.sched.is_courteous_to(domain) {
             COURTEOUS_RUN_NS
         } else {

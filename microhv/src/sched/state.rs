@@ -20,9 +20,12 @@ pub(super) const COURTEOUS_RUN_NS: u64 = 50_000;
 /// A wait for a vCPU was in vain if the vCPU slept so soon after the wait began. Measured: with 32 reads of 4 KiB in flight a
 /// guest runs for half a millisecond after the first of them; with one read the guest sleeps within microseconds.
 pub(super) const VAIN_WAIT_NS: u64 = LEAST_RUN_NS / 4;
-/// A control domain that has run for so long since it last slept serves a domain that never lets it sleep. Other domains
-/// then gain nothing by waiting for it.
+/// A vCPU that has run for so long since it last slept computes, or it is a control domain's and serves a domain that never
+/// lets it sleep. A domain that wakes beside such a vCPU gains nothing by waiting for its sleep.
 pub(super) const BUSY_NS: u64 = 4 * LEAST_RUN_NS;
+/// The most that is owed to a vCPU when it wakes, and what a vCPU makes up for slowly. What a CPU that takes a vCPU over finds it to lag is partly the credit of a
+/// wake-up: a vCPU that sleeps much would save that up.
+pub(super) const MOST_OWED_NS: u64 = 40_000_000;
 /// How many times a vCPU gives way early to a domain that waited in vain.
 pub(super) const COURTESIES: u8 = 16;
 /// Weight of a domain unless set.
@@ -74,7 +77,8 @@ impl DomainSched {
 pub struct VcpuSched {
     /// Weighted ns that the vCPU ran.
     run_time: AtomicU64,
-    /// Weighted ns that the vCPU lagged when CPUs took the vCPU over. Half of the time that the vCPU runs is free until that is made up for.
+    /// Weighted ns that the vCPU lagged when CPUs took the vCPU over. Half of the time that the vCPU runs is free until that is made
+    /// up for, and all of it while more than [`MOST_OWED_NS`] are owed.
     pub(super) owed: AtomicU64,
     /// Share of the CPU, relative to others.
     pub weight: AtomicU32,
@@ -189,7 +193,8 @@ impl VcpuSched {
         if owed == 0 {
             return weighted_ns;
         }
-        let free = owed.min(weighted_ns / 2);
+        // Half would not do for a vCPU that is the one to wait each time vCPUs change CPUs: more is owed each time than it repays.
+        let free = owed.min(if owed > MOST_OWED_NS { weighted_ns } else { weighted_ns / 2 });
         self.owed.store(owed - free, Relaxed);
         weighted_ns - free
     }

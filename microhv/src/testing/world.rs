@@ -137,15 +137,18 @@ impl World {
     /// The same on `cpu`.
     pub fn settle_on(&self, cpu: CpuId) -> Option<VcpuRef> {
         self.hv.platform.on_cpu(cpu.index());
+        let mut runs = true;
         loop {
             self.hv.do_softirqs(cpu);
             if self.hv.sched.pending(cpu).load(Ordering::Acquire) & SOFTIRQ_SCHEDULE == 0 {
-                return self.hv.sched.running(cpu);
+                return self.hv.sched.running(cpu).filter(|_| runs);
             }
-            if let Decision::Switch(Some(next)) = self.hv.schedule(cpu)
-                && !self.hv.must_leave(next.domain())
-            {
-                self.hv.switched_in(next.domain(), &next);
+            if let Decision::Switch(next) = self.hv.schedule(cpu, runs) {
+                let next = next.filter(|next| !self.hv.must_leave(next.domain()));
+                runs = next.is_some();
+                if let Some(next) = next {
+                    self.hv.switched_in(next.domain(), &next);
+                }
             }
         }
     }

@@ -200,9 +200,10 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Writes the wall clock into a domain's `shared_info`.
     pub fn publish_wall_clock(&self, domain: &Domain) {
-        let offset = domain.time_offset_seconds.load(Ordering::Relaxed);
+        // Another CPU that sets the clock meanwhile either has done so, as is seen under the lock, or writes afterwards.
+        let offset = domain.time_offset.lock();
         let base = self.time.wall_ns.load(Ordering::Relaxed);
-        let seconds = (base / NS_PER_SECOND).wrapping_add_signed(offset);
+        let seconds = (base / NS_PER_SECOND).wrapping_add_signed(*offset);
         let page = &domain.shared_info;
         let version = page.load_u32(WC_VERSION_OFFSET) | 1;
         page.store_u32(WC_VERSION_OFFSET, version);

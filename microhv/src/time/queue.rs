@@ -8,6 +8,10 @@ use crate::growth::make_room;
 
 const NOT_QUEUED: u32 = u32::MAX;
 
+/// How far away a CPU's timer is set at most. The interrupt that comes early finds nothing due and sets the timer anew. So
+/// deadlines further away interrupt nobody when they are set, and a guest may set those for another's CPU. (I60)
+const FURTHEST_NS: u64 = 2_000_000_000;
+
 #[derive(Clone, Copy, Debug)]
 struct Slot<K> {
     key: K,
@@ -46,10 +50,13 @@ impl<K: Copy> TimerQueue<K> {
         deadline < self.interrupt_ns
     }
 
-    /// The system time for which the caller now sets the CPU's timer: the earliest deadline or `other`, whichever comes first.
-    pub(super) fn interrupt_at(&mut self, other: Option<u64>) -> Option<u64> {
-        self.interrupt_ns = self.next_deadline().unwrap_or(u64::MAX).min(other.unwrap_or(u64::MAX));
-        (self.interrupt_ns != u64::MAX).then_some(self.interrupt_ns)
+    /// The system time for which the caller sets the CPU's timer at `now`: the earliest deadline or `other`, whichever comes
+    /// first, and no later than [`FURTHEST_NS`].
+    pub(super) fn interrupt_at(&mut self, now: u64, other: Option<u64>) -> Option<u64> {
+        let next = self.next_deadline().into_iter().chain(other).min();
+        let next = next.map(|next| next.min(now.saturating_add(FURTHEST_NS)));
+        self.interrupt_ns = next.unwrap_or(u64::MAX);
+        next
     }
 
     /// Makes room for so many timers in all, so that making and setting them takes no memory. `false`: `may_spend` refuses what

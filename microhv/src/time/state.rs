@@ -64,7 +64,8 @@ impl TimerKind {
     ];
 }
 
-/// The timers of one vCPU, in the queue of the CPU on which the vCPU last began to run, or of the CPU that made them.
+/// The timers of one vCPU, in the queue of the CPU on which the vCPU last began to run; of another if the vCPU may not run there
+/// any more, or the CPU has gone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct VcpuTimers {
     pub(super) cpu: CpuId,

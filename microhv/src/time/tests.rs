@@ -1,9 +1,14 @@
-//! Clocks of vCPUs that move between CPUs whose TSCs differ.
+//! Clocks of vCPUs that move between CPUs whose TSCs differ, and the wall clock.
 
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering, fence};
+use core::time::Duration;
+use std::sync::Barrier;
 
-use ring_abi::shared_info::{TIME_OFFSET, XEN_PVCLOCK_TSC_STABLE_BIT};
+use ring_abi::shared_info::{
+    TIME_OFFSET, WC_NSEC_OFFSET, WC_SEC_HI_OFFSET, WC_SEC_OFFSET, WC_VERSION_OFFSET,
+    XEN_PVCLOCK_TSC_STABLE_BIT,
+};
 
 use crate::domain::{Domain, Vcpu};
 use crate::platform::{Clock, CpuId, CpuSet};
@@ -83,4 +88,63 @@ fn tscs_that_are_one_clock_are_told_to_be_stable() {
     assert_eq!(moves(&world, &guest, 100), 0);
     assert_eq!(flags(&guest.vcpus[0]), XEN_PVCLOCK_TSC_STABLE_BIT);
     assert_eq!(guest.clock_shown.load(Ordering::Relaxed), world.hv.platform.clock_generation());
+}
+
+/// CPUs set the clock at the same time, and change by how much the guest's is off. A reader that obeys the version reads a
+/// second and the nanosecond that belongs to it, and at the end what was set last.
+#[test]
+fn the_wall_clock_is_one_writers_at_a_time() {
+    const ROUNDS: u64 = 100_000;
+    let world = World::new(256);
+    let (hv, guest) = (&world.hv, world.guest(1));
+    hv.set_wall_clock(0, 0);
+    let word = |offset| guest.shared_info.load_u32(offset);
+    let shown = || [WC_SEC_OFFSET, WC_SEC_HI_OFFSET, WC_NSEC_OFFSET].map(word);
+    let (begun, writers) = (Barrier::new(3), AtomicU32::new(2));
+    std::thread::scope(|scope| {
+        for writer in 0..2 {
+            let (begun, writers, guest) = (&begun, &writers, &guest);
+            scope.spawn(move || {
+                hv.platform.on_cpu(writer);
+                begun.wait();
+                for round in 0..ROUNDS {
+                    let seconds = 1_000 * (2 * (round % 1000) + writer as u64);
+                    hv.set_wall_clock(seconds * 1_000_000_001, 0);
+                    *guest.time_offset.lock() = (round % 100) as i64;
+                    hv.publish_wall_clock(guest);
+                }
+                writers.fetch_sub(1, Ordering::Release);
+            });
+        }
+        begun.wait();
+        while writers.load(Ordering::Acquire) != 0 {
+            let version = word(WC_VERSION_OFFSET);
+            fence(Ordering::SeqCst);
+            let [seconds, high, ns] = shown();
+            fence(Ordering::SeqCst);
+            if version % 2 == 0 && version == word(WC_VERSION_OFFSET) && high == 0 {
+                assert!(seconds < ns + 100 && seconds >= ns, "second {seconds}, nanosecond {ns}");
+            }
+        }
+    });
+    assert_eq!(word(WC_VERSION_OFFSET) % 2, 0);
+    let set = hv.time.wall_ns.load(Ordering::Relaxed);
+    let seconds = set / 1_000_000_000 + *guest.time_offset.lock() as u64;
+    assert_eq!(shown(), [seconds as u32, (seconds >> 32) as u32, (set % 1_000_000_000) as u32]);
+}
+
+#[test]
+fn who_sets_a_domains_clock_waits_for_who_does_so_already() {
+    let world = World::new(256);
+    let (hv, guest) = (&world.hv, world.guest(1));
+    let version = || guest.shared_info.load_u32(WC_VERSION_OFFSET);
+    let (before, offset) = (version(), guest.time_offset.lock());
+    std::thread::scope(|scope| {
+        scope.spawn(|| hv.publish_wall_clock(&guest));
+        // A slower thread makes the test see less, never fail.
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(version(), before);
+        drop(offset);
+    });
+    assert_eq!(version(), before + 2);
 }

@@ -86,8 +86,9 @@ impl<P: Platform> Hypervisor<P> {
     /// Sets one of the timers of the vCPU that runs here to a system time, or stops it.
     #[inline]
     pub fn arm_own_timer(&self, vcpu: &Vcpu, kind: TimerKind, deadline_ns: Option<u64>) {
-        let timer = vcpu.time.lock().timer(kind);
-        if let Some((cpu, id)) = timer {
+        // Under the lock: another CPU may move the timers of a vCPU that runs, too. (I55)
+        let time = vcpu.time.lock();
+        if let Some((cpu, id)) = time.timer(kind) {
             self.arm(cpu, id, deadline_ns);
         }
     }
@@ -163,7 +164,7 @@ impl<P: Platform> Hypervisor<P> {
         // that was set.
         let mut queue = self.time.queue(cpu).lock();
         let slice_end = self.sched.slice_end(cpu);
-        let next = queue.interrupt_at(slice_end.filter(|end| *end > now));
+        let next = queue.interrupt_at(now, slice_end.filter(|end| *end > now));
         drop(queue);
         if slice_end.is_some_and(|end| end <= now) {
             self.raise_softirq(cpu, SOFTIRQ_SCHEDULE);

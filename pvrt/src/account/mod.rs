@@ -16,6 +16,7 @@
 #![allow(unsafe_code)] // the heap keeps accounts by their address
 
 mod charge;
+mod figures;
 mod record;
 #[cfg(not(freestanding))]
 mod testing;
@@ -40,6 +41,8 @@ use crate::mem;
 pub use charge::Charge;
 use charge::current_record;
 pub(crate) use charge::{Scope, refund, take};
+use figures::figures;
+pub use figures::{Figures, all, places};
 use record::NOBODY;
 pub(crate) use record::Record;
 
@@ -79,23 +82,6 @@ impl fmt::Display for Shortage {
     }
 }
 
-/// The figures of an account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Figures {
-    /// The domain that the account is or was for.
-    pub domain: Option<DomId>,
-    /// Whether the account's domain is there; if not, the account has only objects left.
-    pub open: bool,
-    /// Bytes that were promised to the account.
-    pub budget: usize,
-    /// Bytes that the account uses.
-    pub used: usize,
-    /// The most that the account used since its budget last became smaller, or its allowance changed.
-    pub peak: usize,
-    /// Number of tasks that belong to the account.
-    pub tasks: usize,
-}
-
 impl Clone for Account {
     fn clone(&self) -> Self {
         if let Some(record) = self.0 {
@@ -107,8 +93,12 @@ impl Clone for Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        if let Some(record) = self.0 {
-            record.holders.fetch_sub(1, Relaxed);
+        if let Some(record) = self.0
+            && record.holders.fetch_sub(1, Relaxed) == 1
+            && record.is_over()
+        {
+            // Of an account that is over the kernel keeps the place alone. If objects are left, the next claim does this.
+            executor::forget_account(record.index);
         }
     }
 }
@@ -421,27 +411,6 @@ pub async fn overdrawn() -> Account {
         found.map_or(Poll::Pending, |record| Poll::Ready(Account(Some(record)).clone_held()))
     })
     .await
-}
-
-/// The figures of all accounts but the kernel's own that have a domain, bytes or tasks.
-pub fn all() -> Vec<Figures> {
-    let records = RECORDS.with(|records| records.lock().clone());
-    records
-        .into_iter()
-        .map(figures)
-        .filter(|figures| figures.open || figures.used > 0 || figures.tasks > 0)
-        .collect()
-}
-
-fn figures(record: &'static Record) -> Figures {
-    Figures {
-        domain: u16::try_from(record.named.load(Relaxed)).ok().map(DomId::new),
-        open: record.domain.load(Relaxed) != NOBODY,
-        budget: record.budget.load(Relaxed),
-        used: record.used.load(Relaxed),
-        peak: record.peak.load(Relaxed),
-        tasks: record.tasks.load(Relaxed),
-    }
 }
 
 #[cfg(not(freestanding))]

@@ -128,6 +128,22 @@ fn a_domain_number_that_comes_again_is_another_account() {
 }
 
 #[test]
+fn an_account_that_is_over_leaves_a_place_and_no_more() {
+    let account = Account::claim(1 << 20).unwrap();
+    block_on_test(run_for(&account, async { yield_now().await }));
+    let index = account.index();
+    assert!(executor::room_of_account(index) > 0);
+    drop(account.clone());
+    assert!(executor::room_of_account(index) > 0, "there is another handle");
+    drop(account);
+    assert_eq!((executor::room_of_account(index), places()), (0, 1));
+    for _ in 0..3 {
+        let both = [Account::claim(1 << 20).unwrap(), Account::claim(1 << 20).unwrap()];
+        assert_eq!((both.len(), places()), (2, 2), "the places are taken again");
+    }
+}
+
+#[test]
 fn claims_leave_the_reserve() {
     let memory = RESERVE_BYTES + (3 << 20);
     host::set_memory(memory);

@@ -211,6 +211,12 @@ pub(crate) fn forget_account(index: usize) {
     READY.with(|ready| ready.lock().forget(index));
 }
 
+/// Ready tasks for which an account's queue has memory.
+#[cfg(test)]
+pub(crate) fn room_of_account(index: usize) -> usize {
+    READY.with(|ready| ready.lock().room(index))
+}
+
 /// Polls up to `limit` ready tasks, and no more after `ticks`; returns how many were polled.
 fn run_ready(limit: usize, ticks: u64) -> usize {
     let begun = time::tsc();

@@ -13,14 +13,15 @@ use serde::Serialize;
 use pvrt::hypercall::sysctl;
 
 use crate::commands::{Outcome, Shell};
-use crate::config::{Action, BackendType, CpuSet, DiskConfig, DomainConfig, TscMode, VifConfig};
+use crate::config::{
+    Action, BackendType, CpuSet, DiskConfig, DomainConfig, TscMode, USUAL_WEIGHT, VifConfig,
+};
 use crate::shell::print;
 use crate::toolstack::uuid_text;
 
 /// KiB of a page.
 const PAGE_KIB: u64 = 4;
-/// The default weight, and the default highest event channel.
-const USUAL_WEIGHT: u16 = 256;
+/// The default highest event channel.
 const USUAL_CHANNELS: u32 = 1023;
 
 /// A member that is always empty for a PV domain on x86.

@@ -21,6 +21,8 @@ use reader::{Reader, wrong};
 
 /// Longest name of a domain, in bytes.
 const NAME_MAX: usize = 255;
+/// The weight of a domain whose configuration names none.
+pub const USUAL_WEIGHT: u16 = 256;
 /// vCPUs that a PV guest may have. ABI: `XEN_LEGACY_MAX_VCPUS` bounds `shared_info`; further vCPUs register
 /// their `vcpu_info`.
 const VCPUS_MAX: u64 = 128;
@@ -203,7 +205,7 @@ impl Reader<'_> {
             maxvcpus: maxvcpus as u32,
             cpus,
             cpus_soft,
-            cpu_weight: self.small("cpu_weight", 1, 65535)?.unwrap_or(256) as u16,
+            cpu_weight: self.small("cpu_weight", 1, 65535)?.map_or(USUAL_WEIGHT, |weight| weight as u16),
             cap: self.small("cap", 0, 65534)?.unwrap_or(0) as u16,
             pool: self.string("pool")?.filter(|pool| !pool.is_empty()),
 

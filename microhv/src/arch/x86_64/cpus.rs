@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use microhv::boot::local_apic;
 use microhv::emul::msr::PAT_VALUE;
-use microhv::platform::{CpuId, CpuSet, MachineMemory, Paging};
+use microhv::platform::{CpuId, CpuSet, Cpus, MachineMemory, Paging};
 use ring_abi::types::Mfn;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 
@@ -77,9 +77,12 @@ pub(crate) fn start_others(hv: &'static Hv, page: Option<u64>, most: u32) {
     for cpu in (1..others).filter_map(CpuId::new) {
         let apic_id = hv.platform.apic_ids[cpu.index()];
         let started = start_one(hv, cpu, apic_id, page);
-        if let Err(why) =
-            started.and_then(|()| hv.add_cpu(cpu).then_some(()).ok_or("has no memory for vCPUs"))
-        {
+        let added = started.and_then(|()| hv.add_cpu(cpu).then_some(()).ok_or("has no memory for vCPUs"));
+        if let Err(why) = added {
+            // A CPU that runs nothing is not to be asked for flushes.
+            if percpu::online().contains(cpu) {
+                wait_for(START_NS, || hv.platform.park(cpu));
+            }
             log::warn!("CPU {} (APIC id {apic_id}) {why}, and is left out", cpu.raw());
         }
     }

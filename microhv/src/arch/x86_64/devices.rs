@@ -59,6 +59,7 @@ impl Devices for Machine {
     }
 
     fn power(&self, action: PowerAction) {
+        panic::end_others();
         serial::drain();
         match action {
             PowerAction::Off => {

@@ -153,6 +153,16 @@ fn stop_others() {
     }
 }
 
+/// Lets no other CPU run anything any more, since the machine ends: a CPU that only halted would leave others with guests that
+/// wait for its flushes.
+pub(crate) fn end_others() {
+    let me = percpu::this_cpu().raw();
+    let _ = PANICKING.compare_exchange(u32::MAX, me, Ordering::AcqRel, Ordering::Acquire);
+    stop_if_another_panics();
+    stop_others();
+    serial::break_lock();
+}
+
 fn begin() {
     let me = percpu::this_cpu().raw();
     let first = PANICKING.compare_exchange(u32::MAX, me, Ordering::AcqRel, Ordering::Acquire);

@@ -117,9 +117,9 @@ pub(crate) fn drain() {
     OUTPUT.lock().drain(&mut Com1);
 }
 
-/// Breaks the lock: the machine panics, and the holder of the lock never goes on. Writers wait for the line from now on.
+/// Breaks the lock: the machine panics or ends, and the holder of the lock never goes on. Writers wait for the line from now on.
 pub(crate) fn break_lock() {
-    // SAFETY: only from a panic, after which nothing else runs on this CPU.
+    // SAFETY: the other CPUs have stopped. Within the lock this CPU can only be by a panic, after which nothing else runs here.
     unsafe { OUTPUT.force_unlock() };
     OUTPUT.lock().set_synchronous(true);
 }

@@ -56,7 +56,7 @@ pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
         cpu::take_interrupts();
         // The run queue is read only on request: each read begins a new time slice, with more timer work.
         if pending.load(Ordering::Acquire) & SOFTIRQ_SCHEDULE != 0
-            && let Decision::Switch(next) = hv.schedule(id)
+            && let Decision::Switch(next) = hv.schedule(id, local.is_busy())
         {
             switch_to(hv, local, next);
         }

@@ -110,8 +110,10 @@ struct Fit {
     reference: Reference,
     /// Counter and TSC at the last fit.
     last: (u64, u64),
-    next_ns: u64,
 }
+
+/// When the rate is to be fitted again. Outside of the lock, which each CPU's timer would wait for otherwise.
+static NEXT_FIT_NS: AtomicU64 = AtomicU64::new(0);
 
 static FIT: Once<Mutex<rank::ClockFit, Fit>> = Once::new();
 
@@ -144,7 +146,8 @@ pub(crate) fn init(acpi: &Acpi) {
     TIMER_PER_NS
         .store(((u128::from(timer_ticks) << 32) / u128::from(elapsed_ns.max(1))) as u64, Ordering::Relaxed);
     publish(end.1, 0, hz);
-    FIT.call_once(|| Mutex::new(Fit { reference, last: end, next_ns: REFIT_NS }));
+    NEXT_FIT_NS.store(REFIT_NS, Ordering::Relaxed);
+    FIT.call_once(|| Mutex::new(Fit { reference, last: end }));
     apic::enable_timer();
     log::info!("TSC {} kHz, timer {} kHz", hz / 1000, timer_ticks * 1_000_000 / elapsed_ns.max(1));
 }
@@ -239,9 +242,12 @@ pub(crate) fn set_tick(ns: Option<u64>) {
 /// Fits the rate again when a second has passed since the last time, and says whether it did. Cheap otherwise.
 pub(crate) fn refit() -> bool {
     let now = now_ns();
-    let Some(mut fit) = FIT.get().map(Mutex::lock) else { return false };
-    if now < fit.next_ns {
+    if now < NEXT_FIT_NS.load(Ordering::Relaxed) {
         return false;
+    }
+    let Some(mut fit) = FIT.get().map(Mutex::lock) else { return false };
+    if now < NEXT_FIT_NS.load(Ordering::Relaxed) {
+        return false; // another CPU did so meanwhile
     }
     let (count, own_tsc) = fit.reference.read_with_tsc();
     let tsc = own_tsc.wrapping_add(tsc::offset(percpu::this_cpu()));
@@ -256,13 +262,13 @@ pub(crate) fn refit() -> bool {
     );
     if matches!(reference.source, Source::Pit) {
         // The PIT ran out after 55 ms: the first measurement stays.
-        fit.next_ns = u64::MAX;
+        NEXT_FIT_NS.store(u64::MAX, Ordering::Relaxed);
         return false;
     }
     let hz = clock::refitted(old_hz, clock::hz(tsc.wrapping_sub(fit.last.1), elapsed, reference.hz));
     publish(tsc, system_ns(&own_params(), own_tsc), hz);
     fit.last = (count, tsc);
-    fit.next_ns = now + REFIT_NS;
+    NEXT_FIT_NS.store(now + REFIT_NS, Ordering::Relaxed);
     true
 }
 
@@ -312,7 +318,7 @@ impl Clock for Machine {
     }
 
     fn set_timer(&self, deadline_ns: Option<u64>) {
-        // Far deadlines are reached in steps: the interrupt that comes early finds nothing due and asks again.
+        // The counter holds no more on some machines: the interrupt that comes early finds nothing due and asks again.
         let delta =
             deadline_ns.map_or(u64::MAX, |deadline| deadline.saturating_sub(now_ns()).min(2_000_000_000));
         let delta = delta.min(TICK_NS.load(Ordering::Relaxed));

@@ -86,6 +86,7 @@ fn destroying_gives_all_back_even_in_pieces() {
         reap_all(&world);
         assert!(!world.hv.domains.contains(id));
         assert_eq!(world.hv.frames.free_pages(), free, "round {round}");
+        assert_eq!(world.hv.unfinished.room(), 0, "round {round}: the lists keep no memory");
     }
     assert_eq!(world.dom0.events.open_ports(), heap_of_ports);
     assert_eq!(simple(&world, XEN_DOMCTL_DESTROYDOMAIN, &world.dom0), HypercallError::Invalid.errno());

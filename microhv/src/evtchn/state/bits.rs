@@ -9,6 +9,7 @@ use ring_abi::shared::SharedBytes;
 use ring_abi::shared_info::{EVTCHN_MASK_OFFSET, EVTCHN_PENDING_OFFSET};
 use ring_abi::types::Port;
 
+use super::TWO_LEVEL_PORTS;
 use crate::sync::words::AtomicU64;
 
 const WORDS: usize = 64;
@@ -54,6 +55,12 @@ impl Bits {
 
     pub(in crate::evtchn) fn clear_pending(&self, port: Port) {
         self.word(port, false).fetch_and(!bit(port), Ordering::SeqCst);
+    }
+
+    /// Clears the pending bit of a port, which two levels may not have. Returns whether the bit was set.
+    pub(in crate::evtchn) fn take_pending(&self, port: Port) -> bool {
+        port.raw() < TWO_LEVEL_PORTS
+            && self.word(port, false).fetch_and(!bit(port), Ordering::SeqCst) & bit(port) != 0
     }
 
     /// Whether `port` is pending, masked or not.

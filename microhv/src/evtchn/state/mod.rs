@@ -84,6 +84,9 @@ impl Binding {
     }
 }
 
+/// The bit of [`Ports::heeds`] that says: the domain has turned to the FIFO. The bit is beyond all counts of vCPUs.
+const OF_FIFO: u32 = 1 << 31;
+
 /// The ports of one domain.
 #[derive(Debug)]
 pub struct Ports {
@@ -94,8 +97,8 @@ pub struct Ports {
     is_fifo: AtomicBool,
     /// Ports are opened, bound and closed under this lock.
     pub(crate) binding: Mutex<rank::Binding, Binding>,
-    /// vCPUs in `SCHEDOP_poll`.
-    pub(in crate::evtchn) pollers: AtomicU32,
+    /// vCPUs in `SCHEDOP_poll`, and [`OF_FIFO`]: what a sender heeds besides the port's bits.
+    heeds: AtomicU32,
     /// The port at which `close_ports` goes on where it was interrupted.
     pub(in crate::evtchn) closing_at: AtomicU32,
     /// The FIFO, of a domain that has turned to it. One lock guards all queues, so that no vCPU sees a queue
@@ -113,7 +116,7 @@ impl Ports {
             bits: Bits::new(shared_info),
             is_fifo: AtomicBool::new(false),
             binding: Mutex::new(Binding { taken: Vec::new(), limit, is_fifo: false, open: 0 }),
-            pollers: AtomicU32::new(0),
+            heeds: AtomicU32::new(0),
             closing_at: AtomicU32::new(1),
             fifo: Mutex::new(None),
         }
@@ -159,7 +162,11 @@ impl Ports {
     pub(in crate::evtchn) fn set_fifo(&self, binding: &mut Binding, fifo: Option<Box<Fifo>>) {
         binding.is_fifo = fifo.is_some();
         *self.fifo.lock() = fifo;
-        self.is_fifo.store(binding.is_fifo, Ordering::Release);
+        self.is_fifo.store(binding.is_fifo, Ordering::SeqCst);
+        // A sender sets a bit, then looks here; the domain looks at its bits later.
+        let fifo = if binding.is_fifo { OF_FIFO } else { 0 };
+        let _ =
+            self.heeds.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| Some(old & !OF_FIFO | fifo));
     }
 
     /// The lowest free port. One that the guest left on a queue is not given out: its word still links the queue. A guest that
@@ -212,7 +219,13 @@ impl Ports {
     /// vCPUs in `SCHEDOP_poll`.
     #[inline]
     pub(crate) fn pollers(&self) -> u32 {
-        self.pollers.load(Ordering::Acquire)
+        self.heeds.load(Ordering::Acquire) & !OF_FIFO
+    }
+
+    /// Whether a sender heeds more than the port's bits: vCPUs poll, or the domain has turned to the FIFO.
+    #[inline]
+    pub(in crate::evtchn) fn heeds_more(&self) -> bool {
+        self.heeds.load(Ordering::Acquire) != 0
     }
 
     /// A vCPU ends its `SCHEDOP_poll`. The caller holds the vCPU's times.
@@ -220,7 +233,7 @@ impl Ports {
         let poll = &vcpu.events.poll;
         if poll.load(Ordering::Relaxed) != 0 {
             poll.store(0, Ordering::Release);
-            self.pollers.fetch_sub(1, Ordering::AcqRel);
+            self.heeds.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
@@ -231,7 +244,7 @@ impl Ports {
         let is_late = poll.load(Ordering::Relaxed) != 0;
         poll.store(port.map_or(VcpuEvents::POLL_ANY, VcpuEvents::polled), Ordering::Release);
         if !is_late {
-            self.pollers.fetch_add(1, Ordering::AcqRel);
+            self.heeds.fetch_add(1, Ordering::AcqRel);
         }
         is_late
     }

@@ -203,6 +203,32 @@ fn what_was_pending_with_two_levels_is_pending_after() {
     check(&[&domain]);
 }
 
+/// Events are sent by another domain, and from one vCPU to another, while the guest turns to the FIFO.
+#[test]
+fn no_event_is_lost_while_a_domain_turns_to_the_fifo() {
+    for (plan, is_ipi) in (0..12).flat_map(|first| [([first, 400], false), ([first, 400], true)]) {
+        let world = World::new(256);
+        let domain = world.guest(1);
+        domain.mm.set_max_pages(64);
+        let (control, array) = (page(&world, &domain), page(&world, &domain));
+        let mut ipi = EvtchnBindIpi::default();
+        assert_eq!(world.op(&domain, EVTCHN, EVTCHNOP_BIND_IPI, &mut ipi), 0);
+        let theirs = alloc(&world, &domain, &world.dom0);
+        let ours = bind(&world, &world.dom0, &domain, theirs).expect("bound");
+        clear(&domain);
+        let (sender, from, port) =
+            if is_ipi { (&domain, ipi.port, ipi.port) } else { (&world.dom0, ours, theirs) };
+        let send = || assert_eq!(world.hv.evtchn_send(sender, Port::new(from)), Ok(()));
+        let turn = || {
+            assert_eq!(world.hv.init_control(&domain, 0, control, 0), Ok(()));
+            assert_eq!(world.hv.expand_array(&domain, 0, array), Ok(true));
+        };
+        world.at_once(&plan, send, turn);
+        let word = world.hv.platform.shared(array).load_u32(port as usize * 4);
+        assert_eq!(word & EVENT, EVENT, "{plan:?}, an IPI: {is_ipi}");
+    }
+}
+
 #[test]
 fn a_reset_goes_back_and_gives_every_page_back() {
     let world = World::new(256);

@@ -119,7 +119,7 @@ impl<P: Platform> Operation<'_, '_, P> {
     }
 
     pub(super) fn time_offset(&self, wanted: XenDomctlSettimeoffset) -> Answer {
-        self.domain.time_offset_seconds.store(wanted.time_offset_seconds, Ordering::Relaxed);
+        *self.domain.time_offset.lock() = wanted.time_offset_seconds;
         self.cur.hv.publish_wall_clock(self.domain);
         Ok(())
     }

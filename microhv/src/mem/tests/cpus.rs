@@ -5,13 +5,15 @@ use std::thread;
 
 use ring_abi::errno::ESRCH;
 use ring_abi::mmu::MmuUpdate;
-use ring_abi::types::DOMID_SELF;
+use ring_abi::types::{DOMID_SELF, Mfn};
 use zerocopy::IntoBytes;
 
 use super::World;
 use super::guest::{ARGS, at, neg};
 use crate::domain::DyingState;
 use crate::hypercall::mmu;
+use crate::mem::MemError;
+use crate::testing::turns::play_plan;
 
 /// Time in which another thread gets to the lock that this thread holds. A slower thread makes a test see less, never fail.
 const WAY_TO_THE_LOCK: Duration = Duration::from_millis(50);
@@ -57,4 +59,34 @@ fn the_end_of_a_domain_waits_for_sessions_that_found_it_alive() {
         assert_eq!(end.join().expect("no panic"), crate::mem::Progress::Done);
     });
     assert_eq!((claimed(), guest.dom.mm.tot_pages()), (0, 0));
+}
+
+/// A page that is no table is unpinned while another CPU gives the page back. The page is the first of a free block then, whose
+/// order and link stand where the page's type stood.
+#[test]
+fn what_the_allocator_notes_in_a_free_page_is_no_table() {
+    const ORDER: u8 = 17;
+    let world = World::new(1 << (ORDER + 1));
+    let dom = world.domain(1, false, 10);
+    for turn in 0..6 {
+        let block = world.hv.alloc_frames(ORDER, 64).expect("half of all");
+        assert!(world.hv.assign(&dom, &[block], 1, true));
+        for order in 0..ORDER {
+            world.hv.frames.release(Mfn::new(block.raw() + (1 << order)), order);
+        }
+        let free = world.hv.frames.free_pages();
+        let unpin = || {
+            world.hv.platform.on_cpu(0);
+            assert_eq!(world.hv.unpin_table(&dom, block), Err(MemError::Invalid));
+        };
+        let give_back = || {
+            world.hv.platform.on_cpu(1);
+            assert_eq!(world.hv.release_page(&dom, block), Ok(()));
+        };
+        let both: [Box<dyn FnOnce() + Send + '_>; 2] = [Box::new(unpin), Box::new(give_back)];
+        play_plan(&[turn, 100], both.into());
+        assert_eq!(world.hv.frames.free_pages(), free + 1, "{turn}");
+        assert_eq!(world.hv.alloc_frames(ORDER, 64), Some(block), "{turn}: the block is whole again");
+        world.hv.frames.release(block, ORDER);
+    }
 }

@@ -13,6 +13,7 @@ mod owed;
 mod pieces;
 mod random;
 mod remembered;
+mod sets;
 mod time;
 
 use alloc::boxed::Box;

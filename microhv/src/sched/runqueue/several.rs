@@ -84,11 +84,6 @@ impl RunQueue {
         current.is_some_and(|(domain, current)| is_runnable(domain, current) && self.may_keep(current))
     }
 
-    /// Whether there is nothing to go on with.
-    pub(in super::super) fn is_bare(&self) -> bool {
-        self.waiting.is_empty() && !self.goes_on()
-    }
-
     /// The CPU, of several, looks at the queue.
     pub(in super::super) fn look(&mut self, now: u64) {
         self.account(now);

@@ -8,6 +8,7 @@ mod latency;
 mod peace;
 mod poll;
 mod pools;
+mod races;
 mod several;
 mod stopping;
 mod timers;

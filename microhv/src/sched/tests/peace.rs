@@ -7,6 +7,7 @@ use super::*;
 use crate::domain::PauseFlags;
 use crate::sched::pools::Policy;
 use crate::sched::state::COURTEOUS_RUN_NS;
+use crate::time::state::TimerKind;
 
 const US: u64 = MS / 1000;
 
@@ -116,4 +117,26 @@ fn vcpus_that_wake_each_other_interrupt_nobody_much() {
         assert!(disturbed.iter().all(|times| *times <= 6), "{disturbed:?}");
     }
     assert_eq!(own, [0, 0], "the CPU of one vCPU is not called");
+}
+
+/// A watchdog's time is the guest's choice, and its timer lies where the guest's first vCPU ran last.
+#[test]
+fn watchdogs_far_away_interrupt_nobody() {
+    let several = Several::new(2);
+    let hv = &several.world.hv;
+    let [zero, one] = [0, 1].map(|cpu| several.cpus[cpu]);
+    let victim = hog_on(&several, one);
+    victim.vcpus[0].time.lock().period_ns = 0;
+    let guest = pair(&several, [zero, one]);
+    several.run(50 * MS);
+    let before = disturbed(&several);
+    for n in 0..1000 {
+        hv.platform.on_cpu(0);
+        let deadline = hv.platform.now_ns() + (1_000_000 - n) * 1000 * MS;
+        hv.arm_timer(&guest.vcpus[1], TimerKind::FirstWatchdog, Some(deadline));
+        several.do_work();
+        several.world.pass(2 * US);
+    }
+    let [_, [rounds, kicks]] = since(&several, &before)[..] else { panic!("two CPUs") };
+    assert!(rounds <= 2 && kicks <= 2, "{rounds} rounds, {kicks} kicks");
 }

@@ -12,7 +12,7 @@ use crate::time::state::TimerKind;
 
 impl Several {
     /// Changes what a CPU is used for, as a toolstack that runs on the boot CPU.
-    fn change(&self, change: Change) -> Result<(), PoolError> {
+    pub(super) fn change(&self, change: Change) -> Result<(), PoolError> {
         for _ in 0..100 {
             self.world.hv.platform.on_cpu(0);
             match self.world.hv.change_cpus(change) {
@@ -36,7 +36,7 @@ impl Several {
         pool
     }
 
-    fn migrate(&self, domain: &Arc<Domain>, pool: u32) {
+    pub(super) fn migrate(&self, domain: &Arc<Domain>, pool: u32) {
         self.world.hv.move_to_pool(domain, pool).expect("moved");
         self.turn();
     }

@@ -1,5 +1,7 @@
 //! Stopping the vCPUs of other CPUs.
 
+use alloc::sync::Arc;
+
 use super::*;
 
 fn other_cpu() -> CpuId {
@@ -46,14 +48,27 @@ fn a_pause_gives_up_when_its_own_cpu_is_wanted() {
 
 #[test]
 fn a_vcpu_that_was_paused_after_the_choice_is_not_touched() {
-    let world = quiet();
-    let guest = world.guest(1);
-    world.hv.raise_softirq(CpuId::BOOT, SOFTIRQ_SCHEDULE);
-    let Decision::Switch(Some(next)) = world.hv.schedule(CpuId::BOOT) else { panic!("the guest runs") };
-    assert!(!world.hv.must_leave(next.domain()));
-    world.hv.hold_domain(&guest);
-    assert!(world.hv.must_leave(next.domain()));
-    assert!(world.settle().is_none(), "the CPU chooses anew");
+    for goes_on in [false, true] {
+        let world = quiet();
+        let guest = world.guest(1);
+        world.hv.raise_softirq(CpuId::BOOT, SOFTIRQ_SCHEDULE);
+        let Decision::Switch(Some(next)) = world.hv.schedule(CpuId::BOOT, false) else {
+            panic!("the guest runs")
+        };
+        assert!(!world.hv.must_leave(next.domain()));
+        world.hv.hold_domain(&guest);
+        assert!(world.hv.must_leave(next.domain()));
+        if !goes_on {
+            assert!(world.settle().is_none(), "the CPU chooses anew");
+            continue;
+        }
+        // The CPU has not looked again yet.
+        world.hv.unpause_domain(&guest);
+        let Decision::Switch(Some(next)) = world.hv.schedule(CpuId::BOOT, false) else {
+            panic!("the CPU would sleep, and count the guest as running")
+        };
+        assert!(Arc::ptr_eq(next.domain(), &guest));
+    }
 }
 
 #[test]

@@ -204,6 +204,11 @@ impl<T> Drr<T> {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn room(&self, account: usize) -> usize {
+        self.queues.get(account).map_or(0, |queue| queue.ready.capacity())
+    }
+
     /// Gives back the memory of the queue of an account that is over.
     pub(super) fn forget(&mut self, account: usize) {
         if let Some(queue) = self.queues.get_mut(account) {

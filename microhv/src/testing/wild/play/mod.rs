@@ -14,7 +14,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -28,7 +28,7 @@ pub use duel::{Storm, Way};
 use super::step::{Act, Step};
 use crate::Hypervisor;
 use crate::domain::Current;
-use crate::domain::Domain;
+use crate::domain::{Domain, Vcpu};
 use crate::frames::FrameTable;
 use crate::frames::info::FrameInfo;
 use crate::hypercall::{Args, HypercallError, HypercallResult, Outcome, call};
@@ -112,6 +112,8 @@ pub struct Wild {
     spare: u32,
     /// One step is played at a time, so that a step may say what must have come of it.
     is_alone: bool,
+    /// CPUs say which vCPUs they run and hold. CPUs that act at the same time do not: a CPU that pauses a vCPU would wait for the vCPU's.
+    are_told: AtomicBool,
     /// Held for a look, and never during a call.
     state: Mutex<State>,
     _infos: Infos,
@@ -149,6 +151,7 @@ impl Wild {
             cpus,
             spare,
             is_alone: true,
+            are_told: AtomicBool::new(true),
             state: Mutex::default(),
             _infos: Infos(infos),
         };
@@ -199,21 +202,40 @@ impl Wild {
             state.loaded[cpu] = Some((dom, vcpu));
             (domain, base)
         };
+        let vcpu = &domain.vcpus[vcpu as usize];
+        self.tell_of(vcpu, Some(true));
         domain.dirty_cpus.fetch_or(1 << cpu, Ordering::SeqCst);
         self.hv.platform.switch_to(base);
-        self.hv.platform.set_window(Some(&domain.vcpus[vcpu as usize].window));
+        self.hv.platform.set_window(Some(&vcpu.window));
         Some(())
     }
 
     /// A CPU puts its vCPU aside, and has no domain's tables loaded any more.
     fn unload(&self, cpu: usize) {
         let (me, loaded) = (self.cpu(), self.state().loaded[cpu].take());
-        if let Some(domain) = loaded.and_then(|(dom, _)| self.domain(dom)) {
+        let Some((dom, vcpu)) = loaded else { return };
+        if let Some(domain) = self.domain(dom) {
             self.hv.platform.on_cpu(cpu);
             self.hv.platform.set_window(None);
             self.hv.platform.identity();
             domain.dirty_cpus.fetch_and(!(1 << cpu), Ordering::SeqCst);
+            self.tell_of(&domain.vcpus[vcpu as usize], None);
             self.hv.platform.on_cpu(me);
+        }
+    }
+
+    /// The acting CPU says that it runs a vCPU, is idle and keeps the vCPU's state, or has nothing of the vCPU.
+    fn tell_of(&self, vcpu: &Vcpu, runs: Option<bool>) {
+        let cpu = Some(self.hv.platform.cpu()).filter(|_| self.are_told.load(Ordering::Relaxed));
+        vcpu.set_running_on(cpu.filter(|_| runs == Some(true)));
+        vcpu.set_holder(cpu.filter(|_| runs.is_some()));
+    }
+
+    /// The acting CPU runs the vCPU that it has loaded, or is idle.
+    fn run(&self, runs: bool) {
+        let loaded = self.loaded().and_then(|(dom, vcpu)| Some((self.domain(dom)?, vcpu)));
+        if let Some((domain, vcpu)) = loaded {
+            self.tell_of(&domain.vcpus[vcpu as usize], Some(runs));
         }
     }
 
@@ -283,7 +305,11 @@ impl Wild {
         let platform = &self.hv.platform;
         platform.on_cpu(cpu);
         platform.set_adversary(u64::from(steps).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        // A CPU that pauses a vCPU of another CPU's gives up at once, and is to call again.
+        self.hv.raise_softirq(platform.cpu(), SOFTIRQ_SCHEDULE);
+        self.run(true);
         act();
+        self.run(!steps.is_multiple_of(3));
         platform.settle_tlb();
         self.state().busy[cpu] = false;
     }
@@ -295,6 +321,7 @@ impl Wild {
 
     /// Two CPUs run one guest, the next another, and the next the control domain.
     pub fn begin_at_once(&self) {
+        self.are_told.store(false, Ordering::Relaxed);
         for (cpu, (dom, vcpu)) in (0..self.cpus).zip([(1, 0), (1, 1), (2, 0), (0, 0)]) {
             (0..self.cpus).skip(cpu).for_each(|cpu| self.unload(cpu));
             self.hv.platform.on_cpu(cpu);

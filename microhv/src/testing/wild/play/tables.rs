@@ -15,6 +15,8 @@ use crate::testing::wild::step::{Entry, Page, Pick};
 
 /// Where an instruction lies in the page of arguments.
 const CODE: u64 = 0xe00;
+/// Where a set of vCPUs lies there.
+const SET: u64 = ARGS + 0xf00;
 
 impl Wild {
     pub(super) fn batch(&self, requests: &[(Pick, u8, Entry, u8); 3], whose: u8, split: bool) -> Option<()> {
@@ -55,7 +57,19 @@ impl Wild {
         let flags =
             [0, 0, 0, UVMF_INVLPG, UVMF_INVLPG | UVMF_ALL, UVMF_TLB_FLUSH, UVMF_TLB_FLUSH | UVMF_ALL, 0]
                 [usize::from(flush & 7)];
-        self.me()?;
+        let (_, own) = self.loaded()?;
+        let (flags, vcpus) = match flags {
+            UVMF_INVLPG | UVMF_TLB_FLUSH if flush & 8 != 0 => (flags | SET, u64::from(flush >> 4 & 3)),
+            _ if flags & UVMF_ALL != 0 => (flags, u64::MAX),
+            _ => (flags, 1 << own),
+        };
+        let has_set = flags & SET == SET;
+        if has_set {
+            self.put(SET, &vcpus)?;
+        }
+        // If the CPU remembers another page for the page of arguments, the hypervisor may read another set than this.
+        let is_read =
+            !has_set || va & !0xfff != ARGS && self.hv.platform.stale(self.cpu(), Some(ARGS)).is_none();
         let entry = self.entry(entry);
         self.note_at(va);
         let result = match dom {
@@ -65,23 +79,26 @@ impl Wild {
                 self.call(__HYPERVISOR_UPDATE_VA_MAPPING_OTHERDOMAIN, &[va, entry, flags, dom])
             }
         };
-        if result? == Ok(Outcome::OK) {
+        if result? == Ok(Outcome::OK) && is_read {
             match flags & UVMF_FLUSHTYPE_MASK {
-                UVMF_INVLPG => self.expect_flushed(flags & UVMF_ALL != 0, Some(va)),
-                UVMF_TLB_FLUSH => self.expect_flushed(flags & UVMF_ALL != 0, None),
+                UVMF_INVLPG => self.expect_flushed(vcpus, Some(va)),
+                UVMF_TLB_FLUSH => self.expect_flushed(vcpus, None),
                 _ => {}
             }
         }
         Some(())
     }
 
-    /// The caller asked for a flush, and the call succeeded: the flushed CPUs remember only what the tables say.
-    pub(super) fn expect_flushed(&self, everywhere: bool, va: Option<u64>) {
+    /// The caller asked for a flush for `vcpus`, a bit each, and the call succeeded: the CPUs that have them remember only what the
+    /// tables say.
+    pub(super) fn expect_flushed(&self, vcpus: u64, va: Option<u64>) {
         let Some((dom, _)) = self.loaded().filter(|_| self.is_alone) else { return };
         for cpu in 0..self.cpus {
             let loaded = self.state().loaded[cpu];
-            let here = cpu == self.cpu() || everywhere && loaded.is_some_and(|(other, _)| other == dom);
-            if here && let Some(stale) = self.hv.platform.stale(cpu, va) {
+            let is_meant = |(other, vcpu)| other == dom && vcpus >> vcpu & 1 != 0;
+            if loaded.is_some_and(is_meant)
+                && let Some(stale) = self.hv.platform.stale(cpu, va)
+            {
                 self.tell(format!("CPU {cpu} was flushed, and remembers {stale:x?}"));
             }
         }
@@ -116,16 +133,23 @@ impl Wild {
         ];
         // If the CPU remembers another page for the page of arguments, the hypervisor may read other operations than these.
         let is_read = self.hv.platform.stale(self.cpu(), Some(ARGS)).is_none();
-        let mut count = 0u64;
+        let (_, own) = self.loaded()?;
+        let (mut count, mut set) = (0u64, 0);
         let mut last = None;
         for &(command, arg) in ops {
             let cmd = COMMANDS[usize::from(command) % COMMANDS.len()];
             if cmd == u32::MAX {
                 continue;
             }
-            let is_address = matches!(cmd, MMUEXT_INVLPG_LOCAL | MMUEXT_INVLPG_ALL);
+            let has_set = cmd == MMUEXT_TLB_FLUSH_MULTI;
+            let cmd = if has_set && arg & 4 != 0 { MMUEXT_INVLPG_MULTI } else { cmd };
+            let is_address = matches!(cmd, MMUEXT_INVLPG_LOCAL | MMUEXT_INVLPG_ALL | MMUEXT_INVLPG_MULTI);
             let arg1 = if is_address { Self::va(arg) } else { self.pick(arg) };
-            let arg2 = if cmd == MMUEXT_TLB_FLUSH_MULTI { ARGS } else { self.pick(arg.rotate_left(3)) };
+            let arg2 = if has_set { SET } else { self.pick(arg.rotate_left(3)) };
+            if has_set {
+                set = u64::from(arg & 3);
+                self.put(SET, &set)?;
+            }
             self.put(ARGS + count * 24, &MmuextOp { cmd, arg1, arg2, ..MmuextOp::default() })?;
             if !is_address {
                 self.note(arg1);
@@ -137,10 +161,12 @@ impl Wild {
         let result = self.call(__HYPERVISOR_MMUEXT_OP, &[ARGS, count, 0, whose.into()])?;
         if result == Ok(Outcome::OK) && whose == DOMID_SELF && is_read {
             match last {
-                Some((MMUEXT_TLB_FLUSH_LOCAL | MMUEXT_NEW_BASEPTR, _)) => self.expect_flushed(false, None),
-                Some((MMUEXT_TLB_FLUSH_ALL | MMUEXT_TLB_FLUSH_MULTI, _)) => self.expect_flushed(true, None),
-                Some((MMUEXT_INVLPG_LOCAL, va)) => self.expect_flushed(false, Some(va)),
-                Some((MMUEXT_INVLPG_ALL, va)) => self.expect_flushed(true, Some(va)),
+                Some((MMUEXT_TLB_FLUSH_LOCAL | MMUEXT_NEW_BASEPTR, _)) => self.expect_flushed(1 << own, None),
+                Some((MMUEXT_TLB_FLUSH_ALL, _)) => self.expect_flushed(u64::MAX, None),
+                Some((MMUEXT_TLB_FLUSH_MULTI, _)) => self.expect_flushed(set, None),
+                Some((MMUEXT_INVLPG_LOCAL, va)) => self.expect_flushed(1 << own, Some(va)),
+                Some((MMUEXT_INVLPG_ALL, va)) => self.expect_flushed(u64::MAX, Some(va)),
+                Some((MMUEXT_INVLPG_MULTI, va)) => self.expect_flushed(set, Some(va)),
                 _ => {}
             }
         }
