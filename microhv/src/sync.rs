@@ -28,6 +28,33 @@ pub fn serve_by(serve: fn()) {
     SERVE.call_once(|| serve);
 }
 
+/// Waits for another CPU until `is_over`, which is asked after each turn. All waits are here, out of line: of what a CPU executes between two
+/// moments at which it takes interrupts, the counting plugin replaces what is in this function by what the others execute meanwhile.
+#[cold]
+#[inline(never)]
+pub fn wait_until(is_over: &mut dyn FnMut() -> bool) {
+    loop {
+        wait_a_turn();
+        if is_over() {
+            break;
+        }
+    }
+}
+
+/// Waits for what another CPU makes possible, by [`wait_until`].
+pub fn wait_for<T>(mut get: impl FnMut() -> Option<T>) -> T {
+    loop {
+        let mut got = None;
+        wait_until(&mut || {
+            got = get();
+            got.is_some()
+        });
+        if let Some(got) = got {
+            break got;
+        }
+    }
+}
+
 /// One turn of a wait for another CPU. The other may wait for what this CPU is asked to do, so that is done first: it takes no
 /// lock, so every lock may be held here.
 pub fn wait_a_turn() {
@@ -56,6 +83,25 @@ pub fn is_waited_for() -> bool {
     WAITING.load(Ordering::Relaxed) != 0
 }
 
+/// Turns in which a CPU that waits for a lock sees, on any machine, that the lock is free.
+const TURNS: u32 = 64;
+
+/// Gives the CPUs that wait for locks some turns to take those that this CPU has let go of. The caller holds no lock.
+#[cold]
+pub fn give_way() {
+    give_turns(is_waited_for);
+}
+
+/// Gives turns as long as `is_waited_for`, and says how many.
+fn give_turns(mut is_waited_for: impl FnMut() -> bool) -> u32 {
+    let mut given = 0;
+    while given < TURNS && is_waited_for() {
+        wait_a_turn();
+        given += 1;
+    }
+    given
+}
+
 /// The heap's lock, as the allocator wants the lock. The lock's place in the order is [`rank::Heap`], which nothing
 /// checks: there is no such heap on the host.
 #[derive(Debug)]
@@ -65,9 +111,7 @@ impl HeapLock {
     #[cold]
     #[inline(never)]
     fn wait(&self) {
-        while self.0.load(Ordering::Relaxed) || !self.try_lock() {
-            wait_a_turn();
-        }
+        wait_until(&mut || !self.0.load(Ordering::Relaxed) && self.try_lock());
     }
 }
 
@@ -285,14 +329,7 @@ impl<R: Rank, T> Mutex<R, T> {
     #[inline(never)]
     fn wait(&self) -> spin::MutexGuard<'_, T> {
         WAITING.fetch_add(1, Ordering::Relaxed);
-        let inner = loop {
-            wait_a_turn();
-            if !self.lock.is_locked()
-                && let Some(inner) = self.lock.try_lock()
-            {
-                break inner;
-            }
-        };
+        let inner = wait_for(|| if self.lock.is_locked() { None } else { self.lock.try_lock() });
         WAITING.fetch_sub(1, Ordering::Relaxed);
         inner
     }

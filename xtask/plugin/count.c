@@ -9,12 +9,16 @@
  * translation blocks of the hypervisor and of kernels that ran in between: "hot ADDRESS RUNS INSTRUCTIONS". A = 0 is the machine's start.
  * pages=1 adds the blocks of user mode, and to each line the number of the machine page that the block begins in: code
  * of two kernels at one address lies in two pages.
- * stretch=A-B says behind each mark which was the longest stretch of the hypervisor's instructions, since the last
- * mark, between two moments at which it takes interrupts: "stretch LENGTH GUEST", and the blocks that ran in it as
+ * stretch=A-B-C-D-E says behind each mark which was the longest stretch of the hypervisor's instructions on any CPU, since the last
+ * mark, between two moments at which that CPU takes interrupts: "stretch LENGTH GUEST WAITED", and the blocks that ran in it as
  * "in ADDRESS RUNS INSTRUCTIONS". GUEST is the block from which the hypervisor was entered. The hypervisor takes
- * interrupts when it returns to a guest, by SYSRET or the IRET at address B (hexadecimal, as A), and when it halts. If
+ * interrupts when it returns to a guest, by SYSRET or the IRET at address B (hexadecimal, as all), and when it halts. If
  * that IRET faults, it returns to nobody: the next stub to run is then that of exception 10 to 13, in the table of
  * stubs, 16 bytes each, at address A.
+ * From C to D is the function in which the hypervisor waits for another CPU. What a CPU executes there does not count. What
+ * the other CPUs execute of the hypervisor meanwhile does: WAITED is that part of LENGTH. So it counts neither how often a CPU looks
+ * whether its wait is over, nor how long the emulator lets a CPU stand. All CPUs must be executed by one of QEMU's threads.
+ * E is where the hypervisor has looked for interrupts and found none, or 0. A stretch begins anew there: what counts is what an interrupt waits for.
  *
  * The plugin interface (version 1) is declared by hand: Debian ships no header for it. */
 
@@ -53,15 +57,16 @@ static uint64_t executed[PARTS];
 static int system_seen;
 static FILE *out;
 
+#define MAX_CPUS 8
+
 /* Runs of one translation block. Blocks are kept for good: QEMU goes on adding to a counter whose address it
  * was given, and translates the same code again after a flush. */
 struct block {
     struct block *next;
     uint64_t address, page, runs, runs_at_start;
     size_t instructions;
-    /* Of the stretch that runs now: which one that is, its runs in it, the next of its blocks. */
-    uint64_t stretch, runs_in_stretch;
-    struct block *next_in_stretch;
+    /* Of the stretch that runs now on each CPU: which one that is, its runs in it, the next of its blocks. */
+    struct { uint64_t stretch, runs; struct block *next; } now[MAX_CPUS];
 };
 #define BUCKETS 32768
 static struct block *buckets[BUCKETS];
@@ -108,84 +113,161 @@ static void hot_end(void)
     hot_running = 0;
 }
 
-/* Stretches of the hypervisor's. The instructions of the guests tell whether it was left in between. */
-static uint64_t stub_table, guest_iret;
-static uint64_t stretch_number, stretch_start, stretch_before, guests_at_end, entered_from;
-static int ended_by_iret, stretch_known;
-static struct block *blocks_of_stretch;
+/* Stretches of the hypervisor's, on each CPU. */
+static uint64_t stub_table, guest_iret, wait_start, wait_end, none_waits;
+static uint64_t stretch_number;
+static struct cpu {
+    /* Instructions of the hypervisor until `counted`, but for those of waits. */
+    uint64_t own;
+    /* What others executed during this CPU's waits, until the last one's end. */
+    uint64_t waited;
+    /* In how many nested waits the CPU is; the others' instructions, and its own, as the first began. */
+    unsigned waits;
+    uint64_t others_before, own_before;
+    /* The stretch that runs now, and where the one before began. */
+    uint64_t number, start, before, waited_at_start, waited_before, entered_from;
+    struct block *blocks;
+    int ended_by_iret, is_known, guest_ran;
+} cpus[MAX_CPUS];
+/* The CPU that executes, since the hypervisor's instruction `counted`. */
+static unsigned executing;
+static uint64_t counted;
 
 /* The longest one since the last mark, and its blocks. */
-static uint64_t longest, longest_from;
+static uint64_t longest, longest_from, longest_waited;
 static size_t longest_blocks, longest_room;
 static struct { uint64_t address, runs; size_t instructions; } *longest_list;
 
-static void block_in_stretch(unsigned cpu, void *data)
+/* The state of the CPU that executes now. What was executed until here goes to the CPU that did. */
+static struct cpu *now_on(unsigned cpu)
 {
-    struct block *block = data;
-    (void)cpu;
-    if (block->stretch != stretch_number) {
-        block->stretch = stretch_number;
-        block->runs_in_stretch = 0;
-        block->next_in_stretch = blocks_of_stretch;
-        blocks_of_stretch = block;
-    }
-    block->runs_in_stretch++;
+    if (cpu >= MAX_CPUS)
+        abort();
+    cpus[executing].own += executed[HYPERVISOR] - counted;
+    counted = executed[HYPERVISOR];
+    executing = cpu;
+    return &cpus[cpu];
 }
 
-static void guest_block(unsigned cpu, void *address)
+/* What the other CPUs have executed. */
+static uint64_t of_others(const struct cpu *cpu)
 {
-    (void)cpu;
-    entered_from = (uint64_t)(uintptr_t)address;
+    uint64_t sum = 0;
+    for (const struct cpu *other = cpus; other < cpus + MAX_CPUS; other++)
+        if (other != cpu)
+            sum += other->waits ? other->own_before : other->own;
+    return sum;
+}
+
+static void wait_begins(unsigned number, void *data)
+{
+    struct cpu *cpu = now_on(number);
+    (void)data;
+    if (cpu->waits++)
+        return;
+    cpu->own_before = cpu->own;
+    cpu->others_before = of_others(cpu);
+}
+
+static void wait_ends(unsigned number, void *data)
+{
+    struct cpu *cpu = now_on(number);
+    (void)data;
+    if (!cpu->waits || --cpu->waits)
+        return;
+    cpu->own = cpu->own_before;
+    cpu->waited += of_others(cpu) - cpu->others_before;
+}
+
+static void block_in_stretch(unsigned number, void *data)
+{
+    struct block *block = data;
+    struct cpu *cpu = number == executing ? &cpus[number] : now_on(number);
+    if (block->now[number].stretch != cpu->number) {
+        block->now[number].stretch = cpu->number;
+        block->now[number].runs = 0;
+        block->now[number].next = cpu->blocks;
+        cpu->blocks = block;
+    }
+    block->now[number].runs++;
+}
+
+static void guest_block(unsigned number, void *address)
+{
+    struct cpu *cpu = now_on(number);
+    cpu->entered_from = (uint64_t)(uintptr_t)address;
+    cpu->guest_ran = 1;
+}
+
+static void keep_longest(unsigned number, uint64_t length)
+{
+    longest = length;
+    longest_from = cpus[number].entered_from;
+    longest_waited = cpus[number].waited - cpus[number].waited_at_start;
+    longest_blocks = 0;
+    for (struct block *block = cpus[number].blocks; block; block = block->now[number].next) {
+        if (longest_blocks == longest_room) {
+            longest_room = longest_room ? 2 * longest_room : 1024;
+            longest_list = realloc(longest_list, longest_room * sizeof *longest_list);
+            if (!longest_list)
+                abort();
+        }
+        longest_list[longest_blocks].address = block->address;
+        longest_list[longest_blocks].runs = block->now[number].runs;
+        longest_list[longest_blocks++].instructions = block->instructions;
+    }
+}
+
+static void stretch_begins(struct cpu *cpu)
+{
+    cpu->before = cpu->start;
+    cpu->waited_before = cpu->waited_at_start;
+    cpu->start = cpu->own;
+    cpu->waited_at_start = cpu->waited;
+    cpu->number = ++stretch_number;
+    cpu->blocks = NULL;
+    cpu->guest_ran = 0;
+    cpu->ended_by_iret = 0;
 }
 
 /* The hypervisor is about to take interrupts. */
-static void stretch_ends(unsigned cpu, void *by_iret)
+static void stretch_ends(unsigned number, void *by_iret)
 {
-    uint64_t length = executed[HYPERVISOR] - stretch_start;
-    (void)cpu;
-    if (stretch_known && length > longest) {
-        longest = length;
-        longest_from = entered_from;
-        longest_blocks = 0;
-        for (struct block *block = blocks_of_stretch; block; block = block->next_in_stretch) {
-            if (longest_blocks == longest_room) {
-                longest_room = longest_room ? 2 * longest_room : 1024;
-                longest_list = realloc(longest_list, longest_room * sizeof *longest_list);
-                if (!longest_list)
-                    abort();
-            }
-            longest_list[longest_blocks].address = block->address;
-            longest_list[longest_blocks].runs = block->runs_in_stretch;
-            longest_list[longest_blocks++].instructions = block->instructions;
-        }
-    }
+    struct cpu *cpu = now_on(number);
+    uint64_t length = cpu->own - cpu->start + cpu->waited - cpu->waited_at_start;
+    if (cpu->is_known && length > longest)
+        keep_longest(number, length);
     /* The first one is the boot. */
-    stretch_known = 1;
-    stretch_before = stretch_start;
-    stretch_start = executed[HYPERVISOR];
-    stretch_number++;
-    blocks_of_stretch = NULL;
-    guests_at_end = executed[KERNEL] + executed[USER];
-    ended_by_iret = by_iret != NULL;
+    cpu->is_known = 1;
+    stretch_begins(cpu);
+    cpu->ended_by_iret = by_iret != NULL;
+}
+
+static void found_none(unsigned number, void *data)
+{
+    (void)data;
+    stretch_begins(now_on(number));
 }
 
 /* An exception that may be the IRET's own: then nobody was returned to, and the stretch goes on. Its blocks until here
  * are not listed. */
-static void fault_entered(unsigned cpu, void *data)
+static void fault_entered(unsigned number, void *data)
 {
-    (void)cpu;
+    struct cpu *cpu = now_on(number);
     (void)data;
-    if (ended_by_iret && guests_at_end == executed[KERNEL] + executed[USER])
-        stretch_start = stretch_before;
+    if (cpu->ended_by_iret && !cpu->guest_ran) {
+        cpu->start = cpu->before;
+        cpu->waited_at_start = cpu->waited_before;
+    }
 }
 
 static void print_longest(void)
 {
-    fprintf(out, "stretch %" PRIu64 " %" PRIx64 "\n", longest, longest_from);
+    fprintf(out, "stretch %" PRIu64 " %" PRIx64 " %" PRIu64 "\n", longest, longest_from, longest_waited);
     for (size_t i = 0; i < longest_blocks; i++)
         fprintf(out, "in %" PRIx64 " %" PRIu64 " %zu\n", longest_list[i].address, longest_list[i].runs,
                 longest_list[i].instructions);
-    longest = longest_blocks = 0;
+    longest = longest_blocks = longest_waited = 0;
 }
 
 /* Whether the hypervisor takes interrupts after this instruction of its own. */
@@ -194,6 +276,12 @@ static int opens_interrupts(const struct qemu_plugin_insn *instruction, uint64_t
     const uint8_t *bytes = qemu_plugin_insn_data(instruction);
     size_t size = qemu_plugin_insn_size(instruction);
     return address == guest_iret || (size == 1 && (bytes[0] == 0xf4 || bytes[0] == 0xfb)) || (size == 3 && !memcmp(bytes, "\x48\x0f\x07", 3));
+}
+
+static int is_ret(const struct qemu_plugin_insn *instruction)
+{
+    const uint8_t *bytes = qemu_plugin_insn_data(instruction);
+    return qemu_plugin_insn_size(instruction) == 1 && bytes[0] == 0xc3;
 }
 
 static enum part part_of(uint64_t address)
@@ -263,6 +351,12 @@ static void translated(plugin_id id, struct qemu_plugin_tb *block)
                                                        (void *)(uintptr_t)(address == guest_iret));
             if (stub % 16 == 0 && stub / 16 >= 10 && stub / 16 <= 13)
                 qemu_plugin_register_vcpu_insn_exec_cb(instruction, fault_entered, CB_NO_REGISTERS, NULL);
+            if (address == none_waits)
+                qemu_plugin_register_vcpu_insn_exec_cb(instruction, found_none, CB_NO_REGISTERS, NULL);
+            if (address == wait_start)
+                qemu_plugin_register_vcpu_insn_exec_cb(instruction, wait_begins, CB_NO_REGISTERS, NULL);
+            if (address > wait_start && address < wait_end && is_ret(instruction))
+                qemu_plugin_register_vcpu_insn_exec_cb(instruction, wait_ends, CB_NO_REGISTERS, NULL);
         }
         if (guest_iret && i == 0 && part == HYPERVISOR)
             qemu_plugin_register_vcpu_tb_exec_cb(block, block_in_stretch, CB_NO_REGISTERS,
@@ -289,7 +383,8 @@ __attribute__((visibility("default"))) int qemu_plugin_install(plugin_id id, con
     for (int i = 0; i < argc; i++) {
         if (!strncmp(argv[i], "out=", 4))
             out = fopen(argv[i] + 4, "w");
-        else if (sscanf(argv[i], "stretch=%" SCNx64 "-%" SCNx64, &stub_table, &guest_iret) == 2)
+        else if (sscanf(argv[i], "stretch=%" SCNx64 "-%" SCNx64 "-%" SCNx64 "-%" SCNx64 "-%" SCNx64, &stub_table,
+                        &guest_iret, &wait_start, &wait_end, &none_waits) == 5)
             continue;
         else if (!strcmp(argv[i], "pages=1"))
             with_pages = 1;

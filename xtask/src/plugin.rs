@@ -1,6 +1,7 @@
 //! The counting plugin for QEMU: `xtask/plugin/count.c`, compiled when it is wanted.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -83,23 +84,41 @@ pub fn build() -> Result<PathBuf> {
 pub struct Stretch {
     /// The mark at its end.
     pub mark: u32,
-    /// The length in instructions.
+    /// The length in instructions, with those of other CPUs that were waited for.
     pub length: u64,
+    /// The latter alone.
+    pub waited: u64,
     /// The guest's code from which the hypervisor was entered.
     pub entered_from: u64,
     /// The blocks that ran in the stretch.
     pub blocks: Vec<Block>,
 }
 
-/// QEMU's arguments that make the plugin write to `output` the longest stretch before each mark. The hypervisor's table
-/// of stubs for exceptions is at `stubs`, the IRET by which it returns to a guest at `guest_iret`.
+/// What the plugin must know of the hypervisor to find its stretches.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The table of stubs for exceptions.
+    pub stubs: u64,
+    /// The IRET by which the hypervisor returns to a guest.
+    pub guest_iret: u64,
+    /// The function that waits for other CPUs.
+    pub wait: Range<u64>,
+    /// Where the hypervisor has looked for interrupts and found none, if stretches are to begin there: else stretches begin only where
+    /// interrupts are taken.
+    pub none_waits: Option<u64>,
+}
+
+/// QEMU's arguments that make the plugin write to `output` the longest stretch before each mark.
 ///
 /// # Errors
 /// The plugin cannot be built.
-pub fn stretch_arguments(output: &Path, stubs: u64, guest_iret: u64) -> Result<Vec<String>> {
+pub fn stretch_arguments(output: &Path, places: &Places) -> Result<Vec<String>> {
     let plugin = build()?;
     let plugin = plugin.display();
-    Ok(vec!["-plugin".into(), format!("{plugin},out={},stretch={stubs:x}-{guest_iret:x}", output.display())])
+    let Places { stubs, guest_iret, wait: Range { start, end }, none_waits } = places;
+    let none_waits = none_waits.unwrap_or(0);
+    let places = format!("{stubs:x}-{guest_iret:x}-{start:x}-{end:x}-{none_waits:x}");
+    Ok(vec!["-plugin".into(), format!("{plugin},out={},stretch={places}", output.display())])
 }
 
 /// The stretches in the plugin's output, in the order of their marks.
@@ -110,11 +129,11 @@ pub fn stretches(output: &str) -> Vec<Stretch> {
         if let Some((number, _)) = mark(line) {
             last = Some(number);
         } else if let Some(rest) = line.strip_prefix("stretch ")
-            && let Some((length, from)) = rest.split_once(' ')
-            && let (Some(mark), Ok(length), Ok(entered_from)) =
-                (last, length.parse(), u64::from_str_radix(from, 16))
+            && let [length, from, waited] = rest.split(' ').collect::<Vec<_>>()[..]
+            && let (Some(mark), Ok(length), Ok(entered_from), Ok(waited)) =
+                (last, length.parse(), u64::from_str_radix(from, 16), waited.parse())
         {
-            all.push(Stretch { mark, length, entered_from, blocks: Vec::new() });
+            all.push(Stretch { mark, length, waited, entered_from, blocks: Vec::new() });
         } else if let (Some(block), Some(stretch)) = (block(line, "in "), all.last_mut()) {
             stretch.blocks.push(block);
         }
@@ -273,11 +292,11 @@ mod tests {
 
     #[test]
     fn stretches_belong_to_the_mark_before_them() {
-        let output = "mark 300 cpu 0 firmware 1 hyp 2 kernel 3 user 4\nstretch 0 0\nmark 301 cpu 0 firmware 1 hyp 2 kernel 3 user 4\n\
-                      stretch 70 ffffffff80000000\nin ffff82d080200000 3 5\n";
+        let output = "mark 300 cpu 0 firmware 1 hyp 2 kernel 3 user 4\nstretch 0 0 0\nmark 301 cpu 0 firmware 1 hyp 2 kernel 3 user 4\n\
+                      stretch 70 ffffffff80000000 30\nin ffff82d080200000 3 5\n";
         let all = stretches(output);
         assert_eq!(all.iter().map(|one| (one.mark, one.length)).collect::<Vec<_>>(), [(300, 0), (301, 70)]);
-        assert_eq!(all[1].entered_from, 0xffff_ffff_8000_0000);
+        assert_eq!((all[1].entered_from, all[1].waited), (0xffff_ffff_8000_0000, 30));
         assert_eq!(
             all[1].blocks,
             [Block { address: 0xffff_82d0_8020_0000, runs: 3, instructions: 5, page: None }]

@@ -8,7 +8,7 @@
 //! `hostile: NAME must die` and, should it survive, `hostile: FAIL NAME`; `case=NAME` of an attack keeps dom0 busy for as
 //! long as the domain lives: it prints `hostile: NAME from now on`; `case=scatter`, alone since it takes all memory, leaves no
 //! free frames in a row to the hypervisor's heap; `case=storm` uses on all vCPUs what one of them takes away (`storm/mod.rs`); `case=stretch` does at length what the hypervisor must do in pieces, `case=stretch-control` what it
-//! must so do for a control domain, `case=stretch-herd` what it must so do for 128 vCPUs, best beside a guest with
+//! must so do for a control domain, `case=stretch-pairs` what two vCPUs do so at the same time, `case=stretch-hammer` the same without end, `case=stretch-herd` what it must so do for 128 vCPUs, best beside a guest with
 //! `case=stretch-herd-beside`. Boots as domU or as dom0, on any hypervisor with the ABI.
 
 extern crate alloc;

@@ -59,7 +59,10 @@ impl<P: Platform> Hypervisor<P> {
         let total = (count as u64) << order;
         while work.zeroed < total {
             let (extent, page) = ((work.zeroed >> order) as usize, work.zeroed & ((1 << order) - 1));
+            let mut has_waited = false;
             if extent == work.extents.len() {
+                // Another CPU that frees pages all the time makes each allocation wait for a flush: such waits must not add up.
+                has_waited = self.frames.stale().is_some();
                 let free = self.may_use(dom, 1 << order).then(|| self.alloc_frames(order, address_bits));
                 let Some(mfn) = free.flatten() else {
                     work.unwanted = true;
@@ -72,7 +75,7 @@ impl<P: Platform> Hypervisor<P> {
             work.zeroed += 1;
             let is_time =
                 work.zeroed.is_multiple_of(LOOK_EVERY) || work.zeroed == total && total > LOOK_EVERY;
-            if is_time && self.platform.work_pending() {
+            if (is_time || has_waited) && self.platform.work_pending() {
                 self.keep_extents(dom, work);
                 return Err(MemError::Restart);
             }

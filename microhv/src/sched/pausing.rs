@@ -7,7 +7,7 @@ use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags, Vcpu};
 use crate::platform::{CpuId, Platform, SOFTIRQ_SCHEDULE};
 use crate::sync::words::AtomicU32;
-use crate::sync::{may_come_between, wait_a_turn};
+use crate::sync::{may_come_between, wait_for};
 
 use super::is_paused;
 
@@ -58,18 +58,21 @@ impl<P: Platform> Hypervisor<P> {
     /// caller, who holds no lock, gives up. So two CPUs that wait for each other's vCPUs both leave theirs.
     #[must_use]
     fn wait_stopped(&self, vcpu: &Vcpu) -> bool {
+        self.has_stopped(vcpu).unwrap_or_else(|| wait_for(|| self.has_stopped(vcpu)))
+    }
+
+    /// What [`Self::wait_stopped`] answers, once that is known.
+    fn has_stopped(&self, vcpu: &Vcpu) -> Option<bool> {
         let me = self.platform.cpu();
-        loop {
-            let (runs, holder) = (vcpu.running_on(), vcpu.holder());
-            let Some(other) = runs.or(holder).filter(|&cpu| cpu != me) else { return true };
-            if self.may_be_waited_for(me) {
-                return false;
-            }
-            if runs.is_none() {
-                self.platform.ask_to_let_go(other);
-            }
-            wait_a_turn();
+        let (runs, holder) = (vcpu.running_on(), vcpu.holder());
+        let Some(other) = runs.or(holder).filter(|&cpu| cpu != me) else { return Some(true) };
+        if self.may_be_waited_for(me) {
+            return Some(false);
         }
+        if runs.is_none() {
+            self.platform.ask_to_let_go(other);
+        }
+        None
     }
 
     /// Whether another CPU may wait until `me`, which this runs on, leaves its vCPU. A CPU that pauses the vCPU's domain has counted

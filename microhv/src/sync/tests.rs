@@ -236,6 +236,15 @@ fn a_cpu_that_waits_for_a_lock_is_heard_of() {
     comes(false);
 }
 
+/// A CPU that gives way goes on once nobody waits for a lock, and after some turns anyway: others may wait for other locks.
+#[test]
+fn a_cpu_gives_way_for_some_turns_at_most() {
+    let mut waits = [true, true, true, false].into_iter();
+    assert_eq!(give_turns(|| waits.next().unwrap_or(true)), 3);
+    assert_eq!(give_turns(|| true), TURNS);
+    assert_eq!(give_turns(|| false), 0);
+}
+
 /// A CPU goes and comes back, over and over, while another orders flushes of it: no order waits for ever, and once an order is over
 /// the CPU has flushed after it, or is away and has flushed before it went.
 #[test]

@@ -3,7 +3,7 @@
 //! must split each into pieces.
 //!
 //! A timer of this guest's fires all the time, so that an interrupt is soon pending after each piece begins. Prints
-//! `stretch: NAME` for each, between marks 300 and 301.
+//! `stretch: NAME` for each, between marks 300 and 301. `pairs` has two vCPUs, on two CPUs.
 #![allow(unsafe_code)] // the entry of an event upcall; page tables of its own
 
 mod control;
@@ -12,6 +12,7 @@ mod fifo;
 mod herd;
 mod last;
 mod memory;
+mod pairs;
 mod short;
 mod timers;
 mod tree;
@@ -104,7 +105,8 @@ extern "C" fn tick() {
     // The distance to the last interrupt varies, so that an interrupt may come at any instruction.
     let count = TICKS.fetch_add(1, Ordering::Relaxed);
     let spread = count.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    let at = pvrt::time::now_ns() + TICK_NS + spread % TICK_NS;
+    let tick = pairs::tick_ns().unwrap_or(TICK_NS);
+    let at = pvrt::time::now_ns() + tick + spread % tick;
     call(__HYPERVISOR_SET_TIMER_OP, [at, 0, 0, 0, 0]);
 }
 
@@ -113,6 +115,8 @@ pub(crate) async fn run(case: Option<&str>) -> bool {
     match case {
         Some("stretch") => ticking(of_any_guest),
         Some("stretch-control") => ticking(control::run),
+        Some("stretch-pairs") => ticking(pairs::run),
+        Some("stretch-hammer") => ticking(pairs::hammer),
         Some("stretch-herd") => herd::run().await,
         Some("stretch-herd-beside") => herd::beside().await,
         _ => return false,

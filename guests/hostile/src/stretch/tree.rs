@@ -16,7 +16,7 @@ use ring_abi::types::{DOMID_SELF, PAGE_SIZE};
 use super::{FREE_SLOT, SELF, TABLE, case};
 
 /// A tree of tables: an L4, an L3, L2s and L1s that are all full.
-struct Tree {
+pub(super) struct Tree {
     pages: Pages,
     l1: usize,
     l2: usize,
@@ -24,7 +24,7 @@ struct Tree {
 
 impl Tree {
     /// Makes a tree of about `count` tables, of which each L1 maps the frame of page 0 in every entry.
-    fn new(count: usize) -> Option<Self> {
+    pub(super) fn new(count: usize) -> Option<Self> {
         let l2 = count.div_ceil(512);
         let pages = Pages::zeroed(count + l2 + 3).ok()?;
         let tree = Self { pages, l1: count, l2 };
@@ -48,7 +48,7 @@ impl Tree {
         Some(tree)
     }
 
-    fn l1_at(&self, n: usize) -> usize {
+    pub(super) fn l1_at(&self, n: usize) -> usize {
         1 + n
     }
 
@@ -56,7 +56,7 @@ impl Tree {
         1 + self.l1 + n
     }
 
-    fn l3(&self) -> usize {
+    pub(super) fn l3(&self) -> usize {
         1 + self.l1 + self.l2
     }
 
@@ -65,7 +65,7 @@ impl Tree {
         2 + self.l1 + self.l2
     }
 
-    fn frame(&self, n: usize) -> u64 {
+    pub(super) fn frame(&self, n: usize) -> u64 {
         self.pages.mfn(n).raw()
     }
 
@@ -78,7 +78,7 @@ impl Tree {
     }
 
     /// Fills the L4 with the kernel's entries and the L3, so that this kernel can run on it.
-    fn with_kernel(&self) -> u64 {
+    pub(super) fn with_kernel(&self) -> u64 {
         let l4 = self.l4();
         map(self.at(l4), self.frame(l4) << 12 | RW);
         for slot in (0..256).chain(272..512) {

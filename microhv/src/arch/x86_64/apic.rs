@@ -179,6 +179,14 @@ fn kick_self() {
     send(id(), u32::from(KICK_VECTOR));
 }
 
+/// Nothing was to be done, and no interrupt waited, when this CPU looked: the counting plugin counts from here, by this function's name, how long an
+/// interrupt waits that comes now.
+#[cold]
+#[inline(never)]
+fn nothing_waits() {
+    core::hint::black_box(());
+}
+
 /// Wakes a CPU that sleeps with interrupts off.
 fn send_nmi(apic_id: u32) {
     send(apic_id, 4 << 8);
@@ -342,13 +350,18 @@ impl Cpus for Machine {
             return false;
         }
         local.poll_at.store(now + TICKS, Ordering::Relaxed);
-        let mut waits = (0..8).any(|word| read(REQUESTED + word * 0x10) != 0);
-        if !waits && sync::is_waited_for() {
+        // Where one thread of an emulator executes all CPUs by turns, another that waits for this one gets its turn.
+        core::hint::spin_loop();
+        if (0..8).all(|word| read(REQUESTED + word * 0x10) == 0) {
+            if !sync::is_waited_for() {
+                nothing_waits();
+                return false;
+            }
             // The CPU that waits may have an interrupt, and is given the lock as if this CPU had it. Now this CPU has one, too.
+            local.gives_way.store(true, Ordering::Relaxed);
             kick_self();
-            waits = true;
         }
-        local.interrupt_waits.store(waits, Ordering::Relaxed);
-        waits
+        local.interrupt_waits.store(true, Ordering::Relaxed);
+        true
     }
 }

@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering;
 use microhv::emul::{self, Emulated, table_writes};
 use microhv::hypercall;
 use microhv::platform::{SOFTIRQ_TIMER, Vector};
+use microhv::sync;
 use microhv::traps::{self, ENTRY_SYSCALL, TrapVector};
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::hypercall::__HYPERVISOR_IRET;
@@ -163,7 +164,13 @@ fn interrupt(vector: u8) {
             serial::send();
             hv.raise_softirq(percpu::this_cpu(), SOFTIRQ_TIMER);
         }
-        apic::KICK_VECTOR => switch::serve(),
+        apic::KICK_VECTOR => {
+            switch::serve();
+            // No lock is held here. Without that, this CPU would have the lock again before the CPU that waits has seen that the lock is free.
+            if percpu::local().gives_way.swap(false, Ordering::Relaxed) {
+                sync::give_way();
+            }
+        }
         apic::SPURIOUS_VECTOR => {}
         apic::SERIAL_VECTOR => serial::interrupt(hv),
         _ => hv.device_interrupt(Vector(vector)),

@@ -19,7 +19,7 @@ use microhv::boot::memory_map::{MemoryMap, Range};
 use microhv::boot::mitigations::is_emulated;
 use microhv::frames::pte::{self, A, D, FRAME, G, NX, P, PCD, PSE, PWT, RW, US, index};
 use microhv::platform::{CpuId, CpuSet, Cpus, Paging};
-use microhv::sync::{Mutex, rank, wait_a_turn};
+use microhv::sync::{Mutex, rank, wait_until};
 use ring_abi::segment::HYPERVISOR_VIRT_START;
 use ring_abi::types::{GuestVa, Mfn};
 use x86_64::registers::control::{Cr4, Cr4Flags};
@@ -362,8 +362,9 @@ impl Paging for Machine {
         }
         // Locks may be held: whoever waits for one serves meanwhile.
         for (cpu, local) in others() {
-            while !local.flushes.is_over(order, || percpu::online().contains(cpu)) {
-                wait_a_turn();
+            let is_over = || local.flushes.is_over(order, || percpu::online().contains(cpu));
+            if !is_over() {
+                wait_until(&mut { is_over });
             }
         }
     }

@@ -59,6 +59,8 @@ pub(crate) struct Local {
     pub(crate) poll_at: AtomicU64,
     /// An interrupt was seen waiting, and none was taken since.
     pub(crate) interrupt_waits: AtomicBool,
+    /// This CPU has ended a piece for CPUs that wait for locks, and has not given way to them yet.
+    pub(crate) gives_way: AtomicBool,
     /// Task state: the stacks that the CPU switches to. Zeros, which cost no room in the file, until `load_segments`.
     pub(crate) tss: UnsafeCell<MaybeUninit<TaskStateSegment>>,
 }
@@ -207,6 +209,7 @@ impl Local {
             is_to_park: AtomicBool::new(false),
             poll_at: AtomicU64::new(0),
             interrupt_waits: AtomicBool::new(false),
+            gives_way: AtomicBool::new(false),
             tss: UnsafeCell::new(MaybeUninit::zeroed()),
         }
     }

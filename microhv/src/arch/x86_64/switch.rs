@@ -11,7 +11,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 use microhv::domain::{Domain, GuestCpu, Vcpu, VcpuRef};
 use microhv::platform::{Cpus, Paging, Registers, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER, SegmentBase};
 use microhv::sched::Decision;
-use microhv::sync::wait_a_turn;
+use microhv::sync::wait_until;
 use microhv::traps;
 use ring_abi::types::Maddr;
 use x86_64::instructions::interrupts;
@@ -167,9 +167,9 @@ fn wait_for_holder(hv: &Hv, local: &'static Local, previous: Option<&VcpuRef>) {
     if let Some(previous) = previous {
         left(local, previous, domain);
     }
-    while let Some(other) = vcpu.holder() {
-        hv.platform.ask_to_let_go(other);
-        wait_a_turn();
+    let mut is_free = || vcpu.holder().map(|other| hv.platform.ask_to_let_go(other)).is_none();
+    if !is_free() {
+        wait_until(&mut is_free);
     }
 }
 

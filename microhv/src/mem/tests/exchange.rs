@@ -8,6 +8,7 @@ use ring_abi::memory::*;
 use super::guest::*;
 use super::{World, entry};
 use crate::frames::pte::{P, RW};
+use crate::mem::MemError;
 
 #[test]
 fn an_exchange_is_done_in_pieces_and_all_or_nothing() {
@@ -32,6 +33,25 @@ fn an_exchange_is_done_in_pieces_and_all_or_nothing() {
     interrupted(&world, false);
     assert_eq!((guest.dom.mm.tot_pages(), world.hv.frames.free_pages()), (owned, free));
     world.check();
+}
+
+/// Other CPUs may free pages all the time, so that each page that is taken waits for their flush.
+#[test]
+fn what_waits_is_looked_at_after_each_flush_that_a_page_waits_for() {
+    let world = World::new(256);
+    let guest = world.guest(1, false);
+    let [page] = world.pages(&guest.dom);
+    map(&world, &guest, 50, entry(page, P | RW));
+    map(&world, &guest, 50, 0);
+    world.hv.release_page(&guest.dom, page).expect("nothing refers to it");
+    assert!(world.hv.frames.stale().is_some(), "a TLB may know the page");
+    interrupted(&world, true);
+    let take = || world.hv.take_clean(&guest.dom, 0, 0, 2);
+    assert_eq!(take().err(), Some(MemError::Restart));
+    assert!(world.hv.frames.stale().is_none(), "the first page was taken, after a flush");
+    let taken = take().expect("the second page waits for nobody");
+    interrupted(&world, false);
+    taken.iter().for_each(|&mfn| world.hv.frames.release(mfn, 0));
 }
 
 /// Two vCPUs exchange at the same time: the first has given its page when the second takes its extents.
