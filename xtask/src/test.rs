@@ -12,6 +12,8 @@ use crate::{cargo, fuzz, images, paths, usage};
 pub const IMAGES_BUILT: &str = "MICROHV_IMAGES_BUILT";
 /// Set to run the long tests too.
 pub const SOAK: &str = "MICROHV_SOAK";
+/// How often the hypervisor's duels play each pair of deeds, whether this is a soak or not.
+const DUEL_PLAYS: &str = "MICROHV_DUEL_PLAYS";
 
 /// Set to the number of CPUs of machines that do not say how many they have.
 pub const SMP: &str = "MICROHV_SMP";
@@ -71,9 +73,17 @@ pub fn test(options: &TestOptions) -> Result<u8> {
         deps::ensure(&[Need::CCompiler, Need::XenHeaders])?;
         let mut command = cargo::host(&["test", "--workspace", "--no-fail-fast"]);
         if options.soak {
-            command.env(SOAK, "1");
+            command.env(SOAK, "1").env(DUEL_PLAYS, "1");
         }
         stage("host tests", with_filter(&mut command, options), &mut totals, std::io::stdout())?;
+        let duels = options.filter.as_deref().unwrap_or("duels::");
+        if options.soak && duels.contains("duels") {
+            // As many plays as a soak has would take hours where nothing is optimised.
+            let mut command =
+                cargo::host(&["test", "--package", "microhv", "--lib", "--profile", "checked", "--", duels]);
+            command.env(SOAK, "1");
+            stage("duels", &mut command, &mut totals, std::io::stdout())?;
+        }
         let mut command =
             cargo::host(&["test", "--package", "ring-abi", "--test", "ring_model", "--release"]);
         command.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", paths::target().join("loom"));
