@@ -26,7 +26,7 @@ pub(super) enum Admits {
     All,
     /// Those of this domain.
     Only(DomId),
-    /// None: another CPU is next.
+    /// None: another CPU is next, or this one is and others have not left.
     Nothing,
 }
 
@@ -64,7 +64,9 @@ impl Core {
         match self.next {
             Some(next) if next != cpu => Admits::Nothing,
             _ if self.running.without(cpu) == CpuSet::default() => Admits::All,
-            _ => Admits::Only(self.domain),
+            // What this CPU took of the domain now would keep the others from their claims.
+            Some(_) => Admits::Nothing,
+            None => Admits::Only(self.domain),
         }
     }
 
@@ -117,7 +119,7 @@ impl Core {
     }
 
     /// `cpu` decides next. The CPUs that leave for that.
-    fn claim(&mut self, cpu: CpuId) -> CpuSet {
+    pub(super) fn claim(&mut self, cpu: CpuId) -> CpuSet {
         self.next = Some(cpu);
         self.running.without(cpu)
     }

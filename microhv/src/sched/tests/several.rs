@@ -58,7 +58,10 @@ impl Several {
 
     /// Lets each CPU do what waits there, in turns, until nothing waits.
     pub(super) fn do_work(&self) {
+        let mut left = 10_000;
         while let Some(cpu) = self.cpus.iter().find(|cpu| self.pending(**cpu)) {
+            left -= 1;
+            assert!(left > 0, "CPUs call each other without end");
             let rounds = &self.rounds[cpu.index()];
             rounds.set(rounds.get() + 1);
             self.world.settle_on(*cpu);
