@@ -119,7 +119,8 @@ pub(crate) fn drain() {
 
 /// Breaks the lock: the machine panics or ends, and the holder of the lock never goes on. Writers wait for the line from now on.
 pub(crate) fn break_lock() {
-    // SAFETY: the other CPUs have stopped. Within the lock this CPU can only be by a panic, after which nothing else runs here.
+    // SAFETY: `panic::stop_others` has stopped the other CPUs, or has waited for them as long as a machine that ends does: one that
+    // still wrote could spoil what is printed. Within the lock this CPU can only be by a panic, after which nothing else runs here.
     unsafe { OUTPUT.force_unlock() };
     OUTPUT.lock().set_synchronous(true);
 }
