@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ring_abi::types::DomId;
 
-use super::places::{both, next_of};
+use super::places::next_of;
 use super::runqueue::{Change, Refused, RunQueue};
 use super::{DEFAULT_WEIGHT, LEAST_RUN_NS, Scheduler, TIME_SLICE_NS};
 use crate::platform::{CpuId, CpuSet};
@@ -172,7 +172,7 @@ impl Scheduler {
     pub fn set_cores(&self, siblings: impl Fn(CpuId) -> CpuSet, is_gran_core: bool) {
         for cpu in self.known() {
             let per_cpu = &self.cpus[cpu.index()];
-            let core = both(siblings(cpu), self.known_cpus());
+            let core = siblings(cpu).and(self.known_cpus());
             per_cpu.seat.siblings.store(core.bits(), Ordering::Relaxed);
             if is_gran_core && core.count() > 1 {
                 per_cpu.queue.lock().share_core();
@@ -251,7 +251,7 @@ impl Scheduler {
         let change = queue.pick_admitted(now, admits);
         let refused = if admits == Admits::All { None } else { queue.refused() };
         let runs = queue.current().map(|vcpu| vcpu.domain_id);
-        let siblings = both(self.siblings(cpu), self.online());
+        let siblings = self.siblings(cpu).and(self.online());
         let mut calls = core.decide(cpu, runs, refused.is_some(), siblings, now);
         let seat = &self.cpus[cpu.index()].seat;
         match queue.current() {
@@ -289,7 +289,7 @@ impl Scheduler {
 
     /// The CPUs that idle beside a vCPU of a domain of which another vCPU waits in the queue of `cpu`.
     pub(super) fn beside_own(&self, cpu: CpuId, queue: &RunQueue) -> CpuSet {
-        let idle = both(CpuSet::from_bits(self.idle.load(Ordering::SeqCst)), queue.wanted());
+        let idle = CpuSet::from_bits(self.idle.load(Ordering::SeqCst)).and(queue.wanted());
         let waits = |other: &CpuId| match self.core(*other).admits(*other) {
             Admits::Only(domain) => queue.wants(*other, domain),
             Admits::All | Admits::Nothing => false,
@@ -302,7 +302,7 @@ impl Scheduler {
         if !self.has_cores.load(Ordering::Relaxed) {
             return CpuSet::default();
         }
-        self.core(cpu).decide(cpu, None, false, both(self.siblings(cpu), self.online()), 0)
+        self.core(cpu).decide(cpu, None, false, self.siblings(cpu).and(self.online()), 0)
     }
 
     /// Shows `line` the CPUs of each core that has several, how many turns there were, and what runs there.
@@ -319,5 +319,30 @@ impl Scheduler {
                 line(self.siblings(cpu), turns, &runs);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_forgets_the_claim_of_a_cpu_that_goes() {
+        let sched = Scheduler::default();
+        let [stays, goes] = [0, 1].map(|cpu| CpuId::new(cpu).expect("few CPUs"));
+        let both = CpuSet::only(stays).with(goes);
+        sched.has_cores.store(true, Ordering::Relaxed);
+        for cpu in both.iter() {
+            sched.cpus[cpu.index()].seat.siblings.store(both.bits(), Ordering::Relaxed);
+        }
+        let (first, other) = (DomId::new(1), DomId::new(2));
+        let _ = sched.core(stays).decide(stays, Some(first), false, both, 0);
+        let _ = sched.core(goes).decide(goes, None, true, both, 0);
+        assert_eq!(sched.core(goes).claim(goes), CpuSet::only(stays), "the other CPU leaves for it");
+        assert_eq!(sched.core(stays).admits(stays), Admits::Nothing);
+        let _ = sched.leave_core(goes);
+        assert_eq!(sched.core(stays).admits(stays), Admits::All);
+        let _ = sched.core(stays).decide(stays, Some(other), false, both, 0);
+        assert_eq!(sched.core(stays).admits(stays), Admits::All, "nobody else is refused");
     }
 }

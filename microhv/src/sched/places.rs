@@ -36,10 +36,6 @@ pub(super) struct News {
     cores: CpuSet,
 }
 
-pub(super) fn both(a: CpuSet, b: CpuSet) -> CpuSet {
-    CpuSet::from_bits(a.bits() & b.bits())
-}
-
 /// The first of `cpus` behind `cpu`, and round.
 pub(super) fn next_of(cpus: CpuSet, cpu: CpuId) -> Option<CpuId> {
     let turned = cpus.bits().rotate_right(cpu.raw());
@@ -102,9 +98,9 @@ impl Scheduler {
         }
         let allowed = vcpu.sched.allowed();
         let preferred = vcpu.sched.preferred(allowed);
-        let idle = both(allowed, CpuSet::from_bits(self.idle.load(Ordering::SeqCst)));
+        let idle = allowed.and(CpuSet::from_bits(self.idle.load(Ordering::SeqCst)));
         let mut idle = self.fit_for(idle, Some(vcpu.domain_id));
-        while let Some(cpu) = next_of(both(idle, preferred), last).or_else(|| next_of(idle, last)) {
+        while let Some(cpu) = next_of(idle.and(preferred), last).or_else(|| next_of(idle, last)) {
             let bit = CpuSet::only(cpu);
             if self.idle.fetch_and(!bit.bits(), Ordering::SeqCst) & bit.bits() != 0 {
                 return cpu;
@@ -153,7 +149,7 @@ impl<P: Platform> Hypervisor<P> {
     fn call_idle(&self, cpu: CpuId, other: CpuId) {
         let wanted = CpuSet::from_bits(self.sched.cpus[cpu.index()].shown.wanted.load(Ordering::Relaxed));
         let idle = CpuSet::from_bits(self.sched.idle.load(Ordering::SeqCst));
-        let idle = self.sched.fit_for(both(wanted, idle).without(cpu).without(other), None);
+        let idle = self.sched.fit_for(wanted.and(idle).without(cpu).without(other), None);
         if let Some(idle) = next_of(idle, cpu) {
             self.raise_softirq(idle, SOFTIRQ_SCHEDULE);
         }

@@ -350,8 +350,9 @@ impl Paging for Machine {
     fn flush_tlb(&self, cpus: CpuSet) {
         let me = this_cpu();
         let order = FLUSH_ORDERS.order();
-        let others =
-            || cpus.iter().filter(|&cpu| cpu != me).filter_map(|cpu| Some((cpu, percpu::local_of(cpu)?)));
+        // Read after the order: a CPU that is up later flushes before it uses a guest's tables.
+        let others = cpus.without(me).and(percpu::online());
+        let others = || others.iter().filter_map(|cpu| Some((cpu, percpu::local_of(cpu)?)));
         for (cpu, local) in others() {
             if !local.flushes.has_done(order) && local.flushes.ask() {
                 self.kick(cpu);
