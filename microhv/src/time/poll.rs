@@ -19,33 +19,37 @@ fn polls(vcpu: &Vcpu) -> bool {
 impl<P: Platform> Hypervisor<P> {
     /// The vCPU that runs here begins to wait for an event of `port`, or of one of several (`None`).
     pub(crate) fn begin_poll(&self, domain: &Domain, vcpu: &Vcpu, port: Option<Port>) {
-        let time = vcpu.time.lock();
+        let mut time = vcpu.time.lock();
         if domain.events.poller_entered(vcpu, port) {
             // Another CPU is about to end the last wait, and will find this one.
-            self.set_poll_timer(&time, None);
+            self.set_poll_timer(&mut time, None);
         }
         self.hold(vcpu, PauseFlags::WAITING);
     }
 
     /// Lets the wait that the vCPU has begun end at a system time, unless the wait is over.
     pub(crate) fn end_poll_at(&self, vcpu: &Vcpu, deadline_ns: u64) {
-        let time = vcpu.time.lock();
+        let mut time = vcpu.time.lock();
         if polls(vcpu) {
-            self.set_poll_timer(&time, Some(deadline_ns));
+            self.set_poll_timer(&mut time, Some(deadline_ns));
         }
     }
 
     /// A wait of the vCPU is over, and its flags were cleared.
     pub(crate) fn end_poll(&self, domain: &Domain, vcpu: &Vcpu) {
-        let time = vcpu.time.lock();
+        let mut time = vcpu.time.lock();
         if !polls(vcpu) {
             domain.events.poller_left(vcpu);
-            self.set_poll_timer(&time, None);
+            self.set_poll_timer(&mut time, None);
         }
     }
 
-    fn set_poll_timer(&self, time: &VcpuTime, deadline_ns: Option<u64>) {
-        if let Some((cpu, id)) = time.timer(TimerKind::Poll) {
+    /// A wait without an end, as most are, leaves the timers alone.
+    fn set_poll_timer(&self, time: &mut VcpuTime, deadline_ns: Option<u64>) {
+        let was_set = core::mem::replace(&mut time.poll_ends, deadline_ns.is_some());
+        if (was_set || time.poll_ends)
+            && let Some((cpu, id)) = time.timer(TimerKind::Poll)
+        {
             self.arm(cpu, id, deadline_ns);
         }
     }

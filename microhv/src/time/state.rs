@@ -97,6 +97,8 @@ pub struct VcpuTime {
     pub last_period_ns: u64,
     /// `TimeParams::generation` that `vcpu_info` shows; 0: none.
     pub published: u32,
+    /// Whether the timer of `SCHEDOP_poll` may be set.
+    pub(super) poll_ends: bool,
     /// By which CPU's TSC the clock counts.
     pub(super) shown_on: ShownOn,
     /// `None`: not made yet, or ended.

@@ -85,3 +85,19 @@ fn what_was_pending_before_does_not_end_a_poll_of_no_port() {
     world.pass(MS);
     assert!(world.settle().is_some(), "time is up");
 }
+
+#[test]
+fn a_wait_that_an_event_ended_leaves_no_time_to_the_next() {
+    let world = quiet();
+    let guest = poller(&world);
+    let port = own_port(&world, &guest);
+    assert_eq!(poll(&world, &guest, port, 1, world.hv.platform.now_ns() + MS), 0);
+    assert!(world.settle().is_none());
+    assert_eq!(world.hv.evtchn_send(&guest, Port::new(port)), Ok(()));
+    assert!(world.settle().is_some(), "the port ends it before its time");
+    assert_eq!(world.hv.time.deadline(&guest.vcpus[0], TimerKind::Poll), None);
+    clear_pending(&guest);
+    assert_eq!(poll(&world, &guest, port, 1, 0), 0);
+    world.pass(2 * MS);
+    assert!(world.settle().is_none(), "it waits without an end");
+}
