@@ -80,12 +80,13 @@ pub fn mmu_update<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperca
 #[inline(never)]
 fn update_own<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let domain = cur.domain;
-    let mut mm = cur.tables(domain);
-    mm.begin_alive()?;
-    let (requests, count) = (GuestVa::new(args[0]), u64::from(args[1] as u32));
-    let (done, result) = perform(&mut mm, requests, count, FrameOwner::Domain(domain));
-    let drained = mm.finish_deferred();
-    drop(mm);
+    let (done, result, drained) = {
+        let mut mm = cur.tables(domain);
+        mm.begin_alive()?;
+        let (requests, count) = (GuestVa::new(args[0]), u64::from(args[1] as u32));
+        let (done, result) = perform(&mut mm, requests, count, FrameOwner::Domain(domain));
+        (done, result, mm.finish_deferred())
+    };
     if drained && result.is_ok() {
         Ok(Outcome::OK)
     } else {
@@ -215,11 +216,12 @@ fn update_mapping<P: Platform>(
     let [va, entry, flags, ..] = *args;
     let (va, domain) = (GuestVa::new(va), cur.domain);
     let base = cur.vcpu.cr3_kernel.get().ok_or(HypercallError::Invalid)?;
-    let mut mm = cur.tables(domain);
-    mm.begin()?;
-    let (table, slot) = mm.find_leaf(base, va)?;
-    mm.update_leaf(table, slot, Pte::new(entry), owner, Update::Plain)?;
-    drop(mm);
+    {
+        let mut mm = cur.tables(domain);
+        mm.begin()?;
+        let (table, slot) = mm.find_leaf(base, va)?;
+        mm.update_leaf(table, slot, Pte::new(entry), owner, Update::Plain)?;
+    }
     if flags & UVMF_FLUSHTYPE_MASK != 0 {
         flush_as_asked(cur, flags, va);
     }
