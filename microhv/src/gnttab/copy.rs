@@ -126,12 +126,12 @@ impl<P: Platform> Hypervisor<P> {
             entries: second.as_deref().or(entries).filter(|_| dest.is_some()),
         };
         for (n, op) in ops.iter().enumerate() {
-            if n != 0 && !is_alike(&ops[0], op) {
-                return Ok(n);
-            }
             match self.copy_page(me, &source, &dest, op) {
                 Err(GrantError::NotWhole) => return Ok(n),
                 result => tell(n, result)?,
+            }
+            if ops.get(n + 1).is_some_and(|next| !is_alike(op, next)) {
+                return Ok(n + 1);
             }
         }
         Ok(ops.len())
@@ -256,6 +256,7 @@ fn is_inside(side: &GnttabCopyPtr, len: u16, bytes: &Range<u32>) -> bool {
     bytes.start <= start && start + u32::from(len) <= bytes.end
 }
 
+/// A byte of a frame that the frame table has, so that the address does not wrap.
 fn at(frame: Mfn, offset: u16) -> Maddr {
-    frame.maddr().add(offset.into())
+    Maddr::new(frame.maddr().raw().wrapping_add(offset.into()))
 }
