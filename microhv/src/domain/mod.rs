@@ -33,6 +33,7 @@ pub use info::{INFO_BYTES, InfoCell};
 pub use list::{DomainError, DomainList, FIRST_RESERVED};
 pub use vcpu::{FpuArea, FrameSlot, PauseFlags, Vcpu};
 
+use crate::emul::state::Levels;
 use crate::evtchn::state::Ports;
 use crate::gnttab::state::GrantTable;
 use crate::mem::state::DomainMm;
@@ -198,6 +199,8 @@ pub struct Domain {
     pub(crate) clock_shown: AtomicU32,
     /// What the scheduler keeps of the domain.
     pub(crate) sched: DomainSched,
+    /// What the domain's guest does not see of the CPU.
+    pub(crate) levels: Levels,
 }
 
 impl fmt::Debug for Domain {
@@ -244,6 +247,7 @@ impl Domain {
             teardown_at: AtomicU32::new(0),
             clock_shown: AtomicU32::new(u32::MAX),
             sched: DomainSched::new(config.pool),
+            levels: Levels::default(),
         })
     }
 

@@ -1,6 +1,6 @@
 //! Control and debug registers of a guest kernel.
 
-use super::cpuid::{XCR0_AVX, XCR0_AVX512};
+use super::state::{XCR0_AVX, XCR0_AVX512};
 use super::{Emulated, edx_eax};
 use crate::domain::{Current, GuestCpu};
 use crate::mem::MemError;
@@ -49,7 +49,7 @@ pub(super) fn write_cr<P: Platform>(cur: &mut Current<'_, P>, cr: u8, number: u8
         },
         4 => {
             // Other bits belong to the hypervisor; kernels write back what they read.
-            let offered = cur.hv.platform.xcr0_mask() != 0;
+            let offered = cur.xcr0_mask() != 0;
             let mask = if offered { CR4_GUEST } else { CR4_GUEST & !(1 << 18) };
             cur.vcpu.cpu.lock().cr4 = value & mask;
         }
@@ -83,10 +83,10 @@ fn debug_register<P: Platform>(cur: &Current<'_, P>, dr: u8) -> Option<u8> {
     }
 }
 
-/// Sets XCR0: x87 always, SSE with AVX, and only what microhv switches.
+/// Sets XCR0: x87 always, SSE with AVX, and only what microhv switches and no policy hides.
 pub(super) fn xsetbv<P: Platform>(cur: &mut Current<'_, P>) -> Emulated {
     let value = edx_eax(cur.regs);
-    let mask = cur.hv.platform.xcr0_mask();
+    let mask = cur.xcr0_mask();
     if cur.regs.rcx as u32 != 0 || mask == 0 || !valid_xcr0(value, mask) {
         return Emulated::NotEmulated;
     }

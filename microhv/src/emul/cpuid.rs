@@ -5,6 +5,8 @@
 //! Leaves: Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E. Leaves at 0x40000000:
 //! `xen/include/public/arch-x86/cpuid.h`.
 
+pub use super::state::HYPERVISOR_BASE;
+use super::state::{HYPERVISOR, OSXSAVE, XCR0_AVX, XCR0_AVX512, XCR0_SSE, XSAVE};
 use crate::platform::CpuidResult;
 
 impl CpuidResult {
@@ -31,8 +33,6 @@ pub struct CpuidContext {
     pub machine_address_bits: u8,
 }
 
-/// First of the hypervisor's leaves.
-pub const HYPERVISOR_BASE: u32 = 0x4000_0000;
 const HYPERVISOR_LAST: u32 = HYPERVISOR_BASE + 5;
 
 const fn bits(list: &[u32]) -> u32 {
@@ -58,9 +58,6 @@ const L1_ECX: Features = [
 // reads as the value that microhv loads, and the page attributes it selects need I/O rights.
 const L1_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 19, 23, 24, 25, 26, 28]);
 const MTRR: u32 = 1 << 12;
-const XSAVE: u32 = 1 << 26;
-const OSXSAVE: u32 = 1 << 27;
-const HYPERVISOR: u32 = 1 << 31;
 
 const L7_EBX: Features = [
     // BMI1 FDP_EXCPTN BMI2 ERMS NO_FPU_SEL RDSEED ADX CLFLUSHOPT CLWB SHA
@@ -80,11 +77,6 @@ const L7_EDX: Features = [bits(&[4, 10, 14]), 0, bits(&[2, 3, 8])];
 const E1_ECX: Features = [bits(&[0, 1, 5, 6, 7, 8, 21]), bits(&[11, 16]), 0];
 // 0x80000001 edx: SYSCALL NX MMXEXT FFXSR RDTSCP LM 3DNOWEXT 3DNOW, and AMD's copies of leaf 1.
 const E1_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 20, 22, 23, 24, 25, 27, 29, 30, 31]);
-
-// States that features need: x87 and SSE; AVX besides; AVX-512 besides.
-const XCR0_SSE: u64 = 3;
-pub(super) const XCR0_AVX: u64 = 1 << 2 | XCR0_SSE;
-pub(super) const XCR0_AVX512: u64 = 7 << 5 | XCR0_SSE;
 
 impl CpuidContext {
     /// Whether a guest may enable all of `states`.
@@ -110,6 +102,7 @@ trait Host: Fn(u32, u32) -> CpuidResult {}
 impl<F: Fn(u32, u32) -> CpuidResult> Host for F {}
 
 /// Answers `cpuid(leaf, subleaf)`; `host` gives the CPU's own answer to a leaf and sub-leaf.
+#[inline(always)]
 pub fn query(
     leaf: u32,
     subleaf: u32,
@@ -124,6 +117,7 @@ pub fn query(
     }
 }
 
+#[inline(always)]
 fn basic_leaf(leaf: u32, subleaf: u32, cx: &CpuidContext, host: &impl Host) -> CpuidResult {
     let zero = CpuidResult::default();
     if leaf > max_basic(host) {
@@ -172,6 +166,7 @@ fn basic_leaf(leaf: u32, subleaf: u32, cx: &CpuidContext, host: &impl Host) -> C
     }
 }
 
+#[inline(always)]
 fn extended_leaf(leaf: u32, cx: &CpuidContext, host: &impl Host) -> CpuidResult {
     let zero = CpuidResult::default();
     let max = host(0x8000_0000, 0).eax.clamp(0x8000_0000, 0x8000_0008);

@@ -11,12 +11,14 @@ pub mod decode;
 mod instruction;
 pub mod msr;
 mod ports;
+pub mod state;
 pub mod table_writes;
 
 use core::sync::atomic::Ordering;
 
-use crate::domain::Current;
-use crate::platform::Platform;
+use crate::Hypervisor;
+use crate::domain::{Current, Domain};
+use crate::platform::{CpuidResult, Platform};
 use crate::traps::{self, TrapVector};
 use decode::Privileged;
 use instruction::MAX_INSTRUCTION_BYTES;
@@ -142,25 +144,82 @@ fn fetch_long<P: Platform>(cur: &Current<'_, P>, in_page: usize) -> Option<(Priv
 }
 
 fn emulate_cpuid<P: Platform>(cur: &mut Current<'_, P>) {
-    let platform = &cur.hv.platform;
-    // The facts that only the hypervisor's leaves contain are looked up only for those leaves.
-    let hypervisor_leaf = cur.regs.rax as u32 >> 28 == cpuid::HYPERVISOR_BASE >> 28;
-    let of_leaf = |value: &dyn Fn() -> u32| if hypervisor_leaf { value() } else { 0 };
-    let context = cpuid::CpuidContext {
-        vcpu: cur.vcpu.id.raw(),
-        hardware_domain: cur.domain.privileged,
-        xcr0_mask: platform.xcr0_mask(),
-        tsc_khz: of_leaf(&|| platform.time_params().tsc_khz),
-        tsc_mode: of_leaf(&|| cur.domain.tsc_mode.load(Ordering::Relaxed)),
-        machine_address_bits: of_leaf(&|| platform.cpuid(0x8000_0008, 0).eax) as u8,
+    let (leaf, subleaf) = (cur.regs.rax as u32, cur.regs.rcx as u32);
+    let vcpu = cur.vcpu.id.raw();
+    let result = if cur.domain.levels.is_set() {
+        shown(cur.hv, cur.domain, vcpu, leaf, subleaf)[1]
+    } else {
+        most_shown(cur.hv, Some(cur.domain), vcpu, cur.hv.platform.xcr0_mask(), leaf, subleaf)
     };
-    let result = cpuid::query(cur.regs.rax as u32, cur.regs.rcx as u32, &context, |leaf, subleaf| {
-        platform.cpuid(leaf, subleaf)
-    });
     cur.regs.rax = u64::from(result.eax);
     cur.regs.rbx = u64::from(result.ebx);
     cur.regs.rcx = u64::from(result.ecx);
     cur.regs.rdx = u64::from(result.edx);
+}
+
+/// What a vCPU of a domain (`None`: of any) sees in a leaf if no policy hides anything but other states than these.
+#[inline(always)]
+fn most_shown<P: Platform>(
+    hv: &Hypervisor<P>,
+    domain: Option<&Domain>,
+    vcpu: u32,
+    xcr0_mask: u64,
+    leaf: u32,
+    subleaf: u32,
+) -> CpuidResult {
+    let platform = &hv.platform;
+    // The facts that only the hypervisor's leaves contain are looked up only for those leaves.
+    let hypervisor_leaf = leaf >> 28 == cpuid::HYPERVISOR_BASE >> 28;
+    let of_leaf = |value: &dyn Fn() -> u32| if hypervisor_leaf { value() } else { 0 };
+    let context = cpuid::CpuidContext {
+        vcpu,
+        hardware_domain: domain.is_some_and(|domain| domain.privileged),
+        xcr0_mask,
+        tsc_khz: of_leaf(&|| platform.time_params().tsc_khz),
+        tsc_mode: of_leaf(&|| domain.map_or(0, |domain| domain.tsc_mode.load(Ordering::Relaxed))),
+        machine_address_bits: of_leaf(&|| platform.cpuid(0x8000_0008, 0).eax) as u8,
+    };
+    cpuid::query(leaf, subleaf, &context, |leaf, subleaf| platform.cpuid(leaf, subleaf))
+}
+
+/// The same, apart from the path of guests that ask.
+#[cold]
+#[inline(never)]
+fn most_shown_rarely<P: Platform>(
+    hv: &Hypervisor<P>,
+    domain: Option<&Domain>,
+    vcpu: u32,
+    xcr0_mask: u64,
+    leaf: u32,
+    subleaf: u32,
+) -> CpuidResult {
+    most_shown(hv, domain, vcpu, xcr0_mask, leaf, subleaf)
+}
+
+/// What a vCPU of a domain would see in a leaf without a policy, and what it sees.
+pub(crate) fn shown<P: Platform>(
+    hv: &Hypervisor<P>,
+    domain: &Domain,
+    vcpu: u32,
+    leaf: u32,
+    subleaf: u32,
+) -> [CpuidResult; 2] {
+    let all = hv.platform.xcr0_mask();
+    let seen = |states| most_shown_rarely(hv, Some(domain), vcpu, states, leaf, subleaf);
+    [seen(all), domain.levels.apply(leaf, subleaf, seen(domain.levels.states(all)))]
+}
+
+/// What a guest without a policy sees in a leaf.
+pub(crate) fn most_shown_to_any<P: Platform>(hv: &Hypervisor<P>, leaf: u32, subleaf: u32) -> CpuidResult {
+    most_shown_rarely(hv, None, 0, hv.platform.xcr0_mask(), leaf, subleaf)
+}
+
+impl<P: Platform> Current<'_, P> {
+    /// The components of XCR0 that the guest may set; 0: none.
+    #[inline]
+    fn xcr0_mask(&self) -> u64 {
+        self.domain.levels.states(self.hv.platform.xcr0_mask())
+    }
 }
 
 /// Sets edx:eax.

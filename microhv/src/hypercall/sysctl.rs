@@ -7,8 +7,9 @@ use ring_abi::payload::Payload;
 use ring_abi::sysctl::*;
 use ring_abi::types::{GuestVa, PAGE_SIZE};
 
-use super::domctl::domain_info;
+use super::domctl::{domain_info, write_leaves};
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
+use crate::emul::most_shown_to_any;
 use crate::platform::Platform;
 
 /// Keys that one call may press.
@@ -42,6 +43,7 @@ pub fn sysctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
         }
         XEN_SYSCTL_CPUTOPOINFO => asked(&mut op, |wanted| cpus::topology(cur, wanted))?,
         XEN_SYSCTL_NUMAINFO => asked(&mut op, |wanted| numa(cur, wanted))?,
+        XEN_SYSCTL_GET_CPU_POLICY => asked(&mut op, |wanted| cpu_policy(cur, wanted))?,
         XEN_SYSCTL_CPUPOOL_OP => asked(&mut op, |wanted| cpus::pool(cur, wanted))?,
         _ => return Err(HypercallError::NoSys),
     }
@@ -124,6 +126,27 @@ fn domain_list<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlGetdomai
             None => break,
         }
     }
+    Ok(())
+}
+
+/// What the CPU says, or what a PV guest sees of that.
+fn cpu_policy<P: Platform>(cur: &Current<'_, P>, wanted: &mut XenSysctlCpuPolicy) -> Answer {
+    let is_of_guests = match wanted.index {
+        XEN_SYSCTL_CPU_POLICY_RAW | XEN_SYSCTL_CPU_POLICY_HOST => false,
+        XEN_SYSCTL_CPU_POLICY_PV_MAX | XEN_SYSCTL_CPU_POLICY_PV_DEFAULT => true,
+        XEN_SYSCTL_CPU_POLICY_HVM_MAX | XEN_SYSCTL_CPU_POLICY_HVM_DEFAULT => {
+            return Err(HypercallError::NotSupported);
+        }
+        _ => return Err(HypercallError::Invalid),
+    };
+    wanted.nr_leaves = write_leaves(cur, wanted.leaves, wanted.nr_leaves, |leaf, subleaf| {
+        if is_of_guests {
+            most_shown_to_any(cur.hv, leaf, subleaf)
+        } else {
+            cur.hv.platform.cpuid(leaf, subleaf)
+        }
+    })?;
+    wanted.nr_msrs = 0;
     Ok(())
 }
 

@@ -42,6 +42,9 @@ pub(crate) fn init() {
     }
 }
 
+/// What a new vCPU has in XCR0, as on Xen: x87 and SSE, whatever its domain may set.
+const XCR0_AT_FIRST: u64 = 3;
+
 /// Sets XCR0. The value is one of [`components`], or was checked against them; there is XSAVE.
 pub(crate) fn set_xcr0(value: u64) {
     // SAFETY: CR4.OSXSAVE is on, and the value holds x87 (bit 0) and only supported components.
@@ -90,7 +93,7 @@ pub(crate) fn restore(area: &FpuArea) {
             asm!("xrstor64 [{}]", in(reg) at, in("eax") components as u32, in("edx") (components >> 32) as u32,
                  options(nostack, readonly));
             match at.add(FpuArea::SOFTWARE_OFFSET).cast::<u64>().read() {
-                0 => {} // the vCPU never ran: it gets what is loaded
+                0 => set_xcr0(XCR0_AT_FIRST), // the vCPU never ran
                 own => set_xcr0(own),
             }
         }

@@ -2,6 +2,7 @@
 
 mod info;
 mod life;
+mod policy;
 mod settings;
 mod vcpus;
 
@@ -12,6 +13,7 @@ use ring_abi::payload::Payload;
 use ring_abi::types::{DomId, GuestVa};
 
 pub(super) use info::{domain_info, write_bitmap};
+pub(super) use policy::write_leaves;
 pub(super) use vcpus::read_context;
 
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
@@ -40,6 +42,11 @@ pub fn domctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallRe
         // The caller asked to be returned to, so that it can do other work, and repeats the call.
         Err(HypercallError::Again) if op.cmd == XEN_DOMCTL_DESTROYDOMAIN && op.wants_return() => {
             Ok(Outcome::Done(HypercallError::Again.errno() as u64))
+        }
+        // The structure says which leaf is at fault.
+        Err(error) if op.cmd == XEN_DOMCTL_SET_CPU_POLICY => {
+            cur.copy_out(arg, &op)?;
+            Err(error)
         }
         Err(error) => Err(error),
     };
@@ -95,6 +102,13 @@ impl<P: Platform> Operation<'_, '_, P> {
             XEN_DOMCTL_SETTIMEOFFSET => told(op, |offset| self.time_offset(offset)),
             XEN_DOMCTL_SET_ADDRESS_SIZE => told(op, settings::set_address_size),
             XEN_DOMCTL_GET_ADDRESS_SIZE => asked(op, |()| Ok(settings::ADDRESS_SIZE)),
+            XEN_DOMCTL_GET_CPU_POLICY => asked(op, |policy| self.get_cpu_policy(policy)),
+            XEN_DOMCTL_SET_CPU_POLICY => {
+                let mut policy = op.payload();
+                let result = self.set_cpu_policy(&mut policy);
+                op.set_payload(&policy);
+                result.map(|()| true)
+            }
             XEN_DOMCTL_SETTSCINFO => told(op, |tsc| self.set_tsc(tsc)),
             XEN_DOMCTL_GETTSCINFO => asked(op, |()| Ok(self.get_tsc())),
 

@@ -3,6 +3,7 @@
 mod cpus;
 mod duels;
 mod nonsense;
+mod policy;
 mod wild;
 
 use core::sync::atomic::Ordering;
