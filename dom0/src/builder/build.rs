@@ -155,6 +155,7 @@ async fn fill(request: &Request<'_>, id: DomId) -> Result<Rings, BuildError> {
     domctl::max_mem(id, (config.memory_mib << 10) + SLACK_KIB).map_err(refused("max_mem"))?;
     memory::set_memory_map(id, config.maxmem_mib << 10).map_err(refused("set_memory_map"))?;
     set_clock(id, config)?;
+    set_cpuid(id, config)?;
     let store_port = Port::alloc_unbound_in(id, DomId::DOM0).map_err(refused("xenstore port"))?;
     let console_port = Port::alloc_unbound_in(id, DomId::DOM0).map_err(refused("console port"))?;
 
@@ -220,6 +221,16 @@ fn set_clock(id: DomId, config: &DomainConfig) -> Result<(), BuildError> {
         domctl::set_time_offset(id, config.rtc_timeoffset.into()).map_err(refused("settimeoffset"))?;
     }
     Ok(())
+}
+
+/// Hides from the guest what its configuration hides of the CPU.
+fn set_cpuid(id: DomId, config: &DomainConfig) -> Result<(), BuildError> {
+    if config.cpuid.is_default() {
+        return Ok(());
+    }
+    let mut leaves = domctl::cpu_policy(id).map_err(refused("get_cpu_policy"))?;
+    config.cpuid.apply(&mut leaves).map_err(|text| BuildError::Config(format!("cpuid: {text}")))?;
+    domctl::set_cpu_policy(id, &leaves).map_err(refused("set_cpu_policy"))
 }
 
 /// Page tables that the builder fills, and the hypervisor checks, at a time.

@@ -79,7 +79,7 @@ pub const KEYS: &[Key] = &[
     ignored("claim_mode", XM),
     done("cmdline", ""),
     done("cpu_weight", ""),
-    ignored("cpuid", "guests have the processor's own features, as far as a PV guest may"),
+    done("cpuid", "hides features, by name or by leaf; a guest's user mode can still ask the CPU itself"),
     done("cpus", "numbers, ranges and the one node"),
     done("cpus_soft", "numbers, ranges and the one node"),
     ignored("device_model", DM),

@@ -10,6 +10,7 @@
 //! Format: `xl.cfg(5)`, `xl-disk-configuration(5)`, `xl-network-configuration(5)` of Xen 4.17.
 #![forbid(unsafe_code)]
 
+mod cpuid;
 mod cpus;
 mod disk;
 mod domain;
@@ -19,6 +20,7 @@ mod value;
 mod vdev;
 mod vif;
 
+pub use cpuid::CpuidPolicy;
 pub use cpus::{CPU_MAX, CpuMask, CpuSet};
 pub use disk::{BackendType, DiskConfig};
 pub use domain::{Action, DomainConfig, MEMORY_MAX_MIB, TscMode, USUAL_WEIGHT, check_name};

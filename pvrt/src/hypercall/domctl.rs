@@ -1,9 +1,12 @@
 //! `domctl`, one function per operation, for the control domain. ABI: `xen/include/public/domctl.h` (4.17).
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use super::{Result, tools};
 use ring_abi::domctl::*;
 use ring_abi::errno::Errno;
-use ring_abi::guest_context::VcpuGuestContext;
+use ring_abi::guest_context::{VcpuGuestContext, XenCpuidLeaf};
 use ring_abi::payload::Payload;
 use ring_abi::types::{DomId, Mfn};
 
@@ -225,6 +228,39 @@ pub fn set_time_offset(dom: DomId, seconds: i64) -> Result<()> {
 /// `ESRCH`: there is no such domain. `EINVAL`: there is no such mode.
 pub fn set_tsc_mode(dom: DomId, mode: u32) -> Result<()> {
     plain(XEN_DOMCTL_SETTSCINFO, dom, &XenDomctlTscInfo { tsc_mode: mode, ..Default::default() }).map(|_| ())
+}
+
+/// Leaves of a policy, and more than there are of any CPU.
+const LEAVES_MAX: usize = 256;
+
+/// What a domain's guest sees of the CPU.
+///
+/// # Errors
+/// - `ESRCH`: there is no such domain.
+/// - `ENOBUFS`: there are more leaves than of any CPU.
+pub fn cpu_policy(dom: DomId) -> Result<Vec<XenCpuidLeaf>> {
+    let mut leaves = vec![XenCpuidLeaf::default(); LEAVES_MAX];
+    let (nr_leaves, at) = (leaves.len() as u32, leaves.as_mut_ptr() as u64);
+    let payload = XenDomctlCpuPolicy { nr_leaves, leaves: at, ..Default::default() };
+    let mut arg = XenDomctl::with(XEN_DOMCTL_GET_CPU_POLICY, dom, &payload);
+    // SAFETY: the hypervisor writes at most `nr_leaves` elements.
+    unsafe { tools::domctl(&mut arg) }?;
+    leaves.truncate(arg.payload::<XenDomctlCpuPolicy>().nr_leaves as usize);
+    Ok(leaves)
+}
+
+/// Hides from a domain, which has not run, what these leaves do not show.
+///
+/// # Errors
+/// - `ESRCH`: there is no such domain.
+/// - `EEXIST`: the domain has run.
+/// - `EINVAL`: a leaf shows more than the domain could see, or the domain is the caller.
+pub fn set_cpu_policy(dom: DomId, leaves: &[XenCpuidLeaf]) -> Result<()> {
+    let (nr_leaves, at) = (leaves.len() as u32, leaves.as_ptr() as u64);
+    let payload = XenDomctlCpuPolicy { nr_leaves, leaves: at, ..Default::default() };
+    let mut arg = XenDomctl::with(XEN_DOMCTL_SET_CPU_POLICY, dom, &payload);
+    // SAFETY: the hypervisor reads `nr_leaves` elements.
+    unsafe { tools::domctl(&mut arg) }.map(|_| ())
 }
 
 /// Sets a domain's UUID.

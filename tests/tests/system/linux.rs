@@ -16,6 +16,7 @@ pub(crate) fn cases() -> Vec<Case> {
         debian_reads_and_writes_its_disk,
         debian_brings_up_four_vcpus,
         debian_has_an_address_and_knows_names,
+        debian_sees_what_its_configuration_leaves_of_the_cpu,
     ]);
     for case in &mut cases {
         // They fetch Debian's packages first.
@@ -101,5 +102,22 @@ fn debian_has_an_address_and_knows_names() -> Result<()> {
     for fault in ["bad requests: ", "disconnect: "] {
         run.require(!run.console().contains(fault), fault)?;
     }
+    no_complaints(&run)
+}
+
+/// A feature that `cpuid=` hides is hidden from the kernel, with what builds on that feature.
+fn debian_sees_what_its_configuration_leaves_of_the_cpu() -> Result<()> {
+    let command = "grep -wq avx2 /proc/cpuinfo && echo avx2: yes || echo avx2: no; exit 0";
+    let create = |cpuid: &str| {
+        format!("xl create -c /boot/debian-ramdisk.cfg name=one {cpuid} extra=\"run={command}\"")
+    };
+    let run = machine("debian-cpuid")?
+        .with(|machine| machine.cpu_model = "max".into())
+        .line(&create(""))
+        .line(&create("cpuid='host,avx=0,rdrand=x'"))
+        .run()?
+        .succeeded()?
+        .says("avx2: yes")?
+        .says("avx2: no")?;
     no_complaints(&run)
 }

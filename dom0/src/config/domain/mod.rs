@@ -11,6 +11,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use super::cpuid::CpuidPolicy;
 use super::cpus::CpuSet;
 use super::disk::DiskConfig;
 use super::value::{Config, Diagnostic, Value, ValueKind};
@@ -88,6 +89,8 @@ pub struct DomainConfig {
     pub cap: u16,
     /// The CPU pool in which the domain begins, by name or number; `None`: pool 0.
     pub pool: Option<String>,
+    /// What the guest sees of the CPU.
+    pub cpuid: CpuidPolicy,
     /// Disks, in order.
     pub disks: Vec<DiskConfig>,
     /// Network interfaces, in order.
@@ -208,6 +211,7 @@ impl Reader<'_> {
             cpu_weight: self.small("cpu_weight", 1, 65535)?.map_or(USUAL_WEIGHT, |weight| weight as u16),
             cap: self.small("cap", 0, 65534)?.unwrap_or(0) as u16,
             pool: self.string("pool")?.filter(|pool| !pool.is_empty()),
+            cpuid: self.cpuid()?,
 
             disks: self.disks()?,
             vifs: self.vifs()?,
@@ -289,6 +293,21 @@ impl Reader<'_> {
             ValueKind::List(list) => list.iter().map(value).collect(),
             _ => Ok(Vec::from([value(&setting.value)?])),
         }
+    }
+
+    fn cpuid(&mut self) -> Result<CpuidPolicy, Diagnostic> {
+        let mut policy = CpuidPolicy::default();
+        let Some(setting) = self.take("cpuid") else { return Ok(policy) };
+        let (values, by_leaf) = match &setting.value.kind {
+            ValueKind::List(list) => (&**list, true),
+            _ => (core::slice::from_ref(&setting.value), false),
+        };
+        for value in values {
+            let text = value.text().ok_or_else(|| wrong(setting, value, "expected a string"))?;
+            let added = if by_leaf { policy.add_leaf(&text) } else { policy.add_names(&text) };
+            added.map_err(|error| wrong(setting, value, error))?;
+        }
+        Ok(policy)
     }
 
     fn disks(&mut self) -> Result<Vec<DiskConfig>, Diagnostic> {
