@@ -1,5 +1,8 @@
 //! Event channels: decoding of `event_channel_op`.
 
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
 use ring_abi::evtchn::*;
 use ring_abi::types::{DomId, GuestVa, Mfn, Pirq, Port};
 
@@ -114,6 +117,9 @@ pub fn event_channel_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> H
         EVTCHNOP_RESET => {
             let op: EvtchnReset = cur.copy_in(arg)?;
             let domain = hv.domains.target(caller, op.dom)?;
+            // As in Xen. A guest that runs opens ports as fast as they are closed, and the caller would never get to the end.
+            let is_held = domain.controller_pause_count.load(Ordering::Acquire) != 0;
+            HypercallError::Invalid.when(!Arc::ptr_eq(caller, &domain) && !is_held)?;
             if !hv.evtchn_close_all(&domain) {
                 return Ok(cur.again(*args));
             }

@@ -83,10 +83,8 @@ impl<P: Platform> Hypervisor<P> {
         self.stop(vcpu);
         if old & PauseFlags::DOWN == 0 && domain.sched.is_null() {
             self.refresh(domain, vcpu);
-            // The vCPU may wait for the CPU that is another's now.
-            if let Some(this) = VcpuRef::new(domain, vcpu.id.raw()) {
-                self.unqueue(&this);
-            }
+            // The vCPU may wait for the CPU that is another's now. If another CPU has brought it up again meanwhile, it waits anew.
+            self.place_anew(domain, vcpu);
         }
     }
 

@@ -304,6 +304,20 @@ fn all_ports_can_be_open_and_no_more() {
     check(&[&guest]);
 }
 
+/// A guest that runs may open ports as fast as they are closed: a toolstack resets the ports of a domain that it holds.
+#[test]
+fn anothers_ports_are_reset_while_it_is_held() {
+    let world = World::new(64);
+    let guest = world.guest(1);
+    alloc(&world, &guest, &guest);
+    let mut reset = EvtchnReset { dom: guest.id.raw() };
+    for (pauses, result) in [(0, errno(HypercallError::Invalid)), (1, 0)] {
+        guest.controller_pause_count.store(pauses, Ordering::Relaxed);
+        assert_eq!(world.op(&world.dom0, EVTCHN, EVTCHNOP_RESET, &mut reset), result);
+        assert_eq!(guest.events.open_ports(), 1 - pauses);
+    }
+}
+
 #[test]
 fn the_limit_of_createdomain_holds() {
     let world = World::new(256);

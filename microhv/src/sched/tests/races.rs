@@ -58,6 +58,30 @@ fn a_cpu_whose_owner_woke_in_vain_looks_for_another() {
     assert!(!vcpu.sched.queued.load(Ordering::Relaxed));
 }
 
+/// One CPU takes a vCPU of the null policy down while another brings it up: the vCPU waits for a CPU, or has one.
+#[test]
+fn a_vcpu_that_goes_down_and_comes_up_at_once_is_not_lost() {
+    for plan in plans([12, 20, 4]) {
+        let several = Several::new(3);
+        let (hv, two) = (&several.world.hv, several.cpus[2]);
+        let pool = several.pool(Policy::Null, &[2]);
+        let guest = several.hog(2, 256);
+        hv.vcpu_down(&guest, &guest.vcpus[1]);
+        several.migrate(&guest, pool);
+        let vcpu = &guest.vcpus[0];
+        assert_eq!(vcpu.running_on(), Some(two));
+        let come_up = || {
+            several.world.settle_on(two);
+            hv.platform.on_cpu(1);
+            hv.wake(&guest, vcpu, PauseFlags::DOWN);
+            several.world.settle_on(two);
+        };
+        let world = &several.world;
+        world.at_once(&plan, || hv.take_down(&guest, vcpu), come_up);
+        several.turn();
+    }
+}
+
 /// A pool stays while one of its CPUs is on its way: whoever moves the CPU goes on by the pool's number.
 #[test]
 fn a_pool_ends_when_its_cpus_have_gone() {
@@ -154,4 +178,16 @@ fn who_always_waits_gets_its_share() {
     let several = Several::new(4);
     let hogs: Vec<_> = [128, 128, 128, 128, 256, 256].map(|weight| several.hog(1, weight)).into();
     shares_hold_on(&several, &hogs, 4, 20);
+}
+
+/// One vCPU has a CPU for itself, and of the others one has less weight by a little: once it had 4 % more than was due on a machine.
+#[test]
+fn a_little_less_weight_is_a_little_less_time() {
+    for turn in 0..6 {
+        let several = Several::new(5);
+        let mut weights = [300, 256, 300, 300, 300, 512];
+        weights.rotate_left(turn);
+        let hogs: Vec<_> = weights.map(|weight| several.hog(1, weight)).into();
+        shares_hold_on(&several, &hogs, 5, 60);
+    }
 }

@@ -75,7 +75,11 @@ pub(super) static CONTROL: [Deed; 20] = deeds![Control:
         wild.ask(at, __HYPERVISOR_MEMORY_OP, XENMEM_ACQUIRE_RESOURCE, &op)
     };
     Control "reset the guest's ports" ["open a port", "bind the port"] |wild, _, at| {
-        wild.ask(at, __HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_RESET, &EvtchnReset { dom: GUEST as u16 })
+        wild.domctl(at, XEN_DOMCTL_PAUSEDOMAIN, &XenDomctlHypercallInit::default())?;
+        let reset = EvtchnReset { dom: GUEST as u16 };
+        let done = wild.ask(at, __HYPERVISOR_EVENT_CHANNEL_OP, EVTCHNOP_RESET, &reset);
+        wild.domctl(at, XEN_DOMCTL_UNPAUSEDOMAIN, &XenDomctlHypercallInit::default())?;
+        done
     };
 ];
 
