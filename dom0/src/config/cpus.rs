@@ -103,6 +103,15 @@ impl CpuSet {
         }
         if set == CpuMask::default() { Err("no CPU is left".to_string()) } else { Ok(CpuSet::Some(set)) }
     }
+
+    /// Does what [`CpuSet::parse`] does, for a text that nothing else in the message names.
+    ///
+    /// # Errors
+    /// The text, and what is wrong with it, in words.
+    pub fn parse_named(text: &str) -> Result<CpuSet, String> {
+        let name = format!("`{text}`");
+        CpuSet::parse(text).map_err(|why| if why.starts_with(&name) { why } else { format!("{name}: {why}") })
+    }
 }
 
 fn cpu(text: &str) -> Result<u32, String> {

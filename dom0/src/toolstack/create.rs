@@ -136,7 +136,9 @@ impl Toolstack {
         };
         let id = built.domain.id();
         account.allow(0);
-        if let Err(error) = set_affinity(id, &config).and_then(|()| set_share(id, &config, scheduler)) {
+        if let Err(error) =
+            self.set_affinity(id, pool, &config).and_then(|()| set_share(id, &config, scheduler))
+        {
             built.domain.discard().await;
             self.stopped(making, &config.name).await;
             return Err(error);
@@ -255,6 +257,26 @@ impl Toolstack {
         Ok(())
     }
 
+    /// Ties vCPUs to CPUs as the configuration says; the domain is in `pool`.
+    fn set_affinity(&self, id: DomId, pool: u32, config: &DomainConfig) -> Result<(), CreateError> {
+        let cpus_of = |sets: &[CpuSet], vcpu: u32| match sets.get(vcpu as usize).or(sets.last()) {
+            Some(CpuSet::Some(cpus)) => Some(cpus.bytes()),
+            _ => None,
+        };
+        for vcpu in 0..config.maxvcpus {
+            for (key, sets) in [("cpus", &config.cpus), ("cpus_soft", &config.cpus_soft)] {
+                let Some(map) = cpus_of(sets, vcpu) else { continue };
+                let (hard, soft) =
+                    if key == "cpus" { (Some(&map[..]), None) } else { (None, Some(&map[..])) };
+                domctl::set_vcpu_affinity(id, vcpu, hard, soft).map_err(|errno| {
+                    let why = self.affinity_refused(pool, errno);
+                    CreateError::Refused(format!("{key}: vCPU {vcpu}: {why}"))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Unpauses a domain, new or not.
     ///
     /// # Errors
@@ -268,23 +290,6 @@ impl Toolstack {
 fn servers_of(config: &DomainConfig) -> impl Iterator<Item = Option<&str>> {
     let disks = config.disks.iter().map(DeviceConfig::server);
     disks.chain(config.vifs.iter().map(DeviceConfig::server))
-}
-
-/// Ties vCPUs to CPUs as the configuration says.
-fn set_affinity(id: DomId, config: &DomainConfig) -> Result<(), CreateError> {
-    let cpus_of = |sets: &[CpuSet], vcpu: u32| match sets.get(vcpu as usize).or(sets.last()) {
-        Some(CpuSet::Some(cpus)) => Some(cpus.bytes()),
-        _ => None,
-    };
-    for vcpu in 0..config.maxvcpus {
-        let (hard, soft) = (cpus_of(&config.cpus, vcpu), cpus_of(&config.cpus_soft, vcpu));
-        let (hard, soft) = (hard.as_ref().map(|map| &map[..]), soft.as_ref().map(|map| &map[..]));
-        if hard.is_some() || soft.is_some() {
-            domctl::set_vcpu_affinity(id, vcpu, hard, soft)
-                .map_err(|errno| CreateError::Refused(format!("cpus: vCPU {vcpu}: {errno}")))?;
-        }
-    }
-    Ok(())
 }
 
 /// Sets the domain's scheduler weight and cap, if the configuration names others than the default.

@@ -43,7 +43,7 @@ pub use devices::{DeviceError, Kind};
 pub use disks::AttachedDisk;
 #[cfg(test)]
 pub(crate) use disks::tests::start as start_for_tests;
-pub use pools::{cpu_numbers, scheduler_name, scheduler_number};
+pub use pools::{cpu_list, cpu_numbers, scheduler_name, scheduler_number};
 pub use uuid::text as uuid_text;
 pub use vifs::AttachedVif;
 

@@ -35,20 +35,25 @@ pub fn cpu_numbers(cpus: u64) -> impl Iterator<Item = u32> {
     (0..u64::BITS).filter(move |cpu| cpus >> cpu & 1 != 0)
 }
 
+/// A set of CPUs as the tools show it: `0,2,3`.
+pub fn cpu_list(cpus: u64) -> String {
+    let all: Vec<String> = cpu_numbers(cpus).map(|cpu| cpu.to_string()).collect();
+    all.join(",")
+}
+
 /// The directory of a pool in the store.
 fn directory(id: u32) -> String {
     format!("/local/pool/{id}")
 }
 
-/// Why the hypervisor refuses what was asked of it about a pool, in words.
-fn refused(what: &str) -> impl Fn(Errno) -> String {
-    move |errno| match errno {
-        Errno::EBUSY => format!("{what}: the pool has domains"),
-        Errno::ENODEV => format!("{what}: the CPU is not free"),
-        Errno::EADDRNOTAVAIL => format!("{what}: the CPU is not in the pool"),
-        Errno::EINVAL => format!("{what}: there is no such CPU"),
-        other => format!("{what}: {other}"),
-    }
+/// Does something with each CPU of a set until that fails. The error says what was done before.
+fn each(cpus: u64, mut act: impl FnMut(u32) -> Result<(), String>) -> Result<(), String> {
+    cpu_numbers(cpus).try_for_each(|cpu| {
+        act(cpu).map_err(|why| match cpus & ((1 << cpu) - 1) {
+            0 => why,
+            done => format!("{why}; done for CPU {}", cpu_list(done)),
+        })
+    })
 }
 
 impl Toolstack {
@@ -129,8 +134,38 @@ impl Toolstack {
     /// # Errors
     /// The hypervisor's reason for the first CPU that cannot be added.
     pub fn add_pool_cpus(&self, id: u32, cpus: u64) -> Result<(), String> {
-        cpu_numbers(cpus)
-            .try_for_each(|cpu| sysctl::set_pool_cpu(id, cpu, true).map_err(refused(&format!("CPU {cpu}"))))
+        each(cpus, |cpu| {
+            sysctl::set_pool_cpu(id, cpu, true).map_err(|errno| match errno {
+                Errno::ENODEV => self.not_free(cpu),
+                Errno::EINVAL => format!("CPU {cpu}: there is no such CPU"),
+                other => format!("CPU {cpu}: {other}"),
+            })
+        })
+    }
+
+    /// Why a CPU cannot come into a pool, if the CPU is not free.
+    pub fn not_free(&self, cpu: u32) -> String {
+        let has = |pool: &CpuPool| cpu_numbers(pool.cpus).any(|number| number == cpu);
+        match self.pools().ok().and_then(|pools| pools.into_iter().find(has)) {
+            Some(pool) => {
+                let pool = self.pool_name(pool.id);
+                format!(
+                    "CPU {cpu} is not free: `xl cpupool-cpu-remove {pool} {cpu}` takes it out of the CPU pool {pool}"
+                )
+            }
+            None => format!("CPU {cpu} is not online"),
+        }
+    }
+
+    /// Why the hypervisor refuses the affinity of a vCPU in this pool, in words.
+    pub fn affinity_refused(&self, pool: u32, errno: Errno) -> String {
+        match sysctl::cpu_pool(pool) {
+            Ok(known) if errno == Errno::EINVAL && known.id == pool => {
+                let (name, cpus) = (self.pool_name(pool), cpu_list(known.cpus));
+                format!("none of the CPUs is in the CPU pool {name}, which has {cpus}")
+            }
+            _ => format!("{errno}"),
+        }
     }
 
     /// Takes CPUs out of a pool.
@@ -138,8 +173,15 @@ impl Toolstack {
     /// # Errors
     /// The hypervisor's reason for the first CPU that cannot be taken.
     pub fn remove_pool_cpus(&self, id: u32, cpus: u64) -> Result<(), String> {
-        cpu_numbers(cpus)
-            .try_for_each(|cpu| sysctl::set_pool_cpu(id, cpu, false).map_err(refused(&format!("CPU {cpu}"))))
+        let name = self.pool_name(id);
+        each(cpus, |cpu| {
+            sysctl::set_pool_cpu(id, cpu, false).map_err(|errno| match errno {
+                Errno::EBUSY => format!("CPU {cpu} is the last of the CPU pool {name}, which has domains"),
+                Errno::EADDRNOTAVAIL => format!("CPU {cpu} is not in the CPU pool {name}"),
+                Errno::EINVAL => format!("CPU {cpu}: there is no such CPU"),
+                other => format!("CPU {cpu}: {other}"),
+            })
+        })
     }
 
     /// Ends a pool without domains; its CPUs are free then.

@@ -82,6 +82,10 @@ impl Pools {
                     XEN_SYSCTL_CPUPOOL_OP_ADDCPU if free & bit == 0 => return Err(Errno::ENODEV),
                     XEN_SYSCTL_CPUPOOL_OP_ADDCPU => pool.1 |= bit,
                     XEN_SYSCTL_CPUPOOL_OP_RMCPU if pool.1 & bit == 0 => return Err(Errno::EADDRNOTAVAIL),
+                    // Pool 0 always has domain 0.
+                    XEN_SYSCTL_CPUPOOL_OP_RMCPU if op.cpupool_id == 0 && pool.1 == bit => {
+                        return Err(Errno::EBUSY);
+                    }
                     XEN_SYSCTL_CPUPOOL_OP_RMCPU => pool.1 &= !bit,
                     XEN_SYSCTL_CPUPOOL_OP_DESTROY if pool.1 != 0 => return Err(Errno::EBUSY),
                     XEN_SYSCTL_CPUPOOL_OP_DESTROY => drop(self.pools.remove(&op.cpupool_id)),

@@ -37,6 +37,17 @@ pub fn capabilities() -> Result<[u8; 1024]> {
     Ok(text)
 }
 
+/// The hypervisor's command line, up to the NUL.
+///
+/// # Errors
+/// `EFAULT`: the hypervisor cannot write the text.
+pub fn command_line() -> Result<[u8; 1024]> {
+    let mut text = [0; 1024];
+    // SAFETY: the hypervisor writes 1024 bytes.
+    unsafe { op(NR, XENVER_COMMANDLINE, &mut text) }?;
+    Ok(text)
+}
+
 /// Feature bits of word `index`, `XENFEAT_*`.
 ///
 /// # Errors

@@ -84,6 +84,8 @@ fn pools_have_cpus_of_their_own() -> Result<()> {
         .line("xl create -c /boot/conformance.cfg pool='rt'")
         .line("xl create /boot/hello.cfg name='busy' vcpus=2 pool='rt' extra='store-reads=30000'")
         .line("xl vcpu-list busy")
+        .line("try xl vcpu-pin busy 0 1")
+        .line("try xl create /boot/hello.cfg pool='rt' cpus_soft='0'")
         .line("try xl cpupool-destroy rt");
     for _ in 0..10 {
         machine = machine.line("xl cpupool-migrate busy Pool-0").line("xl list -c");
@@ -98,6 +100,9 @@ fn pools_have_cpus_of_their_own() -> Result<()> {
         .line("xl create -c /boot/hello.cfg vcpus=4");
     let run = run.seconds(300).run()?.succeeded()?;
     let run = run.says("hello: goodbye")?.says(" pass 0 fail ")?.says("1 domain(s) are in this CPU pool")?;
+    let refused = "none of the CPUs is in the CPU pool rt, which has 2,3";
+    let run = run.says(&format!("busy: vCPU 0: CPUs 1, soft -: {refused}"))?;
+    let run = run.says(&format!("cpus_soft: vCPU 0: {refused}"))?;
     run.says("Pool-0             0,1,2,3")?.says("pool: rt: no such CPU pool")?;
     Ok(())
 }

@@ -23,6 +23,10 @@ impl Shell {
         if dry_run {
             return Ok(());
         }
+        let pool = config.pool.as_deref().and_then(|name| self.toolstack.find_pool(name).ok());
+        if let Some(pool) = pool.filter(|_| !line.has("q")) {
+            self.warn_of_waiting(&pool, config.vcpus);
+        }
         // `^C` before the domain is made gives the domain up.
         let domain = self.toolstack.ask(Arc::new(config)).await.map_err(|error| format!("{error}"))?;
         let paused = line.has("p");

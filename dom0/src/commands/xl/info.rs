@@ -14,6 +14,7 @@ use ring_abi::types::Port;
 use super::Line;
 use crate::commands::{Outcome, Shell};
 use crate::shell::print::{self, Printer};
+use crate::toolstack::scheduler_name;
 
 /// Ports asked for at a time: a call for each.
 const PORTS_AT_A_TIME: u32 = 64;
@@ -71,6 +72,11 @@ impl Shell {
         line("virt_caps", &"pv");
         line("total_memory", &(machine.total_pages / 256));
         line("free_memory", &(machine.free_pages / 256));
+        line("outstanding_claims", &(machine.outstanding_pages / 256));
+        line("free_cpus", &sysctl::free_cpus().map_or(0, u64::count_ones));
+        if command.has("n") {
+            self.places(&machine).await?;
+        }
         let number = version::version().unwrap_or(0);
         let extra = version::extra_version().map(|text| text_of(&text)).unwrap_or_default();
         line("xen_major", &(number >> 16));
@@ -78,10 +84,9 @@ impl Shell {
         line("xen_extra", &extra);
         line("xen_version", &format!("{}.{}{extra}", number >> 16, number & 0xffff));
         line("xen_caps", &version::capabilities().map(|text| text_of(&text)).unwrap_or_default());
+        line("xen_scheduler", &sysctl::scheduler().map_or("unknown", scheduler_name));
         line("xen_pagesize", &4096);
-        if command.has("n") {
-            self.places(&machine).await?;
-        }
+        line("xen_commandline", &version::command_line().map(|text| text_of(&text)).unwrap_or_default());
 
         yield_now().await;
         // These figures must be the same again after all domains are gone.

@@ -135,7 +135,7 @@ impl Columns {
     }
 }
 
-/// `0-3,5`, or `all`.
+/// `0-3,5`, `all` or `none`.
 pub(super) fn cpu_ranges(map: &[u8], nr_cpus: u32) -> String {
     let set = |cpu: u32| map.get(cpu as usize / 8).is_some_and(|byte| byte >> (cpu % 8) & 1 != 0);
     if (0..nr_cpus).all(set) {
@@ -154,7 +154,7 @@ pub(super) fn cpu_ranges(map: &[u8], nr_cpus: u32) -> String {
             _ => ranges.push(format!("{first}-{}", cpu - 1)),
         }
     }
-    ranges.join(",")
+    if ranges.is_empty() { "none".to_string() } else { ranges.join(",") }
 }
 
 impl Shell {
@@ -329,7 +329,7 @@ mod tests {
     fn cpus_as_ranges() {
         assert_eq!(cpu_ranges(&[0xff], 8), "all");
         assert_eq!(cpu_ranges(&[0b1011_0111], 8), "0-2,4-5,7");
-        assert_eq!(cpu_ranges(&[], 2), "");
+        assert_eq!(cpu_ranges(&[], 2), "none");
         assert_eq!(cpu_ranges(&[1], 2), "0");
     }
 }

@@ -31,7 +31,7 @@ impl Shell {
                 number..=number
             }
         };
-        let map = |text| cpus(text).map_err(|error| line.wrong(&format!("`{text}`: {error}")));
+        let map = |text| cpus(text).map_err(|error| line.wrong(&error));
         let (hard_map, soft_map) = (map(hard)?, map(soft)?);
         if hard_map.is_none() && soft_map.is_none() {
             return Ok(());
@@ -53,7 +53,10 @@ impl Shell {
                     hard_map.map(|map| &map[..]),
                     soft_map.map(|map| &map[..]),
                 )
-                .map_err(|errno| format!("{name}: vCPU {vcpu}: CPUs {hard}, soft {soft}: {errno}"))?;
+                .map_err(|errno| {
+                    let why = self.toolstack.affinity_refused(info.cpupool, errno);
+                    format!("{name}: vCPU {vcpu}: CPUs {hard}, soft {soft}: {why}")
+                })?;
             }
             yield_now().await;
         }
@@ -66,7 +69,7 @@ fn cpus(text: &str) -> Result<Option<[u8; CPU_MAX as usize / 8]>, String> {
     Ok(match text {
         "-" => None,
         "all" => Some(ALL),
-        _ => Some(match CpuSet::parse(text)? {
+        _ => Some(match CpuSet::parse_named(text)? {
             CpuSet::Some(cpus) => cpus.bytes(),
             _ => ALL,
         }),

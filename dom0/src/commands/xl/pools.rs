@@ -10,26 +10,27 @@ use alloc::vec::Vec;
 
 use pvrt::hypercall::sysctl::{self, CpuPool};
 use pvrt::println;
-use ring_abi::domctl::XEN_SCHEDULER_CREDIT2;
+use ring_abi::domctl::{XEN_SCHEDULER_CREDIT2, XEN_SCHEDULER_NULL};
 use ring_abi::errno::Errno;
 use ring_abi::types::DomId;
 
 use super::Line;
+use super::list::domain_list;
 use crate::commands::{Outcome, Shell};
 use crate::config::{Config, CpuSet, Setting, ValueKind};
 use crate::shell::print::{Printer, shown};
-use crate::toolstack::{cpu_numbers, scheduler_name, scheduler_number};
+use crate::toolstack::{cpu_list, cpu_numbers, scheduler_name, scheduler_number};
 
 /// CPUs as a toolstack's text has them: those below 64, which are all that are used.
 fn cpus(text: &str) -> Result<u64, String> {
-    match CpuSet::parse(text)? {
+    match CpuSet::parse_named(text)? {
         CpuSet::All => Ok(u64::MAX),
         CpuSet::Some(set) => {
             let bytes = set.bytes();
             let (low, high) = bytes.split_at(8);
             let is_all = text.contains("node") || text.contains("all");
             if !is_all && high.iter().any(|byte| *byte != 0) {
-                return Err("there are CPUs below 64 alone".into());
+                return Err(format!("`{text}`: expected CPUs below 64"));
             }
             Ok(low.iter().rev().fold(0, |bits, byte| bits << 8 | u64::from(*byte)))
         }
@@ -62,8 +63,7 @@ impl Shell {
         for pool in pools {
             let name = format!("{}", shown(&self.toolstack.pool_name(pool.id)));
             let text = if with_cpus {
-                let all: Vec<String> = cpu_numbers(pool.cpus).map(|cpu| cpu.to_string()).collect();
-                all.join(",")
+                cpu_list(pool.cpus)
             } else {
                 let (cpus, scheduler) = (pool.cpus.count_ones(), scheduler_name(pool.scheduler));
                 format!("{cpus:>3} {scheduler:>9}       y       {:>4}", pool.domains)
@@ -110,12 +110,10 @@ impl Shell {
             (None, None) => free & free.wrapping_neg(),
         };
         if let Some(cpu) = cpu_numbers(cpus & !free).next() {
-            return Err(format!(
-                "cpus: CPU {cpu} is not free (`xl cpupool-cpu-remove` takes CPUs out of a pool)"
-            ));
+            return Err(format!("cpus: {}", self.toolstack.not_free(cpu)));
         }
         if cpus == 0 {
-            return Err("cpus: no CPU is free (`xl cpupool-cpu-remove` takes CPUs out of a pool)".into());
+            return Err(format!("{name}: no CPU is free: `xl cpupool-cpu-remove` takes CPUs out of a pool"));
         }
         Ok(Wanted { name, scheduler, cpus })
     }
@@ -124,7 +122,7 @@ impl Shell {
     pub(super) fn xl_pool_cpus(&self, line: &Line<'_>, adds: bool) -> Outcome {
         let [pool, text] = line.operands[..] else { return Err(line.command.usage()) };
         let pool = self.named_pool(pool)?;
-        let cpus = cpus(text).map_err(|error| line.wrong(&format!("`{text}`: {error}")))?;
+        let cpus = cpus(text).map_err(|error| line.wrong(&error))?;
         let is_some = text.contains("all") || text.contains("node");
         if adds {
             let free = sysctl::free_cpus().map_err(|errno| format!("free CPUs: {errno}"))?;
@@ -154,7 +152,20 @@ impl Shell {
         let [domain, pool] = line.operands[..] else { return Err(line.command.usage()) };
         let list = self.selected(&[domain])?;
         let info = list.first().ok_or_else(|| format!("{domain}: no such domain"))?;
-        self.toolstack.migrate(DomId::new(info.domain), &self.named_pool(pool)?)
+        let pool = self.named_pool(pool)?;
+        self.toolstack.migrate(DomId::new(info.domain), &pool)?;
+        self.warn_of_waiting(&pool, 0);
+        Ok(())
+    }
+
+    /// Warns when a pool whose scheduler is null has fewer CPUs than its domains' vCPUs with `more`: no turns are taken there.
+    pub(super) fn warn_of_waiting(&self, pool: &CpuPool, more: u32) {
+        let inside = domain_list().unwrap_or_default().into_iter().filter(|info| info.cpupool == pool.id);
+        let (vcpus, cpus) =
+            (inside.map(|info| info.nr_online_vcpus).sum::<u32>() + more, pool.cpus.count_ones());
+        if let Some(text) = waiting(pool.scheduler, vcpus, cpus) {
+            println!("warning: CPU pool {}: {text}", shown(&self.toolstack.pool_name(pool.id)));
+        }
     }
 
     /// `xl cpu-online CPU`, `xl cpu-offline CPU`: what `xen-hptool` does on Xen.
@@ -168,11 +179,21 @@ impl Shell {
             Errno::EINVAL => format!("CPU {cpu}: there is no such CPU"),
             Errno::EEXIST if online => format!("CPU {cpu} is online"),
             Errno::EEXIST => format!("CPU {cpu} is offline"),
-            Errno::EBUSY => format!("CPU {cpu} is the last of Pool-0"),
+            Errno::EBUSY => format!("CPU {cpu} is the last of the CPU pool {}", self.toolstack.pool_name(0)),
             Errno::ENODEV => format!("CPU {cpu} is in a CPU pool: `xl cpupool-cpu-remove` takes it out"),
             other => format!("CPU {cpu}: {other}"),
         })
     }
+}
+
+/// What becomes of vCPUs in a pool that has fewer CPUs, if some of them cannot run.
+fn waiting(scheduler: u32, vcpus: u32, cpus: u32) -> Option<String> {
+    (scheduler == XEN_SCHEDULER_NULL && vcpus > cpus).then(|| {
+        format!(
+            "{vcpus} vCPUs for {cpus} CPU(s): with the scheduler null, {} wait until a CPU comes free",
+            vcpus - cpus
+        )
+    })
 }
 
 /// The keys of a pool's configuration.
@@ -190,6 +211,6 @@ fn cpus_of(setting: &Setting) -> Result<u64, String> {
     let values = if let ValueKind::List(list) = &setting.value.kind { &list[..] } else { one };
     values.iter().try_fold(0, |all, value| {
         let text = value.text().ok_or("cpus: expected CPUs")?;
-        cpus(&text).map(|more| all | more).map_err(|error| format!("cpus: `{text}`: {error}"))
+        cpus(&text).map(|more| all | more).map_err(|error| format!("cpus: {error}"))
     })
 }

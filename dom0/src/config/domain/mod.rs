@@ -209,7 +209,8 @@ impl Reader<'_> {
             cpus,
             cpus_soft,
             cpu_weight: self.small("cpu_weight", 1, 65535)?.map_or(USUAL_WEIGHT, |weight| weight as u16),
-            cap: self.small("cap", 0, 65534)?.unwrap_or(0) as u16,
+            // As libxl has it: more than all vCPUs can use is a slip.
+            cap: self.small("cap", 0, maxvcpus as u32 * 100)?.unwrap_or(0) as u16,
             pool: self.string("pool")?.filter(|pool| !pool.is_empty()),
             cpuid: self.cpuid()?,
 

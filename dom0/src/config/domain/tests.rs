@@ -164,6 +164,7 @@ fn errors_say_key_and_place() {
         ("uuid='123'", "t.cfg:3:6: uuid: expected a UUID"),
         ("cpus='4-2'", "t.cfg:3:6: cpus: `4-2`"),
         ("cpu_weight=65536", "t.cfg:3:12: cpu_weight: 65536 is out of range"),
+        ("vcpus=2\ncap=201", "t.cfg:4:5: cap: 201 is out of range: 0 to 200"),
         ("localtime=2", "t.cfg:3:11: localtime: 2 is out of range"),
         ("rtc_timeoffset='x'", "t.cfg:3:16: rtc_timeoffset: expected"),
         ("kernel=''", "t.cfg: no `kernel` is given"),

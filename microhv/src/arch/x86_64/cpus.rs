@@ -16,8 +16,9 @@ use super::paging::{self, StartTables};
 use super::percpu::{self, AREA_BYTES, Area, this_cpu};
 use super::{apic, cpu, fpu, leave, time, tsc};
 
-/// How long a CPU may take until it says that it is up.
-const START_NS: u64 = 100_000_000;
+/// How long a CPU may take until it says that it is up. An emulator on a busy host lets a CPU wait for hundreds of milliseconds,
+/// and a CPU that is left out is lost until the machine boots anew.
+const START_NS: u64 = 2_000_000_000;
 /// How long a CPU takes for an INIT.
 const INIT_NS: u64 = 10_000_000;
 /// How long after the first start-up interrupt the second comes, for a CPU that missed the first.
@@ -151,7 +152,7 @@ fn start_one(hv: &Hv, cpu: CpuId, apic_id: u32, page: u64) -> Result<(), &'stati
     paging::map_area(cpu, None);
     hv.platform.flush_tlb(CpuSet::ALL);
     hv.frames.release(memory, order);
-    Err("did not come up within 100 ms")
+    Err("did not come up within 2 s")
 }
 
 /// The first Rust code of another CPU, on its own stack, with the tables of the start.

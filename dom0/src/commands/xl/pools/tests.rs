@@ -2,7 +2,10 @@ use alloc::string::String;
 
 use pvrt::executor::block_on_test;
 use pvrt::host::{Machine, take_console_output};
+use ring_abi::domctl::{XEN_SCHEDULER_CREDIT2, XEN_SCHEDULER_NULL};
+use ring_abi::errno::Errno;
 
+use super::waiting;
 use crate::commands::Shell;
 use crate::commands::tests::shell;
 use crate::xenstore::Nodes;
@@ -26,8 +29,10 @@ fn pools_are_made_named_and_end() {
     assert!(run("xl cpupool-list").contains("Pool-0               4   credit2       y"));
     fails("xl cpupool-create name=rt", "no CPU is free");
     run("xl cpupool-cpu-remove Pool-0 2-3");
-    fails("xl cpupool-cpu-remove Pool-0 3", "CPU 3: the CPU is not in the pool");
-    fails("xl cpupool-create name=rt cpus=1,2", "CPU 1 is not free");
+    fails("xl cpupool-cpu-remove Pool-0 3", "CPU 3 is not in the CPU pool Pool-0");
+    fails("xl cpupool-create name=rt cpus=1,2", "CPU 1 is not free: `xl cpupool-cpu-remove Pool-0 1`");
+    fails("xl cpupool-create name=rt cpus=17", "cpus: CPU 17 is not online");
+    fails("xl cpupool-create name=rt cpus=x", "cpus: `x`: expected a CPU");
     fails("xl cpupool-create name=rt sched=rtds", "expected `credit2` or `null`");
     fails("xl cpupool-create sched=null", "name: missing");
     fails("xl cpupool-create name=Pool-0", "a CPU pool of that name exists");
@@ -40,7 +45,21 @@ fn pools_are_made_named_and_end() {
     assert_eq!(store.read_str("/local/pool/1/name").as_deref(), Ok("rt"));
     assert!(run("xl cpupool-list rt").contains("rt                   1      null       y          0"));
     fails("xl cpu-offline 2", "CPU 2 is in a CPU pool");
-    fails("xl cpupool-cpu-add rt 1", "CPU 1: the CPU is not free");
+    fails(
+        "xl cpupool-cpu-add rt 1",
+        "CPU 1 is not free: `xl cpupool-cpu-remove Pool-0 1` takes it out of the CPU pool Pool-0",
+    );
+    fails("xl cpupool-cpu-add rt 3,1", "CPU 1 is not free");
+    fails("xl sched-credit2 -p rt", "rt: the CPU pool's scheduler is null, not credit2");
+    fails("xl cpupool-cpu-remove Pool-0 1-2", "CPU 2 is not in the CPU pool Pool-0; done for CPU 1");
+    run("xl cpupool-cpu-add Pool-0 1");
+    fails(
+        "xl cpupool-cpu-remove Pool-0 node:0",
+        "CPU 1 is the last of the CPU pool Pool-0, which has domains",
+    );
+    run("xl cpupool-cpu-add Pool-0 0");
+    let why = shell.toolstack.affinity_refused(1, Errno::EINVAL);
+    assert_eq!(why, "none of the CPUs is in the CPU pool rt, which has 2");
     run("xl cpupool-cpu-add rt node:0"); // as many of the node's as are free
     assert!(run("xl cpupool-list -c").contains("rt                 2,3\n"));
     run("xl cpupool-rename rt dedicated");
@@ -51,6 +70,14 @@ fn pools_are_made_named_and_end() {
     assert!(store.read_str("/local/pool/1/name").is_err(), "its name is free");
     run("xl cpupool-cpu-add Pool-0 2,3");
     assert!(run("xl cpupool-list -c").contains("Pool-0             0,1,2,3"));
+}
+
+#[test]
+fn who_waits_for_a_cpu_of_its_own_is_told() {
+    assert_eq!(waiting(XEN_SCHEDULER_CREDIT2, 9, 1), None);
+    assert_eq!(waiting(XEN_SCHEDULER_NULL, 2, 2), None);
+    let text = waiting(XEN_SCHEDULER_NULL, 3, 1).unwrap();
+    assert_eq!(text, "3 vCPUs for 1 CPU(s): with the scheduler null, 2 wait until a CPU comes free");
 }
 
 #[test]

@@ -79,7 +79,7 @@ pub(super) const DOMAINS: &[Command] = &[
         "vcpu-pin",
         "DOMAIN VCPU|all HARD|-|all [SOFT|-|all]",
         (3, 4),
-        "sets on which CPUs a vCPU may run",
+        "sets on which CPUs (such as 0-3,^2 or node:0) a vCPU may run, and had better run",
     )
     .options(&[
         flag('f', "force", "undoes a pinning of the kernel's").idle("no kernel pins vCPUs here"),

@@ -41,7 +41,12 @@ pub(super) const MACHINE: &[Command] = &[
 ];
 
 const WEIGHT: Opt = with('w', "weight", "WEIGHT", "its weight, 1 to 65535; 256 is usual");
-const CAP: Opt = with('c', "cap", "CAP", "the most of a CPU it may use, in percent; 0: no bound");
+const CAP: Opt = with(
+    'c',
+    "cap",
+    "CAP",
+    "the most it may use, in percent of a CPU, at most 100 for each vCPU; 0: no bound",
+);
 const DOMAIN: Opt = with('d', "domain", "DOMAIN", "the domain");
 const POOL: Opt = with('p', "cpupool", "POOL", "the CPU pool");
 const SCHEDULE: Opt = flag('s', "schedparam", "the scheduler's own parameters");
@@ -86,9 +91,14 @@ pub(super) const POOLS: &[Command] = &[
         "cpus",
         "with their CPUs",
     )]),
-    command("cpupool-create", "[FILE] [KEY=VALUE...]", (0, MANY), "makes a CPU pool")
-        .options(&[with('f', "defconfig", "FILE", "the file to read"), flag('n', "dryrun", "makes nothing")])
-        .dry(),
+    command(
+        "cpupool-create",
+        "[FILE] [KEY=VALUE...]",
+        (0, MANY),
+        "makes a CPU pool of name=, sched= (credit2 or null) and cpus= or nodes=",
+    )
+    .options(&[with('f', "defconfig", "FILE", "the file to read"), flag('n', "dryrun", "makes nothing")])
+    .dry(),
     command("cpupool-destroy", "POOL", (1, 1), "takes a CPU pool away"),
     command("cpupool-rename", "POOL NAME", (2, 2), "gives a CPU pool another name"),
     command("cpupool-cpu-add", "POOL CPUS|node:NODES", (2, 2), "adds CPUs to a pool"),
