@@ -24,10 +24,16 @@ guest_iret:
     mov rax, rsi
     jmp leave_by_iret
 
-/* Runs a function on an emptied stack. In: rdi = top of the CPU's stack, rsi = function. */
+/* Runs a function on an emptied stack. In: rdi = top of the CPU's stack, rsi = function, which does not return.
+   A retpoline: the CPU predicts the return by the call before it, and waits at 1 until the target is known. */
     function restart_stack
     mov rsp, rdi
     xor ebp, ebp
-    call rsi
-    ud2
+    push 0                              /* where the function would return to */
+    call 2f
+1:  pause
+    lfence
+    jmp 1b
+2:  mov [rsp], rsi
+    ret
     .text
