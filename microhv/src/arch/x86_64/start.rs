@@ -9,6 +9,7 @@ use arrayvec::ArrayVec;
 use microhv::boot::acpi::{self, Acpi};
 use microhv::boot::memory_map::{MemoryMap, Range};
 use microhv::boot::multiboot::{self, BootInformation, Physical};
+use microhv::boot::speculation::{self, Facts};
 use microhv::boot::{Options, dom0, topology};
 use microhv::frames::{FrameInfo, FrameTable};
 use microhv::platform::{Clock, CpuId, MachineFacts};
@@ -195,9 +196,11 @@ fn describe(hv: &Hv, options: &Options) {
     let (name, cpus) = if options.gran_core { ("core", hv.sched.threads_per_core()) } else { ("cpu", 1) };
     let plural = if cpus == 1 { "" } else { "s" };
     log::info!("Scheduling granularity: {name}, {cpus} CPU{plural} per sched-resource");
-    let cpuid = |leaf, subleaf| hv.platform.cpuid(leaf, subleaf);
-    let policy = microhv::boot::mitigations::policy(options.mitigations, cpuid, cpu::read_msr);
-    log::info!("{policy}");
+    let facts = Facts::read(cpu::cpuid, cpu::read_msr);
+    let threads = hv.sched.threads_per_core();
+    for row in speculation::table(&facts, &options.speculation, threads, options.gran_core) {
+        log::info!("side channels: {row}");
+    }
 }
 
 #[inline(never)]

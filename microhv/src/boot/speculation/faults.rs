@@ -1,0 +1,244 @@
+//! The faults, each with the bits and models that deny it.
+//!
+//! Bits: Intel SDM volume 4, `IA32_ARCH_CAPABILITIES`; AMD APM volume 3, appendix E. Models: Intel's "Affected Processors",
+//! as Xen's `spec_ctrl.c` has them.
+
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+
+use super::Maker::{Amd, Intel};
+use super::{Choices, Facts, GDS_CTRL, Maker, SRBDS_CTRL};
+
+/// What is done against a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The CPU does not have the fault.
+    NotNeeded,
+    /// What is needed is done.
+    On,
+    /// What would be needed is not wanted, by the command line or its defaults.
+    Off,
+    /// What would be needed is not done.
+    Missing,
+}
+
+/// A fault, and what is done against it.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Its name.
+    pub fault: &'static str,
+    /// Whether its counter-measure is on.
+    pub state: State,
+    /// The counter-measure.
+    pub measure: &'static str,
+    /// Why it is needed, or not.
+    pub why: &'static str,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { fault, measure, why, .. } = self;
+        match self.state {
+            State::NotNeeded => write!(f, "{fault}: not needed: {why}"),
+            State::On => write!(f, "{fault}: on ({measure}): {why}"),
+            State::Off => write!(f, "{fault}: off ({measure}): {why}"),
+            State::Missing => write!(f, "{fault}: MISSING ({measure}): {why}"),
+        }
+    }
+}
+
+/// Bits of `MSR_ARCH_CAPABILITIES`.
+const RDCL_NO: u64 = 1 << 0;
+const EIBRS: u64 = 1 << 1;
+const RSBA: u64 = 1 << 2;
+const SSB_NO: u64 = 1 << 4;
+const MDS_NO: u64 = 1 << 5;
+const TSX_CTRL: u64 = 1 << 7;
+const TAA_NO: u64 = 1 << 8;
+/// SBDR_SSDP_NO, FBSDP_NO, PSDP_NO.
+const MMIO_NO: u64 = 7 << 13;
+const RRSBA: u64 = 1 << 19;
+const BHI_NO: u64 = 1 << 20;
+const GDS_NO: u64 = 1 << 26;
+const RFDS_NO: u64 = 1 << 27;
+const RFDS_CLEAR: u64 = 1 << 28;
+const ITS_NO: u64 = 1 << 62;
+
+/// Models of Intel's family 6 whose returns are predicted by the return stack alone (Broadwell: with microcode of 2018).
+const PLAIN_RETURNS: &[u32] = &[
+    0x17, 0x1a, 0x1c, 0x1d, 0x1e, 0x1f, 0x25, 0x26, 0x27, 0x2a, 0x2c, 0x2d, 0x2e, 0x2f, 0x35, 0x36, 0x37, 0x3a, 0x3c,
+    0x3d, 0x3e, 0x3f, 0x45, 0x46, 0x47, 0x4a, 0x4c, 0x4d, 0x4f, 0x56, 0x57, 0x5a, 0x5c, 0x5f, 0x85,
+];
+/// Goldmont to Gracemont, alone or beside other cores.
+const RFDS: &[u32] = &[0x5c, 0x5f, 0x7a, 0x86, 0x96, 0x97, 0x9a, 0x9c, 0xb7, 0xba, 0xbe, 0xbf];
+/// Skylake to Rocket Lake.
+const GDS: &[u32] = &[0x4e, 0x55, 0x5e, 0x6a, 0x6c, 0x7e, 0x8c, 0x8d, 0x8e, 0x9e, 0xa5, 0xa6, 0xa7];
+const ITS: &[u32] = &[0x55, 0x6a, 0x6c, 0x7e, 0x8c, 0x8d, 0x8e, 0x9e, 0xa5, 0xa6, 0xa7];
+/// Ivy Bridge to Comet Lake, not for servers.
+const SRBDS: &[u32] = &[0x3a, 0x3c, 0x3d, 0x45, 0x46, 0x47, 0x4e, 0x5e, 0x8e, 0x9e, 0xa5, 0xa6];
+/// Silvermont and Airmont, whose return stack holds the lower half of an address.
+const NARROW_RETURNS: &[u32] = &[0x37, 0x4a, 0x4c, 0x4d, 0x5a, 0x5d, 0x65, 0x6e, 0x75];
+
+/// Whether there is a fault, of whose CPUs, and why: the first of `denied` that is so, or else `affected`.
+#[derive(Clone, Copy)]
+struct Need(Result<&'static str, &'static str>);
+
+impl Need {
+    fn of(facts: &Facts, maker: Maker, denied: &[(bool, &'static str)], affected: &'static str) -> Self {
+        if maker != Maker::Unknown && facts.maker() != Maker::Unknown && facts.maker() != maker {
+            return Self(Err("not a fault of this maker's CPUs"));
+        }
+        Self(denied.iter().find(|(is_so, _)| *is_so).map_or(Ok(affected), |(_, why)| Err(*why)))
+    }
+}
+
+/// All faults of a CPU. `threads`: CPUs of a core; `whole_cores`: they run one domain at a time.
+pub fn table(facts: &Facts, choices: &Choices, threads: u32, whole_cores: bool) -> Vec<Row> {
+    if facts.is_emulated() {
+        let why = "QEMU's emulator executes one instruction after the other";
+        return vec![Row { fault: "all", state: State::NotNeeded, measure: "", why }];
+    }
+    let missing = if choices.is_off { State::Off } else { State::Missing };
+    let mut rows = Vec::new();
+    let mut add = |fault, Need(need): Need, state, measure| {
+        rows.push(match need {
+            Ok(why) => Row { fault, state, measure, why },
+            Err(why) => Row { fault, state: State::NotNeeded, measure: "", why },
+        });
+    };
+    data(facts, choices, &mut add, missing);
+    branches(facts, &mut add, missing);
+    rest(facts, &mut add, missing);
+    // A hypervisor below need not show which CPUs are threads of one core.
+    let is_virtual = facts.is_virtual();
+    let together = match whole_cores {
+        true if is_virtual => State::Missing,
+        true => State::On,
+        false => State::Off,
+    };
+    let alone = [(threads == 1 && !is_virtual, "a core is one CPU")];
+    let need = Need::of(facts, Maker::Unknown, &alone, "the threads of a core share its caches and buffers");
+    add("threads of a core", need, together, "sched-gran=core: one domain at a time");
+    rows
+}
+
+type Add<'a> = dyn FnMut(&'static str, Need, State, &'static str) + 'a;
+
+/// Faults by which a guest reads what is not its own: memory, the first-level cache, buffers and registers.
+fn data(facts: &Facts, choices: &Choices, add: &mut Add<'_>, missing: State) {
+    let says = |bit: u64| facts.capabilities & bit == bit;
+    let of = |maker, denied: &[(bool, &'static str)], affected| Need::of(facts, maker, denied, affected);
+    let unless = |off| if off { State::Off } else { missing };
+    let rdcl = [(says(RDCL_NO), "the CPU says RDCL_NO")];
+    let need = of(Intel, &rdcl, "the CPU does not say RDCL_NO");
+    add("Meltdown", need, unless(choices.xpti_off), "page tables of the hypervisor's own");
+    add("L1TF", need, unless(choices.l1tf_off), "no cacheable address in an entry that is not present");
+    let mds = [(says(MDS_NO), "the CPU says MDS_NO")];
+    add("MDS", of(Intel, &mds, "the CPU does not say MDS_NO"), missing, "VERW ahead of guests");
+    // Only the CPU itself says that there are no transactions; a hypervisor below may hide them.
+    let has_tsx = facts.is_virtual() || facts.seven.ebx & 1 << 11 != 0 || says(TSX_CTRL);
+    let taa = [(says(TAA_NO), "the CPU says TAA_NO"), (!has_tsx, "the CPU has no transactions")];
+    add("TAA", of(Intel, &taa, "the CPU does not say TAA_NO"), missing, "VERW ahead of guests");
+    let mmio = [(says(MMIO_NO), "the CPU says SBDR_SSDP_NO, FBSDP_NO and PSDP_NO")];
+    let need = of(Intel, &mmio, "the CPU does not say SBDR_SSDP_NO, FBSDP_NO and PSDP_NO");
+    add("MMIO stale data", need, missing, "VERW ahead of guests");
+    let rfds = [
+        (says(RFDS_NO), "the CPU says RFDS_NO"),
+        (!says(RFDS_CLEAR) && facts.is_model(RFDS, false), "not a fault of this model"),
+    ];
+    add("RFDS", of(Intel, &rfds, "the CPU does not say RFDS_NO"), missing, "VERW ahead of guests");
+    let tsa = [
+        (facts.extended_21.ecx & 6 == 6, "the CPU says TSA_SQ_NO and TSA_L1_NO"),
+        (facts.is_no_family(&[0x19]), "not a fault of this family"),
+    ];
+    add("TSA", of(Amd, &tsa, "the CPU does not say TSA_SQ_NO and TSA_L1_NO"), missing, "VERW ahead of guests");
+    // Only microcode can do the two below, and does unless firmware has turned that off.
+    let by_microcode =
+        |has: bool, off: u64| if has && facts.microcode & off == 0 { State::On } else { missing };
+    let gds = [
+        (says(GDS_NO), "the CPU says GDS_NO"),
+        (!says(GDS_CTRL) && facts.is_model(GDS, false), "not a fault of this model"),
+    ];
+    let need = of(Intel, &gds, "the CPU does not say GDS_NO");
+    add("GDS", need, by_microcode(says(GDS_CTRL), 1 << 4), "microcode");
+    let srbds = [(facts.is_model(SRBDS, false), "not a fault of this model")];
+    let need = of(Intel, &srbds, "random numbers pass through a buffer that all cores share");
+    add("SRBDS", need, by_microcode(facts.seven.edx & SRBDS_CTRL != 0, 1), "microcode");
+}
+
+/// Faults by which a guest makes the hypervisor, or another guest, execute speculatively what the guest likes.
+fn branches(facts: &Facts, add: &mut Add<'_>, missing: State) {
+    let says = |bit: u64| facts.capabilities & bit == bit;
+    let of = |maker, denied: &[(bool, &'static str)], affected| Need::of(facts, maker, denied, affected);
+    let always = of(Maker::Unknown, &[], "the CPU speculates");
+    add("Spectre v1", always, missing, "indices from guests clamped");
+    add("Spectre v2", always, State::On, "retpolines");
+    add("Spectre v2 between guests", always, missing, "IBPB at a switch of domains");
+    let is_intel = facts.maker() == Intel;
+    let eibrs = says(EIBRS);
+    let bhi = [(says(BHI_NO), "the CPU says BHI_NO"), (is_intel && !eibrs, "the CPU has no eIBRS")];
+    add("BHI", of(Intel, &bhi, "the CPU does not say BHI_NO"), missing, "BHI_DIS_S, or a loop of branches");
+    // Intel's CPUs with the MSR and without these bits predict returns by the return stack alone.
+    let alternative = says(RSBA) || says(RRSBA) || eibrs;
+    let returns = [
+        (facts.capabilities != 0 && !alternative, "the CPU says neither RSBA nor RRSBA nor eIBRS"),
+        (!alternative && facts.is_model(PLAIN_RETURNS, true), "not a fault of this model"),
+    ];
+    let need = of(Intel, &returns, "returns may be predicted as indirect branches are");
+    add("Retbleed", need, missing, if eibrs { "eIBRS" } else { "IBRS on entry" });
+    let btc = [
+        (facts.extended_8.ebx & 1 << 29 != 0, "the CPU says BTC_NO"),
+        (facts.is_no_family(&[0x15, 0x16, 0x17, 0x18]), "not a fault of this family"),
+    ];
+    add("branch type confusion", of(Amd, &btc, "the CPU does not say BTC_NO"), missing, "IBPB on entry");
+    let srso = [
+        (facts.extended_21.eax & 1 << 29 != 0, "the CPU says SRSO_NO"),
+        (facts.extended_21.eax & 1 << 30 != 0, "the CPU says SRSO_US_NO"),
+        (facts.is_no_family(&[0x17, 0x18, 0x19]), "not a fault of this family"),
+    ];
+    add("SRSO", of(Amd, &srso, "the CPU does not say SRSO_NO"), missing, "IBPB on entry");
+    let its = [
+        (says(ITS_NO), "the CPU says ITS_NO"),
+        (is_intel && !eibrs, "the CPU has no eIBRS"),
+        (is_intel && facts.seven_two.edx & 1 << 4 != 0, "the CPU has BHI_CTRL"),
+        (facts.is_model(ITS, false), "not a fault of this model"),
+    ];
+    add("ITS", of(Intel, &its, "the CPU does not say ITS_NO"), missing, "returns by a thunk");
+    // Guests are of 64 bits, so the return addresses that a guest leaves there are all of user pages.
+    let smep = facts.seven.ebx & 1 << 7 != 0 && !facts.is_model(NARROW_RETURNS, true);
+    let need = of(Maker::Unknown, &[(smep, "SMEP is on")], "a return may go to a guest's code");
+    add("return stack", need, missing, "return stack overwritten on entry");
+}
+
+/// Faults of other kinds.
+fn rest(facts: &Facts, add: &mut Add<'_>, missing: State) {
+    let of = |maker, denied: &[(bool, &'static str)], affected| Need::of(facts, maker, denied, affected);
+    let amd = facts.extended_8.ebx;
+    let ssb_no = facts.capabilities & SSB_NO != 0 || amd & 1 << 26 != 0;
+    let need = of(Maker::Unknown, &[(ssb_no, "the CPU says SSB_NO")], "loads overtake stores");
+    add("SSB", need, missing, "SSBD");
+    let has_psfd = amd & 1 << 28 != 0 || facts.seven_two.edx & 1 != 0;
+    let is_known = facts.maker() != Maker::Unknown;
+    let psf = [(ssb_no, "the CPU says SSB_NO"), (is_known && !has_psfd, "the CPU has no such predictor")];
+    add("PSF", of(Maker::Unknown, &psf, "stores are predicted to be loaded"), missing, "PSFD");
+    let pointers = [(amd & 1 << 2 != 0, "the CPU says RSTR_FP_ERR_PTRS")];
+    let need = of(Amd, &pointers, "FXRSTOR leaves the last guest's pointers of floating-point errors");
+    add("FXSAVE leak", need, missing, "pointers overwritten");
+    let eager = [(true, "floating-point registers are switched with the vCPU")];
+    add("lazy FPU", of(Intel, &eager, ""), missing, "");
+    // Zen1 and Zen2 are told apart by STIBP, as Xen does.
+    let has_stibp = amd & 1 << 15 != 0;
+    let is_known = facts.maker() == Amd;
+    let div = [
+        (facts.is_no_family(&[0x17, 0x18]), "not a fault of this family"),
+        (is_known && has_stibp, "a fault of Zen1"),
+    ];
+    add("DIV leak", of(Amd, &div, "a division leaves its result in the divider"), missing, "a division ahead of guests");
+    let bleed = [
+        (facts.is_no_family(&[0x17]), "not a fault of this family"),
+        (is_known && !has_stibp, "a fault of Zen2"),
+    ];
+    let need = of(Amd, &bleed, "vector registers may show what others had there");
+    add("Zenbleed", need, missing, "DE_CFG bit 9, or microcode");
+}
