@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn counter_measures_are_spelt_as_for_xen() {
-        let off = Choices { is_off: true, xpti_off: true, l1tf_off: true };
+        let off = Choices { is_off: true, xpti_off: true, l1tf_off: true, ..Choices::default() };
         for word in ["spec-ctrl=no", "spec-ctrl=off", "spec-ctrl=0", "spec-ctrl=false", "spec-ctrl=disable"] {
             assert_eq!(known(word).speculation, off, "{word}");
         }
@@ -214,11 +214,20 @@ mod tests {
         let choices = known("xpti=no pv-l1tf=off").speculation;
         assert_eq!(choices, Choices { is_off: false, ..off });
         assert_eq!(known("xpti=no xpti=default").speculation, Choices::default());
+        let list = known("spec-ctrl=no,verw,no-ibpb,ssbd=1,psfd=off,ibrs=no,no-bhi-dis-s,clear-regs").speculation;
+        let some = [list.verw, list.ssbd, list.clear_registers, list.ibpb, list.psfd, list.ibrs, list.bhi_dis_s];
+        assert_eq!(some, [true, true, true, false, false, false, false].map(Some));
+        assert!(list.is_off);
+        assert_eq!(known("spec-ctrl=md-clear").speculation.verw, Some(true));
         for (line, word, why) in [
             ("spec-ctrl=yes", "yes", "no such value"),
             ("spec-ctrl=frob=1", "frob=1", "no such value"),
             ("spec-ctrl=no-frob", "no-frob", "no such value"),
-            ("spec-ctrl=no-ibrs", "no-ibrs", "microhv has no such counter-measure"),
+            ("spec-ctrl=no-stibp", "no-stibp", "microhv has no such counter-measure"),
+            ("spec-ctrl=verw=", "verw=", "no such value"),
+            ("spec-ctrl=verw=pv", "verw=pv", "no such value"),
+            ("spec-ctrl=xen", "xen", "no such value"),
+            ("spec-ctrl=ibpb=2", "ibpb=2", "no such value"),
             ("spec-ctrl=bti-thunk=jmp", "bti-thunk=jmp", "microhv has no such counter-measure"),
             ("xpti", "xpti", "microhv has no such counter-measure"),
             ("xpti=dom0=no", "xpti=dom0=no", "dom0 and other domains cannot differ"),

@@ -2,7 +2,7 @@
    In: rax = the frame of the vCPU to run; rsp = the CPU's own stack.
    The five words that IRET takes are copied to our stack first, so that a fault of the
    IRET itself (a selector that the guest spoiled) finds the vCPU's frame whole: the handler
-   sees rip = guest_iret, and gives the guest's kernel the exception. */
+   sees rip = guest_iret or guest_iret_cleared, and gives the guest's kernel the exception. */
     .section .text.entry, "ax", @progbits
     .balign 16
     function leave_by_iret
@@ -16,6 +16,23 @@
     .globl guest_iret
 guest_iret:
     iretq
+    int3                                /* with these, room for a jump to the code below */
+    int3
+    int3
+
+/* The same, once buffers of the CPU are cleared, whose entries the guest could sample. */
+    function verw_iret
+    verw word ptr [rip + verw_selector]
+    .globl guest_iret_cleared
+guest_iret_cleared:
+    iretq
+
+/* VERW clears buffers if its operand is in memory; with a good selector it does so fast. */
+    .pushsection .rodata.entry, "a", @progbits
+    .balign 2
+verw_selector:
+    .short {hypervisor_ds}
+    .popsection
 
 /* Enters the first guest, or the next one after idling: forgets the stack above.
    In: rdi = top of the CPU's stack, rsi = frame of the vCPU to run. */

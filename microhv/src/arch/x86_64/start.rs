@@ -9,7 +9,7 @@ use arrayvec::ArrayVec;
 use microhv::boot::acpi::{self, Acpi};
 use microhv::boot::memory_map::{MemoryMap, Range};
 use microhv::boot::multiboot::{self, BootInformation, Physical};
-use microhv::boot::speculation::{self, Facts};
+use microhv::boot::speculation::{Facts, Measures, table};
 use microhv::boot::{Options, dom0, topology};
 use microhv::frames::{FrameInfo, FrameTable};
 use microhv::platform::{Clock, CpuId, MachineFacts};
@@ -18,7 +18,9 @@ use ring_abi::types::Mfn;
 
 use super::machine::{self, Hv, Machine};
 use super::percpu::{self, Area};
-use super::{apic, cpu, cpus, descriptors, devices, heap, leave, paging, panic, serial, switch, time};
+use super::{
+    apic, cpu, cpus, descriptors, devices, heap, leave, paging, panic, serial, speculation, switch, time,
+};
 
 /// End of what the boot tables map 1:1.
 const IDENTITY_END: u64 = 4 << 30;
@@ -118,6 +120,7 @@ extern "C" fn on_own_stack() -> ! {
         Options::parse(command_line, |word, why| log::warn!("command line: {word} is ignored: {why}"));
     panic::DEBUG_EXIT.call_once(|| options.debug_exit);
     log::set_max_level(options.log_level);
+    speculation::apply(&Measures::of(&Facts::read(cpu::cpuid, cpu::read_msr), &options.speculation));
     apic::init(acpi, options.x2apic);
     time::init(acpi);
     let hv = make_hypervisor(acpi, command_line, &options);
@@ -197,8 +200,8 @@ fn describe(hv: &Hv, options: &Options) {
     let plural = if cpus == 1 { "" } else { "s" };
     log::info!("Scheduling granularity: {name}, {cpus} CPU{plural} per sched-resource");
     let facts = Facts::read(cpu::cpuid, cpu::read_msr);
-    let threads = hv.sched.threads_per_core();
-    for row in speculation::table(&facts, &options.speculation, threads, options.gran_core) {
+    let (threads, choices) = (hv.sched.threads_per_core(), &options.speculation);
+    for row in table(&facts, choices, &Measures::of(&facts, choices), threads, options.gran_core) {
         log::info!("side channels: {row}");
     }
 }

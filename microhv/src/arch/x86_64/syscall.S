@@ -43,7 +43,7 @@
     mov rdi, rsp
     mov rsp, [rdi - {stack_before_regs}]
     xor ebp, ebp
-    call syscall_from_guest
+    call_from_guest call_syscall, cleared_syscall, syscall_from_guest
     /* rax = frame of the vCPU to run, edx = 1 when rcx and r11 need not be kept */
     test edx, edx
     je leave_by_iret
@@ -55,6 +55,15 @@
     mov r11, [rax + {regs_rflags}]
     mov rsp, [rax + {regs_rsp}]
     mov rax, [rax + 80]
+    .globl return_by_sysret
+return_by_sysret:
+    sysretq
+    int3                                /* with these, room for a jump to the code below */
+    int3
+
+/* The same, once buffers of the CPU are cleared, whose entries the guest could sample. */
+    function verw_sysret
+    verw word ptr [rip + verw_selector]
     sysretq
 
 /* SYSCALL from 32-bit code. Same contract; the handler tells it by cs. */
@@ -80,6 +89,6 @@
     mov rdi, rsp
     mov rsp, [rdi - {stack_before_regs}]
     xor ebp, ebp
-    call compat_syscall_from_guest
+    call_from_guest call_compat_syscall, cleared_compat_syscall, compat_syscall_from_guest
     jmp leave_by_iret
     .text

@@ -2,15 +2,30 @@
 
 use crate::boot::command_line::boolean;
 
-/// Which counter-measures are not wanted. Default: all that this CPU needs are.
+/// What is wanted. `None`, and the default of all: what this CPU needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Choices {
-    /// `spec-ctrl=no`: nothing that can be left out.
+    /// `spec-ctrl=no`: nothing that can be left out, but what is asked for by name.
     pub is_off: bool,
     /// `xpti=no`: no page tables of the hypervisor's own.
     pub xpti_off: bool,
     /// `pv-l1tf=no`: page-table entries that are not present may be whatever a guest writes.
     pub l1tf_off: bool,
+    /// `spec-ctrl=clear-regs`: a guest's registers do not stay in the CPU while the hypervisor runs. Xen, which always clears
+    /// them, has no word for that.
+    pub clear_registers: Option<bool>,
+    /// `spec-ctrl=verw`: buffers are cleared ahead of guests.
+    pub verw: Option<bool>,
+    /// `spec-ctrl=ibpb`: predictions of indirect branches are forgotten between domains.
+    pub ibpb: Option<bool>,
+    /// `spec-ctrl=ibrs`: predictions are kept apart by privilege, where the CPU does that once told (eIBRS).
+    pub ibrs: Option<bool>,
+    /// `spec-ctrl=bhi-dis-s`: the history of branches in ring 3 does not count in ring 0.
+    pub bhi_dis_s: Option<bool>,
+    /// `spec-ctrl=ssbd`: loads do not overtake stores.
+    pub ssbd: Option<bool>,
+    /// `spec-ctrl=psfd`: stores are not predicted to be loaded.
+    pub psfd: Option<bool>,
 }
 
 const UNKNOWN: &str = "no such value";
@@ -24,20 +39,34 @@ impl Choices {
     /// Why the item is ignored.
     pub fn spec_ctrl(&mut self, item: &str) -> Result<(), &'static str> {
         /// What Xen knows, and microhv has not.
-        const OF_XEN: [&str; 24] = [
-            "bhb-entry", "bhb-seq", "bhi-dis-s", "branch-harden", "bti-thunk", "div-scrub", "eager-fpu", "gds-mit",
-            "hvm", "ibpb", "ibpb-entry", "ibrs", "l1d-flush", "lock-harden", "md-clear", "msr-sc", "psfd", "pv",
-            "rsb", "srb-lock", "ssbd", "stibp", "unpriv-mmio", "verw",
+        const OF_XEN: [&str; 17] = [
+            "bhb-entry", "bhb-seq", "branch-harden", "bti-thunk", "div-scrub", "eager-fpu", "gds-mit", "hvm",
+            "ibpb-entry", "l1d-flush", "lock-harden", "msr-sc", "pv", "rsb", "srb-lock", "stibp", "unpriv-mmio",
         ];
-        let (name, _) = item.split_once('=').unwrap_or((item.strip_prefix("no-").unwrap_or(item), ""));
-        match item {
-            "xen=no" | "xen=off" | "xen=0" | "xen=false" | "xen=disable" | "no-xen" => {}
+        let (name, wanted) = match item.split_once('=') {
+            Some((_, "")) => return Err(UNKNOWN),
+            Some((name, value)) => (name, boolean(value)),
+            None => item.strip_prefix("no-").map_or((item, Some(true)), |name| (name, Some(false))),
+        };
+        let choice = match name {
+            "clear-regs" => &mut self.clear_registers,
+            "verw" | "md-clear" => &mut self.verw,
+            "ibpb" => &mut self.ibpb,
+            "ibrs" => &mut self.ibrs,
+            "bhi-dis-s" => &mut self.bhi_dis_s,
+            "ssbd" => &mut self.ssbd,
+            "psfd" => &mut self.psfd,
+            "xen" if wanted == Some(false) => {
+                self.is_off = true;
+                return Ok(());
+            }
             _ if !item.is_empty() && boolean(item) == Some(false) => {
-                (self.xpti_off, self.l1tf_off) = (true, true);
+                (self.is_off, self.xpti_off, self.l1tf_off) = (true, true, true);
+                return Ok(());
             }
             _ => return Err(if OF_XEN.contains(&name) { ABSENT } else { UNKNOWN }),
-        }
-        self.is_off = true;
+        };
+        *choice = Some(wanted.ok_or(UNKNOWN)?);
         Ok(())
     }
 

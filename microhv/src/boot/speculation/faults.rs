@@ -8,7 +8,8 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::Maker::{Amd, Intel};
-use super::{Choices, Facts, GDS_CTRL, Maker, SRBDS_CTRL};
+use super::measures::{BHI_DIS_S, IBRS, PSFD, SSBD};
+use super::{Choices, EIBRS, Facts, GDS_CTRL, Maker, Measures, SRBDS_CTRL};
 
 /// What is done against a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,6 @@ impl fmt::Display for Row {
 
 /// Bits of `MSR_ARCH_CAPABILITIES`.
 const RDCL_NO: u64 = 1 << 0;
-const EIBRS: u64 = 1 << 1;
 const RSBA: u64 = 1 << 2;
 const SSB_NO: u64 = 1 << 4;
 const MDS_NO: u64 = 1 << 5;
@@ -58,6 +58,7 @@ const TSX_CTRL: u64 = 1 << 7;
 const TAA_NO: u64 = 1 << 8;
 /// SBDR_SSDP_NO, FBSDP_NO, PSDP_NO.
 const MMIO_NO: u64 = 7 << 13;
+const FB_CLEAR: u64 = 1 << 17;
 const RRSBA: u64 = 1 << 19;
 const BHI_NO: u64 = 1 << 20;
 const GDS_NO: u64 = 1 << 26;
@@ -93,8 +94,109 @@ impl Need {
     }
 }
 
+/// Faults by which a guest samples what buffers of the CPU hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Buffers {
+    Mds,
+    Taa,
+    Mmio,
+    Rfds,
+    Tsa,
+}
+
+impl Buffers {
+    pub(super) const ALL: [Self; 5] = [Self::Mds, Self::Taa, Self::Mmio, Self::Rfds, Self::Tsa];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Mds => "MDS",
+            Self::Taa => "TAA",
+            Self::Mmio => "MMIO stale data",
+            Self::Rfds => "RFDS",
+            Self::Tsa => "TSA",
+        }
+    }
+
+    fn need(self, facts: &Facts) -> Need {
+        let says = |bit| facts.says(bit);
+        match self {
+            Self::Mds => {
+                Need::of(facts, Intel, &[(says(MDS_NO), "the CPU says MDS_NO")], "the CPU does not say MDS_NO")
+            }
+            Self::Taa => {
+                // Only the CPU itself says that there are no transactions; a hypervisor below may hide them.
+                let has_tsx = facts.is_virtual() || facts.seven.ebx & 1 << 11 != 0 || says(TSX_CTRL);
+                let denied = [(says(TAA_NO), "the CPU says TAA_NO"), (!has_tsx, "the CPU has no transactions")];
+                Need::of(facts, Intel, &denied, "the CPU does not say TAA_NO")
+            }
+            Self::Mmio => {
+                let denied = [(says(MMIO_NO), "the CPU says SBDR_SSDP_NO, FBSDP_NO and PSDP_NO")];
+                Need::of(facts, Intel, &denied, "the CPU does not say SBDR_SSDP_NO, FBSDP_NO and PSDP_NO")
+            }
+            Self::Rfds => {
+                let other = !says(RFDS_CLEAR) && facts.is_model(RFDS, false);
+                let denied = [(says(RFDS_NO), "the CPU says RFDS_NO"), (other, "not a fault of this model")];
+                Need::of(facts, Intel, &denied, "the CPU does not say RFDS_NO")
+            }
+            Self::Tsa => {
+                let none = facts.extended_21.ecx & 6 == 6;
+                let denied = [
+                    (none, "the CPU says TSA_SQ_NO and TSA_L1_NO"),
+                    (facts.is_no_family(&[0x19]), "not a fault of this family"),
+                ];
+                Need::of(facts, Amd, &denied, "the CPU does not say TSA_SQ_NO and TSA_L1_NO")
+            }
+        }
+    }
+
+    /// Whether the CPU may have the fault.
+    pub(super) fn is_there(self, facts: &Facts) -> bool {
+        self.need(facts).0.is_ok()
+    }
+
+    /// Whether microcode has VERW clear the buffers that leak.
+    pub(super) fn has_verw(self, facts: &Facts) -> bool {
+        let md_clear = facts.seven.edx & 1 << 10 != 0;
+        let is_mds_no = facts.says(MDS_NO);
+        match self {
+            Self::Mds => md_clear,
+            // CPUs that say MDS_NO have MD_CLEAR too, and buffers that VERW clears only with later microcode.
+            Self::Taa => md_clear && (!is_mds_no || facts.says(TSX_CTRL)),
+            Self::Mmio => facts.says(FB_CLEAR) || md_clear && !is_mds_no,
+            Self::Rfds => facts.says(RFDS_CLEAR),
+            Self::Tsa => facts.extended_21.eax & 1 << 5 != 0,
+        }
+    }
+}
+
+fn bhi(facts: &Facts) -> Need {
+    let has_none = facts.maker() == Intel && !facts.has_eibrs();
+    let denied = [(facts.says(BHI_NO), "the CPU says BHI_NO"), (has_none, "the CPU has no eIBRS")];
+    Need::of(facts, Intel, &denied, "the CPU does not say BHI_NO")
+}
+
+/// Whether branches in ring 3 may steer predictions in ring 0 by their history.
+pub(super) fn has_bhi(facts: &Facts) -> bool {
+    bhi(facts).0.is_ok()
+}
+
+/// Whether a counter-measure is done, is not wanted, or else is missing.
+fn state(is_on: bool, choice: Option<bool>, missing: State) -> State {
+    match choice {
+        _ if is_on => State::On,
+        Some(false) => State::Off,
+        _ => missing,
+    }
+}
+
 /// All faults of a CPU. `threads`: CPUs of a core; `whole_cores`: they run one domain at a time.
-pub fn table(facts: &Facts, choices: &Choices, threads: u32, whole_cores: bool) -> Vec<Row> {
+pub fn table(
+    facts: &Facts,
+    choices: &Choices,
+    measures: &Measures,
+    threads: u32,
+    whole_cores: bool,
+) -> Vec<Row> {
     if facts.is_emulated() {
         let why = "QEMU's emulator executes one instruction after the other";
         return vec![Row { fault: "all", state: State::NotNeeded, measure: "", why }];
@@ -107,9 +209,9 @@ pub fn table(facts: &Facts, choices: &Choices, threads: u32, whole_cores: bool) 
             Err(why) => Row { fault, state: State::NotNeeded, measure: "", why },
         });
     };
-    data(facts, choices, &mut add, missing);
-    branches(facts, &mut add, missing);
-    rest(facts, &mut add, missing);
+    data(facts, choices, measures, &mut add, missing);
+    branches(facts, choices, measures, &mut add, missing);
+    rest(facts, choices, measures, &mut add, missing);
     // A hypervisor below need not show which CPUs are threads of one core.
     let is_virtual = facts.is_virtual();
     let together = match whole_cores {
@@ -126,33 +228,19 @@ pub fn table(facts: &Facts, choices: &Choices, threads: u32, whole_cores: bool) 
 type Add<'a> = dyn FnMut(&'static str, Need, State, &'static str) + 'a;
 
 /// Faults by which a guest reads what is not its own: memory, the first-level cache, buffers and registers.
-fn data(facts: &Facts, choices: &Choices, add: &mut Add<'_>, missing: State) {
-    let says = |bit: u64| facts.capabilities & bit == bit;
+fn data(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add<'_>, missing: State) {
+    let says = |bit: u64| facts.says(bit);
     let of = |maker, denied: &[(bool, &'static str)], affected| Need::of(facts, maker, denied, affected);
     let unless = |off| if off { State::Off } else { missing };
     let rdcl = [(says(RDCL_NO), "the CPU says RDCL_NO")];
     let need = of(Intel, &rdcl, "the CPU does not say RDCL_NO");
     add("Meltdown", need, unless(choices.xpti_off), "page tables of the hypervisor's own");
     add("L1TF", need, unless(choices.l1tf_off), "no cacheable address in an entry that is not present");
-    let mds = [(says(MDS_NO), "the CPU says MDS_NO")];
-    add("MDS", of(Intel, &mds, "the CPU does not say MDS_NO"), missing, "VERW ahead of guests");
-    // Only the CPU itself says that there are no transactions; a hypervisor below may hide them.
-    let has_tsx = facts.is_virtual() || facts.seven.ebx & 1 << 11 != 0 || says(TSX_CTRL);
-    let taa = [(says(TAA_NO), "the CPU says TAA_NO"), (!has_tsx, "the CPU has no transactions")];
-    add("TAA", of(Intel, &taa, "the CPU does not say TAA_NO"), missing, "VERW ahead of guests");
-    let mmio = [(says(MMIO_NO), "the CPU says SBDR_SSDP_NO, FBSDP_NO and PSDP_NO")];
-    let need = of(Intel, &mmio, "the CPU does not say SBDR_SSDP_NO, FBSDP_NO and PSDP_NO");
-    add("MMIO stale data", need, missing, "VERW ahead of guests");
-    let rfds = [
-        (says(RFDS_NO), "the CPU says RFDS_NO"),
-        (!says(RFDS_CLEAR) && facts.is_model(RFDS, false), "not a fault of this model"),
-    ];
-    add("RFDS", of(Intel, &rfds, "the CPU does not say RFDS_NO"), missing, "VERW ahead of guests");
-    let tsa = [
-        (facts.extended_21.ecx & 6 == 6, "the CPU says TSA_SQ_NO and TSA_L1_NO"),
-        (facts.is_no_family(&[0x19]), "not a fault of this family"),
-    ];
-    add("TSA", of(Amd, &tsa, "the CPU does not say TSA_SQ_NO and TSA_L1_NO"), missing, "VERW ahead of guests");
+    for fault in Buffers::ALL {
+        let is_on = measures.verw && fault.has_verw(facts);
+        let measure = if fault.has_verw(facts) { "VERW ahead of guests" } else { "VERW, with newer microcode" };
+        add(fault.name(), fault.need(facts), state(is_on, choices.verw, missing), measure);
+    }
     // Only microcode can do the two below, and does unless firmware has turned that off.
     let by_microcode =
         |has: bool, off: u64| if has && facts.microcode & off == 0 { State::On } else { missing };
@@ -168,17 +256,21 @@ fn data(facts: &Facts, choices: &Choices, add: &mut Add<'_>, missing: State) {
 }
 
 /// Faults by which a guest makes the hypervisor, or another guest, execute speculatively what the guest likes.
-fn branches(facts: &Facts, add: &mut Add<'_>, missing: State) {
-    let says = |bit: u64| facts.capabilities & bit == bit;
+fn branches(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add<'_>, missing: State) {
+    let says = |bit: u64| facts.says(bit);
     let of = |maker, denied: &[(bool, &'static str)], affected| Need::of(facts, maker, denied, affected);
     let always = of(Maker::Unknown, &[], "the CPU speculates");
     add("Spectre v1", always, missing, "indices from guests clamped");
+    let clears = state(measures.clear_registers, choices.clear_registers, missing);
+    add("values from guests", always, clears, "registers cleared on entry");
     add("Spectre v2", always, State::On, "retpolines");
-    add("Spectre v2 between guests", always, missing, "IBPB at a switch of domains");
+    let between = state(measures.ibpb, choices.ibpb, missing);
+    add("Spectre v2 between guests", always, between, "IBPB at a switch of domains");
     let is_intel = facts.maker() == Intel;
-    let eibrs = says(EIBRS);
-    let bhi = [(says(BHI_NO), "the CPU says BHI_NO"), (is_intel && !eibrs, "the CPU has no eIBRS")];
-    add("BHI", of(Intel, &bhi, "the CPU does not say BHI_NO"), missing, "BHI_DIS_S, or a loop of branches");
+    let eibrs = facts.has_eibrs();
+    let history = state(measures.controls(BHI_DIS_S), choices.bhi_dis_s, missing);
+    let measure = if facts.has_bhi_dis_s() { "BHI_DIS_S" } else { "a loop of branches on entry" };
+    add("BHI", bhi(facts), history, measure);
     // Intel's CPUs with the MSR and without these bits predict returns by the return stack alone.
     let alternative = says(RSBA) || says(RRSBA) || eibrs;
     let returns = [
@@ -186,7 +278,8 @@ fn branches(facts: &Facts, add: &mut Add<'_>, missing: State) {
         (!alternative && facts.is_model(PLAIN_RETURNS, true), "not a fault of this model"),
     ];
     let need = of(Intel, &returns, "returns may be predicted as indirect branches are");
-    add("Retbleed", need, missing, if eibrs { "eIBRS" } else { "IBRS on entry" });
+    let apart = state(measures.controls(IBRS), choices.ibrs, missing);
+    add("Retbleed", need, apart, if eibrs { "eIBRS" } else { "IBRS on entry" });
     let btc = [
         (facts.extended_8.ebx & 1 << 29 != 0, "the CPU says BTC_NO"),
         (facts.is_no_family(&[0x15, 0x16, 0x17, 0x18]), "not a fault of this family"),
@@ -212,16 +305,22 @@ fn branches(facts: &Facts, add: &mut Add<'_>, missing: State) {
 }
 
 /// Faults of other kinds.
-fn rest(facts: &Facts, add: &mut Add<'_>, missing: State) {
+fn rest(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add<'_>, missing: State) {
     let of = |maker, denied: &[(bool, &'static str)], affected| Need::of(facts, maker, denied, affected);
     let amd = facts.extended_8.ebx;
     let ssb_no = facts.capabilities & SSB_NO != 0 || amd & 1 << 26 != 0;
     let need = of(Maker::Unknown, &[(ssb_no, "the CPU says SSB_NO")], "loads overtake stores");
-    add("SSB", need, missing, "SSBD");
-    let has_psfd = amd & 1 << 28 != 0 || facts.seven_two.edx & 1 != 0;
+    // Both by choice alone, as in Xen: they slow everything down, and the hypervisor runs no code of guests.
+    let by_choice = |has: bool, bits, choice: Option<bool>| {
+        let missing = if has { missing } else { State::Missing };
+        state(measures.controls(bits), choice.or(has.then_some(false)), missing)
+    };
+    add("SSB", need, by_choice(facts.has_ssbd(), SSBD, choices.ssbd), "SSBD");
+    let has_psfd = facts.has_psfd();
     let is_known = facts.maker() != Maker::Unknown;
     let psf = [(ssb_no, "the CPU says SSB_NO"), (is_known && !has_psfd, "the CPU has no such predictor")];
-    add("PSF", of(Maker::Unknown, &psf, "stores are predicted to be loaded"), missing, "PSFD");
+    let off = by_choice(has_psfd, PSFD | SSBD, choices.psfd);
+    add("PSF", of(Maker::Unknown, &psf, "stores are predicted to be loaded"), off, "PSFD");
     let pointers = [(amd & 1 << 2 != 0, "the CPU says RSTR_FP_ERR_PTRS")];
     let need = of(Amd, &pointers, "FXRSTOR leaves the last guest's pointers of floating-point errors");
     add("FXSAVE leak", need, missing, "pointers overwritten");

@@ -7,6 +7,7 @@
 
 mod choices;
 mod faults;
+mod measures;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use crate::platform::CpuidResult;
 
 pub use choices::Choices;
 pub use faults::{Row, State, table};
+pub use measures::Measures;
 
 /// In which the CPU tells the faults that it does not have; the MSR is there if leaf 7 says so.
 const MSR_ARCH_CAPABILITIES: u32 = 0x10a;
@@ -26,6 +28,7 @@ const HYPERVISOR: u32 = 1 << 31;
 const SRBDS_CTRL: u32 = 1 << 9;
 const ARCH_CAPABILITIES: u32 = 1 << 29;
 /// `MSR_ARCH_CAPABILITIES`.
+const EIBRS: u64 = 1 << 1;
 const GDS_CTRL: u64 = 1 << 25;
 
 /// What the CPU's registers say.
@@ -84,6 +87,38 @@ impl Facts {
             capabilities,
             microcode: msr(has_microcode, MSR_MCU_OPT_CTRL),
         }
+    }
+
+    /// Whether `MSR_ARCH_CAPABILITIES` has all of `bits`.
+    const fn says(&self, bits: u64) -> bool {
+        self.capabilities & bits == bits
+    }
+
+    const fn has_eibrs(&self) -> bool {
+        self.says(EIBRS)
+    }
+
+    const fn has_bhi_dis_s(&self) -> bool {
+        self.seven_two.edx & 1 << 4 != 0
+    }
+
+    /// `MSR_PRED_CMD` with IBPB: Intel's bit, AMD's bit.
+    const fn has_ibpb(&self) -> bool {
+        self.seven.edx & 1 << 26 != 0 || self.extended_8.ebx & 1 << 12 != 0
+    }
+
+    const fn has_ssbd(&self) -> bool {
+        self.seven.edx & 1 << 31 != 0 || self.extended_8.ebx & 1 << 24 != 0
+    }
+
+    const fn has_psfd(&self) -> bool {
+        self.seven_two.edx & 1 != 0 || self.extended_8.ebx & 1 << 28 != 0
+    }
+
+    /// `MSR_SPEC_CTRL`: IBRS, STIBP or SSBD of Intel's, or of AMD's.
+    const fn has_control(&self) -> bool {
+        self.seven.edx & (1 << 26 | 1 << 27 | 1 << 31) != 0
+            || self.extended_8.ebx & (1 << 14 | 1 << 15 | 1 << 24) != 0
     }
 
     const fn is_virtual(&self) -> bool {

@@ -14,8 +14,14 @@ const AMD: [u32; 3] = [0x6874_7541, 0x444d_4163, 0x6974_6e65];
 const KVM: [u8; 12] = *b"KVMKVMKVM\0\0\0";
 const TCG: [u8; 12] = *b"TCGTCGTCGTCG";
 /// Faults of every CPU that speculates, here.
-const ALWAYS: [&str; 5] =
-    ["Spectre v1", "Spectre v2", "Spectre v2 between guests", "SSB", "threads of a core"];
+const ALWAYS: [&str; 6] = [
+    "Spectre v1",
+    "values from guests",
+    "Spectre v2",
+    "Spectre v2 between guests",
+    "SSB",
+    "threads of a core",
+];
 
 /// A CPU with these leaves and MSRs; to read another MSR would fault.
 fn read(leaves: Leaves<'_>, msrs: &[(u32, u64)]) -> Facts {
@@ -63,8 +69,12 @@ fn qemu64(name: [u8; 12]) -> Facts {
     read(&[leaf_0(0xd, AMD), one, below(name), last, (0x8000_0008, [0x3028, 0, 0, 0])], &[])
 }
 
+fn rows_by(facts: &Facts, choices: &Choices) -> Vec<Row> {
+    table(facts, choices, &Measures::of(facts, choices), 2, false)
+}
+
 fn rows(facts: &Facts) -> Vec<Row> {
-    table(facts, &Choices::default(), 2, false)
+    rows_by(facts, &Choices::default())
 }
 
 /// The faults that the CPU has, besides [`ALWAYS`].
@@ -76,8 +86,19 @@ fn affected(facts: &Facts) -> Vec<&'static str> {
     rows.map(|row| row.fault).collect()
 }
 
+fn state_by(facts: &Facts, choices: &Choices, fault: &str) -> State {
+    rows_by(facts, choices).into_iter().find(|row| row.fault == fault).expect("a fault").state
+}
+
 fn state(facts: &Facts, fault: &str) -> State {
-    rows(facts).into_iter().find(|row| row.fault == fault).expect("a fault").state
+    state_by(facts, &Choices::default(), fault)
+}
+
+/// The choices of a value of `spec-ctrl=`.
+fn chosen(list: &str) -> Choices {
+    let mut choices = Choices::default();
+    list.split(',').for_each(|item| assert_eq!(choices.spec_ctrl(item), Ok(()), "{item}"));
+    choices
 }
 
 #[test]
@@ -120,6 +141,7 @@ fn a_skylake_predicts_returns_as_branches() {
     let expected = ["Meltdown", "L1TF", "MDS", "TAA", "MMIO stale data", "GDS", "Retbleed"];
     assert_eq!(affected(&facts), expected);
     assert_eq!(state(&facts, "GDS"), State::Missing, "microcode without GDS_CTRL");
+    assert_eq!(state(&facts, "Retbleed"), State::Missing);
 }
 
 #[test]
@@ -194,7 +216,7 @@ fn amds_bits_count_below_another_hypervisor() {
 fn what_is_not_done_is_said_to_be_missing() {
     let facts = intel(0x0005_0654, [0, 0xd39f_fffb, 8, 0x9c00_0400], None);
     let text = |choices: &Choices, fault| {
-        let rows = table(&facts, choices, 2, true);
+        let rows = rows_by(&facts, choices);
         rows.into_iter().find(|row| row.fault == fault).expect("a fault").to_string()
     };
     let default = Choices::default();
@@ -210,17 +232,85 @@ fn what_is_not_done_is_said_to_be_missing() {
     for fault in ["Meltdown", "L1TF"] {
         assert!(text(&off, fault).starts_with(&std::format!("{fault}: off (")), "{fault}");
     }
-    assert!(text(&off, "MDS").starts_with("MDS: MISSING ("));
+    assert!(text(&off, "MDS").starts_with("MDS: on ("));
+    assert!(text(&off, "Retbleed").starts_with("Retbleed: MISSING (IBRS on entry)"));
 }
 
 #[test]
 fn threads_run_one_domain_where_cores_are_whole() {
     let of = |facts: &Facts, threads, whole| {
-        let rows = table(facts, &Choices::default(), threads, whole);
+        let choices = Choices::default();
+        let rows = table(facts, &choices, &Measures::of(facts, &choices), threads, whole);
         rows.into_iter().find(|row| row.fault == "threads of a core").expect("a fault").state
     };
     let facts = intel(0x0005_0654, [0; 4], None);
     assert_eq!([of(&facts, 1, false), of(&facts, 2, false)], [State::NotNeeded, State::Off]);
     assert_eq!(of(&facts, 2, true), State::On);
     assert_eq!([of(&qemu64(KVM), 1, true), of(&qemu64(KVM), 1, false)], [State::Missing, State::Off]);
+}
+
+#[test]
+fn the_emulator_does_what_is_asked_for_by_name() {
+    let of = |list| Measures::of(&qemu64(TCG), &chosen(list));
+    let none = Measures::default();
+    assert_eq!(Measures::of(&qemu64(TCG), &Choices::default()), none);
+    assert_eq!(of("verw=no"), none);
+    assert_eq!(of("verw,clear-regs"), Measures { verw: true, clear_registers: true, ..none });
+    // There is no MSR for these.
+    assert_eq!(of("ibpb,ssbd,psfd,ibrs,bhi-dis-s"), none);
+}
+
+#[test]
+fn verw_is_used_where_it_clears_what_leaks() {
+    let skylake = |edx| intel(0x0005_0654, [0, 0xd39f_fffb, 8, edx], None);
+    let verw = |facts: &Facts, list: &str| Measures::of(facts, &chosen(list)).verw;
+    let (old, new) = (skylake(0x9c00_0000), skylake(0x9c00_0400));
+    assert_eq!([verw(&old, "xen=no"), verw(&new, "xen=no"), verw(&new, "xen=no,verw")], [false, false, true]);
+    assert_eq!([verw(&old, "no-ssbd"), verw(&new, "no-ssbd"), verw(&new, "no-verw")], [false, true, false]);
+    let mds = |facts: &Facts, list: &str| state_by(facts, &chosen(list), "MDS");
+    assert_eq!(mds(&new, "no-ssbd"), State::On);
+    assert_eq!(mds(&new, "md-clear=no"), State::Off);
+    // Where VERW clears nothing, nothing is said to be done.
+    assert_eq!([mds(&old, "no-ssbd"), mds(&old, "verw")], [State::Missing; 2]);
+    // MD_CLEAR and MDS_NO without TSX_CTRL: VERW clears nothing for TAA.
+    let cascade = |capabilities| intel(0x0005_0657, [0, 0xd19f_fffb, 0x808, 0xbc00_0400], Some(capabilities));
+    assert_eq!([state(&cascade(0x2b), "TAA"), state(&cascade(0xab), "TAA")], [State::Missing, State::On]);
+    // An affected CPU's VERW counts only for the fault that it has: RFDS_CLEAR says nothing of MDS.
+    let gracemont = intel(0x000b_06e0, [0, 0x80, 0, 1 << 29], Some(0x2b | 7 << 13 | 1 << 28));
+    assert_eq!((state(&gracemont, "RFDS"), verw(&gracemont, "no-ssbd")), (State::On, true));
+    let zen3 = |eax| amd(0x00a0_0f11, 0x111e_f657, [eax, 0, 0, 0]);
+    assert_eq!([state(&zen3(0), "TSA"), state(&zen3(1 << 5), "TSA")], [State::Missing, State::On]);
+    assert_eq!([verw(&zen3(0), "no-ssbd"), verw(&zen3(1 << 5), "no-ssbd")], [false, true]);
+}
+
+#[test]
+fn msrs_are_written_only_where_they_are() {
+    let ibpb = |facts: &Facts| Measures::of(facts, &Choices::default()).ibpb;
+    let control = |facts: &Facts, list: &str| Measures::of(facts, &chosen(list)).control;
+    let westmere = |edx| intel(0x0002_06c2, [0, 0, 0, edx], None);
+    assert_eq!([ibpb(&westmere(0)), ibpb(&westmere(1 << 26))], [false, true]);
+    assert_eq!(control(&westmere(0), "ssbd,psfd"), None);
+    assert_eq!(control(&westmere(1 << 26), "ssbd,psfd"), Some(0), "neither SSBD nor PSFD");
+    assert_eq!(control(&westmere(1 << 31), "ssbd"), Some(1 << 2));
+    // eIBRS is set once and for all; IBRS would have to be set on each entry.
+    assert_eq!(control(&westmere(1 << 26), "ibrs"), Some(0));
+    let seven = [2, 0xf3bf_fbff, 0x4041_7f5e, 0xbc04_0412];
+    let ice_lake = intel(0x0006_06a6, seven, Some(0xab));
+    assert_eq!([control(&ice_lake, "no-psfd"), control(&ice_lake, "no-ibrs")], [Some(1), Some(0)]);
+    assert_eq!((state(&ice_lake, "Retbleed"), state(&ice_lake, "BHI")), (State::On, State::Missing));
+    assert_eq!(state_by(&ice_lake, &chosen("no-ibrs"), "Retbleed"), State::Off);
+    // Sapphire Rapids: sub-leaf 2 has PSFD, IPRED_CTRL, RRSBA_CTRL, BHI_CTRL.
+    let rapids = Facts { seven_two: CpuidResult { edx: 0x17, ..CpuidResult::default() }, ..ice_lake };
+    let rapids = Facts { one: CpuidResult { eax: 0x0008_06f8, ..rapids.one }, ..rapids };
+    assert_eq!(control(&rapids, "no-ssbd"), Some(1 | 1 << 10));
+    assert_eq!(state(&rapids, "BHI"), State::On);
+    assert_eq!(state_by(&rapids, &chosen("no-bhi-dis-s"), "BHI"), State::Off);
+    assert_eq!(control(&rapids, "psfd"), Some(1 | 1 << 7 | 1 << 10));
+    assert_eq!([state(&rapids, "PSF"), state_by(&rapids, &chosen("ssbd"), "PSF")], [State::Off, State::On]);
+    assert_eq!([state(&rapids, "SSB"), state_by(&rapids, &chosen("ssbd"), "SSB")], [State::Off, State::On]);
+    let between = "Spectre v2 between guests";
+    assert_eq!([state(&rapids, between), state(&westmere(0), between)], [State::On, State::Missing]);
+    assert_eq!(state_by(&rapids, &chosen("no-ibpb"), between), State::Off);
+    let zen1 = amd(0x0080_0f12, 1 << 12, [0; 4]);
+    assert_eq!((ibpb(&zen1), control(&zen1, "ssbd")), (true, None), "Zen1 has IBPB alone");
 }
