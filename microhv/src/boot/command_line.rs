@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn counter_measures_are_spelt_as_for_xen() {
-        let off = Choices { is_off: true, xpti_off: true, l1tf_off: true, ..Choices::default() };
+        let off = Choices { is_off: true, xpti_off: true, l1tf: Some(false), ..Choices::default() };
         for word in ["spec-ctrl=no", "spec-ctrl=off", "spec-ctrl=0", "spec-ctrl=false", "spec-ctrl=disable"] {
             assert_eq!(known(word).speculation, off, "{word}");
         }
@@ -217,7 +217,8 @@ mod tests {
         let list = known("spec-ctrl=no,verw,no-ibpb,ssbd=1,psfd=off,ibrs=no,no-bhi-dis-s,clear-regs").speculation;
         let some = [list.verw, list.ssbd, list.clear_registers, list.ibpb, list.psfd, list.ibrs, list.bhi_dis_s];
         assert_eq!(some, [true, true, true, false, false, false, false].map(Some));
-        assert!(list.is_off);
+        assert_eq!((list.is_off, list.l1tf), (true, Some(false)));
+        assert_eq!(known("pv-l1tf spec-ctrl=no").speculation.l1tf, Some(true));
         assert_eq!(known("spec-ctrl=md-clear").speculation.verw, Some(true));
         for (line, word, why) in [
             ("spec-ctrl=yes", "yes", "no such value"),
@@ -231,7 +232,7 @@ mod tests {
             ("spec-ctrl=bti-thunk=jmp", "bti-thunk=jmp", "microhv has no such counter-measure"),
             ("xpti", "xpti", "microhv has no such counter-measure"),
             ("xpti=dom0=no", "xpti=dom0=no", "dom0 and other domains cannot differ"),
-            ("pv-l1tf=on", "pv-l1tf=on", "microhv has no such counter-measure"),
+            ("pv-l1tf=domu", "pv-l1tf=domu", "dom0 and other domains cannot differ"),
             ("mitigations=off", "mitigations=off", "no such option"),
         ] {
             let mut told = alloc::vec::Vec::new();

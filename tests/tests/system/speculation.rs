@@ -23,8 +23,8 @@ fn what_a_cpu_needs_is_told() -> Result<()> {
     let run = model("Skylake-Client,-hypervisor")?.says("hello: goodbye")?;
     let run = run.says("side channels: Meltdown: MISSING (page tables of the hypervisor's own): ")?;
     let run = run.says("side channels: Spectre v2: on (retpolines): ")?;
-    let run = run.says("side_channels_missing  : Meltdown, L1TF, MDS, ")?;
-    let run = run.says("side_channels_on       : values from guests, Spectre v2")?;
+    let run = run.says("side_channels_missing  : Meltdown, MDS, ")?;
+    let run = run.says("side_channels_on       : L1TF, values from guests, Spectre v2")?;
     run.says("side_channels_unneeded : ")?;
     let run = model("EPYC,-hypervisor")?.says("hello: goodbye")?;
     run.says("side channels: Meltdown: not needed: not a fault of this maker's CPUs")?;

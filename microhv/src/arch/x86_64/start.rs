@@ -120,10 +120,14 @@ extern "C" fn on_own_stack() -> ! {
         Options::parse(command_line, |word, why| log::warn!("command line: {word} is ignored: {why}"));
     panic::DEBUG_EXIT.call_once(|| options.debug_exit);
     log::set_max_level(options.log_level);
-    speculation::apply(&Measures::of(&Facts::read(cpu::cpuid, cpu::read_msr), &options.speculation));
+    let measures = Measures::of(&Facts::read(cpu::cpuid, cpu::read_msr), &options.speculation);
+    speculation::apply(&measures);
     apic::init(acpi, options.x2apic);
     time::init(acpi);
     let hv = make_hypervisor(acpi, command_line, &options);
+    if measures.refuse_absent_memory {
+        hv.frames.refuse_absent_memory();
+    }
     heap::return_early(hv);
     percpu::local().begin(hv);
     microhv::sync::serve_by(switch::serve);

@@ -9,8 +9,8 @@ pub struct Choices {
     pub is_off: bool,
     /// `xpti=no`: no page tables of the hypervisor's own.
     pub xpti_off: bool,
-    /// `pv-l1tf=no`: page-table entries that are not present may be whatever a guest writes.
-    pub l1tf_off: bool,
+    /// `pv-l1tf`: page-table entries that are not present name no memory.
+    pub l1tf: Option<bool>,
     /// `spec-ctrl=clear-regs`: a guest's registers do not stay in the CPU while the hypervisor runs. Xen, which always clears
     /// them, has no word for that.
     pub clear_registers: Option<bool>,
@@ -61,7 +61,8 @@ impl Choices {
                 return Ok(());
             }
             _ if !item.is_empty() && boolean(item) == Some(false) => {
-                (self.is_off, self.xpti_off, self.l1tf_off) = (true, true, true);
+                (self.is_off, self.xpti_off) = (true, true);
+                self.l1tf = self.l1tf.or(Some(false));
                 return Ok(());
             }
             _ => return Err(if OF_XEN.contains(&name) { ABSENT } else { UNKNOWN }),
@@ -75,7 +76,11 @@ impl Choices {
     /// # Errors
     /// Why the value is ignored.
     pub fn xpti(&mut self, value: &str) -> Result<(), &'static str> {
-        self.xpti_off = value != "default" && is_off(value)?;
+        self.xpti_off = match value {
+            "default" => false,
+            _ if truth(value)? => return Err(ABSENT),
+            _ => true,
+        };
         Ok(())
     }
 
@@ -84,17 +89,13 @@ impl Choices {
     /// # Errors
     /// Why the value is ignored.
     pub fn pv_l1tf(&mut self, value: &str) -> Result<(), &'static str> {
-        self.l1tf_off = is_off(value)?;
+        self.l1tf = Some(truth(value)?);
         Ok(())
     }
 }
 
-/// Whether a counter-measure that is absent is turned off.
-fn is_off(value: &str) -> Result<bool, &'static str> {
-    match boolean(value) {
-        Some(false) => Ok(true),
-        Some(true) => Err(ABSENT),
-        None if ["dom0", "domu"].contains(&value.split('=').next().unwrap_or_default()) => Err(NOT_APART),
-        None => Err(UNKNOWN),
-    }
+/// A truth value, for all domains.
+fn truth(value: &str) -> Result<bool, &'static str> {
+    let of_some = ["dom0", "domu"].contains(&value.split('=').next().unwrap_or_default());
+    boolean(value).ok_or(if of_some { NOT_APART } else { UNKNOWN })
 }

@@ -169,6 +169,17 @@ impl Buffers {
     }
 }
 
+/// Meltdown and L1TF, which the same bit denies.
+fn rdcl(facts: &Facts) -> Need {
+    let denied = [(facts.says(RDCL_NO), "the CPU says RDCL_NO")];
+    Need::of(facts, Intel, &denied, "the CPU does not say RDCL_NO")
+}
+
+/// Whether an entry that is not present leads a guest to what the first-level cache has of the memory there.
+pub(super) fn has_l1tf(facts: &Facts) -> bool {
+    rdcl(facts).0.is_ok()
+}
+
 fn bhi(facts: &Facts) -> Need {
     let has_none = facts.maker() == Intel && !facts.has_eibrs();
     let denied = [(facts.says(BHI_NO), "the CPU says BHI_NO"), (has_none, "the CPU has no eIBRS")];
@@ -231,11 +242,11 @@ type Add<'a> = dyn FnMut(&'static str, Need, State, &'static str) + 'a;
 fn data(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add<'_>, missing: State) {
     let says = |bit: u64| facts.says(bit);
     let of = |maker, denied: &[(bool, &'static str)], affected| Need::of(facts, maker, denied, affected);
-    let unless = |off| if off { State::Off } else { missing };
-    let rdcl = [(says(RDCL_NO), "the CPU says RDCL_NO")];
-    let need = of(Intel, &rdcl, "the CPU does not say RDCL_NO");
-    add("Meltdown", need, unless(choices.xpti_off), "page tables of the hypervisor's own");
-    add("L1TF", need, unless(choices.l1tf_off), "no cacheable address in an entry that is not present");
+    let need = rdcl(facts);
+    let own = state(false, choices.xpti_off.then_some(false), missing);
+    add("Meltdown", need, own, "page tables of the hypervisor's own");
+    let refused = state(measures.refuse_absent_memory, choices.l1tf, missing);
+    add("L1TF", need, refused, "entries that are not present name no memory");
     for fault in Buffers::ALL {
         let is_on = measures.verw && fault.has_verw(facts);
         let measure = if fault.has_verw(facts) { "VERW ahead of guests" } else { "VERW, with newer microcode" };

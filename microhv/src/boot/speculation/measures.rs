@@ -13,6 +13,8 @@ pub struct Measures {
     pub verw: bool,
     /// IBPB where a CPU goes from one domain to another.
     pub ibpb: bool,
+    /// Page-table entries that are not present name no memory.
+    pub refuse_absent_memory: bool,
     /// The value of `MSR_SPEC_CTRL`, if there is one.
     pub control: Option<u64>,
 }
@@ -41,6 +43,7 @@ impl Measures {
             // By name everywhere: where VERW clears nothing, it is an instruction like others.
             verw: wanted(choices.verw, Buffers::ALL.into_iter().any(clears)),
             ibpb: wanted(choices.ibpb, true) && facts.has_ibpb(),
+            refuse_absent_memory: wanted(choices.l1tf, faults::has_l1tf(facts)),
             control: facts.has_control().then_some(control),
         }
     }

@@ -228,7 +228,8 @@ fn what_is_not_done_is_said_to_be_missing() {
     let off = Choices { is_off: true, ..default };
     assert!(text(&off, "MDS").starts_with("MDS: off ("));
     assert!(text(&off, "Spectre v2").starts_with("Spectre v2: on ("), "the image has retpolines in any case");
-    let off = Choices { xpti_off: true, l1tf_off: true, ..default };
+    assert!(text(&default, "L1TF").starts_with("L1TF: on (entries that are not present"));
+    let off = Choices { xpti_off: true, l1tf: Some(false), ..default };
     for fault in ["Meltdown", "L1TF"] {
         assert!(text(&off, fault).starts_with(&std::format!("{fault}: off (")), "{fault}");
     }
@@ -255,6 +256,8 @@ fn the_emulator_does_what_is_asked_for_by_name() {
     let none = Measures::default();
     assert_eq!(Measures::of(&qemu64(TCG), &Choices::default()), none);
     assert_eq!(of("verw=no"), none);
+    let l1tf = Choices { l1tf: Some(true), ..Choices::default() };
+    assert_eq!(Measures::of(&qemu64(TCG), &l1tf), Measures { refuse_absent_memory: true, ..none });
     assert_eq!(of("verw,clear-regs"), Measures { verw: true, clear_registers: true, ..none });
     // There is no MSR for these.
     assert_eq!(of("ibpb,ssbd,psfd,ibrs,bhi-dis-s"), none);
@@ -311,6 +314,8 @@ fn msrs_are_written_only_where_they_are() {
     let between = "Spectre v2 between guests";
     assert_eq!([state(&rapids, between), state(&westmere(0), between)], [State::On, State::Missing]);
     assert_eq!(state_by(&rapids, &chosen("no-ibpb"), between), State::Off);
+    let l1tf = |facts: &Facts| Measures::of(facts, &Choices::default()).refuse_absent_memory;
+    assert_eq!([l1tf(&westmere(0)), l1tf(&ice_lake)], [true, false]);
     let zen1 = amd(0x0080_0f12, 1 << 12, [0; 4]);
     assert_eq!((ibpb(&zen1), control(&zen1, "ssbd")), (true, None), "Zen1 has IBPB alone");
 }
