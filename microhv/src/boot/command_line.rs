@@ -214,11 +214,15 @@ mod tests {
         let choices = known("xpti=no pv-l1tf=off").speculation;
         assert_eq!(choices, Choices { is_off: false, ..off });
         assert_eq!(known("xpti=no xpti=default").speculation, Choices::default());
-        let list = known("spec-ctrl=no,verw,no-ibpb,ssbd=1,psfd=off,ibrs=no,no-bhi-dis-s,clear-regs").speculation;
-        let some = [list.verw, list.ssbd, list.clear_registers, list.ibpb, list.psfd, list.ibrs, list.bhi_dis_s];
+        let list =
+            known("spec-ctrl=no,verw,no-ibpb,ssbd=1,psfd=off,ibrs=no,no-bhi-dis-s,clear-regs").speculation;
+        let some =
+            [list.verw, list.ssbd, list.clear_registers, list.ibpb, list.psfd, list.ibrs, list.bhi_dis_s];
         assert_eq!(some, [true, true, true, false, false, false, false].map(Some));
         assert_eq!((list.is_off, list.l1tf), (true, Some(false)));
         assert_eq!(known("pv-l1tf spec-ctrl=no").speculation.l1tf, Some(true));
+        let list = known("spec-ctrl=rsb=on,no-ibpb-entry,bhb-entry").speculation;
+        assert_eq!([list.rsb, list.ibpb_entry, list.bhb_entry], [true, false, true].map(Some));
         assert_eq!(known("spec-ctrl=md-clear").speculation.verw, Some(true));
         for (line, word, why) in [
             ("spec-ctrl=yes", "yes", "no such value"),

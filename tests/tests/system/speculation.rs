@@ -61,7 +61,7 @@ fn buffers_are_cleared_ahead_of_each_return_to_a_guest() -> Result<()> {
     let plain = executed("no-verw", "")?;
     ensure!(plain.contains("sysret") && plain.contains("iret"), "no way to a guest in the code");
     ensure!(!plain.contains("verw"), "VERW without being asked for");
-    let code = executed("verw", "spec-ctrl=verw,clear-regs")?;
+    let code = executed("verw", "spec-ctrl=verw,rsb,bhb-entry")?;
     let lines: Vec<&str> = code.lines().collect();
     let (mut to_guests, mut to_ring_0) = (0, 0);
     for pair in lines.windows(2).filter(|pair| ["sysret", "iret"].iter().any(|name| pair[1].contains(name))) {
@@ -73,7 +73,18 @@ fn buffers_are_cleared_ahead_of_each_return_to_a_guest() -> Result<()> {
         }
     }
     ensure!(to_guests >= 2 && to_ring_0 >= 1, "{to_guests} returns to guests, {to_ring_0} to ring 0");
-    let clears = |text: &str| text.lines().filter(|line| line.contains("xorl") && line.contains("%r15d, %r15d")).count();
-    ensure!(clears(&code) >= clears(&plain) + 2, "registers are not cleared");
+    // How registers are cleared, and how the loops begin that overwrite the return stack and the history of branches.
+    for (what, first, second) in [
+        ("registers are cleared", "%r10d, %r10d", "%r11d, %r11d"),
+        ("the return stack is overwritten", "$0x10, %ecx", "%rsp, %rax"),
+        ("the history is overwritten", "$5, %ecx", "call"),
+    ] {
+        let is_there = |text: &str| {
+            let lines: Vec<&str> = text.lines().collect();
+            lines.windows(2).any(|pair| pair[0].contains(first) && pair[1].contains(second))
+        };
+        ensure!(is_there(&code), "not so: {what}");
+        ensure!(!is_there(&plain), "without being asked for, {what}");
+    }
     Ok(())
 }

@@ -16,23 +16,9 @@
     .globl guest_iret
 guest_iret:
     iretq
-    int3                                /* with these, room for a jump to the code below */
+    int3                                /* with these, room for a jump to verw_iret */
     int3
     int3
-
-/* The same, once buffers of the CPU are cleared, whose entries the guest could sample. */
-    function verw_iret
-    verw word ptr [rip + verw_selector]
-    .globl guest_iret_cleared
-guest_iret_cleared:
-    iretq
-
-/* VERW clears buffers if its operand is in memory; with a good selector it does so fast. */
-    .pushsection .rodata.entry, "a", @progbits
-    .balign 2
-verw_selector:
-    .short {hypervisor_ds}
-    .popsection
 
 /* Enters the first guest, or the next one after idling: forgets the stack above.
    In: rdi = top of the CPU's stack, rsi = frame of the vCPU to run. */

@@ -14,12 +14,21 @@
     .endr
     .endm
 
+/* Five bytes that do nothing, and may become a call. */
+    .macro place name
+    .globl \name
+\name:
+    .byte 0x0f, 0x1f, 0x44, 0, 0        /* nop */
+    .endm
+
 /* `\call`: a call of `to`, which speculation.rs may make one of `\cleared`, which clears all registers first, so that the
-   hypervisor executes nothing ahead with a guest's values in them. In: the registers are saved. */
+   hypervisor executes nothing ahead with a guest's values in them, and before that may call guard_entry. In: the registers
+   are saved. */
     .macro call_from_guest call, cleared, to
     .pushsection .text.entry.cleared, "ax", @progbits
     .balign 16
     function \cleared
+    place \cleared\()_guard
     .irp register, eax, ebx, ecx, edx, esi, edi, r8d, r9d, r10d, r11d, r12d, r13d, r14d, r15d
     xor \register, \register
     .endr

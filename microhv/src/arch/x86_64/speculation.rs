@@ -1,7 +1,7 @@
 //! Counter-measures on this machine, as `boot::speculation` chose them: entries and exits of guests, registers of each CPU.
 //!
-//! Entries and exits are patched before the first guest: each place holds a call, or a return to the guest with room for a jump
-//! behind it. So a CPU that needs nothing executes nothing more.
+//! Entries and exits are patched before the first guest: each place holds a call, or nothing but room for one, or a return to
+//! the guest with room for a jump. So a CPU that needs nothing executes nothing more.
 #![allow(unsafe_code)] // code that is changed, and registers of the CPU
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,6 +30,16 @@ unsafe extern "C" {
     fn cleared_syscall();
     fn cleared_compat_syscall();
     fn cleared_trap();
+    static cleared_syscall_guard: u8;
+    static cleared_compat_syscall_guard: u8;
+    static cleared_trap_guard: u8;
+    fn guard_entry();
+    static guard_predictions: u8;
+    fn forget_predictions();
+    static guard_return_stack: u8;
+    fn overwrite_return_stack();
+    static guard_history: u8;
+    fn clear_history();
     static return_by_sysret: u8;
     fn guest_iret();
     fn verw_sysret();
@@ -44,6 +54,22 @@ pub(crate) fn apply(measures: &Measures) {
         patch(&raw const call_syscall, CALL, cleared_syscall);
         patch(&raw const call_compat_syscall, CALL, cleared_compat_syscall);
         patch(&raw const call_trap, CALL, cleared_trap);
+    }
+    if measures.guards_entry() {
+        for place in
+            [&raw const cleared_syscall_guard, &raw const cleared_compat_syscall_guard, &raw const cleared_trap_guard]
+        {
+            patch(place, CALL, guard_entry);
+        }
+    }
+    if measures.ibpb_entry {
+        patch(&raw const guard_predictions, CALL, forget_predictions);
+    }
+    if measures.overwrite_return_stack {
+        patch(&raw const guard_return_stack, CALL, overwrite_return_stack);
+    }
+    if measures.clear_history {
+        patch(&raw const guard_history, CALL, clear_history);
     }
     if measures.verw {
         patch(&raw const return_by_sysret, JMP, verw_sysret);

@@ -58,13 +58,8 @@
     .globl return_by_sysret
 return_by_sysret:
     sysretq
-    int3                                /* with these, room for a jump to the code below */
+    int3                                /* with these, room for a jump to verw_sysret */
     int3
-
-/* The same, once buffers of the CPU are cleared, whose entries the guest could sample. */
-    function verw_sysret
-    verw word ptr [rip + verw_selector]
-    sysretq
 
 /* SYSCALL from 32-bit code. Same contract; the handler tells it by cs. */
     entries_of_cpus syscall32_entry

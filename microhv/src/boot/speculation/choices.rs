@@ -18,6 +18,12 @@ pub struct Choices {
     pub verw: Option<bool>,
     /// `spec-ctrl=ibpb`: predictions of indirect branches are forgotten between domains.
     pub ibpb: Option<bool>,
+    /// `spec-ctrl=ibpb-entry`: the same on each entry from a guest.
+    pub ibpb_entry: Option<bool>,
+    /// `spec-ctrl=rsb`: the stack of return addresses is overwritten on each entry.
+    pub rsb: Option<bool>,
+    /// `spec-ctrl=bhb-entry`: the history of branches is overwritten on each entry.
+    pub bhb_entry: Option<bool>,
     /// `spec-ctrl=ibrs`: predictions are kept apart by privilege, where the CPU does that once told (eIBRS).
     pub ibrs: Option<bool>,
     /// `spec-ctrl=bhi-dis-s`: the history of branches in ring 3 does not count in ring 0.
@@ -39,9 +45,21 @@ impl Choices {
     /// Why the item is ignored.
     pub fn spec_ctrl(&mut self, item: &str) -> Result<(), &'static str> {
         /// What Xen knows, and microhv has not.
-        const OF_XEN: [&str; 17] = [
-            "bhb-entry", "bhb-seq", "branch-harden", "bti-thunk", "div-scrub", "eager-fpu", "gds-mit", "hvm",
-            "ibpb-entry", "l1d-flush", "lock-harden", "msr-sc", "pv", "rsb", "srb-lock", "stibp", "unpriv-mmio",
+        const OF_XEN: [&str; 14] = [
+            "bhb-seq",
+            "branch-harden",
+            "bti-thunk",
+            "div-scrub",
+            "eager-fpu",
+            "gds-mit",
+            "hvm",
+            "l1d-flush",
+            "lock-harden",
+            "msr-sc",
+            "pv",
+            "srb-lock",
+            "stibp",
+            "unpriv-mmio",
         ];
         let (name, wanted) = match item.split_once('=') {
             Some((_, "")) => return Err(UNKNOWN),
@@ -52,6 +70,9 @@ impl Choices {
             "clear-regs" => &mut self.clear_registers,
             "verw" | "md-clear" => &mut self.verw,
             "ibpb" => &mut self.ibpb,
+            "ibpb-entry" => &mut self.ibpb_entry,
+            "rsb" => &mut self.rsb,
+            "bhb-entry" => &mut self.bhb_entry,
             "ibrs" => &mut self.ibrs,
             "bhi-dis-s" => &mut self.bhi_dis_s,
             "ssbd" => &mut self.ssbd,

@@ -186,6 +186,39 @@ fn bhi(facts: &Facts) -> Need {
     Need::of(facts, Intel, &denied, "the CPU does not say BHI_NO")
 }
 
+fn btc(facts: &Facts) -> Need {
+    let denied = [
+        (facts.extended_8.ebx & 1 << 29 != 0, "the CPU says BTC_NO"),
+        (facts.is_no_family(&[0x15, 0x16, 0x17, 0x18]), "not a fault of this family"),
+    ];
+    Need::of(facts, Amd, &denied, "the CPU does not say BTC_NO")
+}
+
+fn srso(facts: &Facts) -> Need {
+    let denied = [
+        (facts.extended_21.eax & 1 << 29 != 0, "the CPU says SRSO_NO"),
+        (facts.extended_21.eax & 1 << 30 != 0, "the CPU says SRSO_US_NO"),
+        (facts.is_no_family(&[0x17, 0x18, 0x19]), "not a fault of this family"),
+    ];
+    Need::of(facts, Amd, &denied, "the CPU does not say SRSO_NO")
+}
+
+/// Whether a guest may have trained what IBPB on entry makes the CPU forget.
+pub(super) fn needs_ibpb_entry(facts: &Facts) -> bool {
+    btc(facts).0.is_ok() || srso(facts).0.is_ok() && facts.has_ibpb_brtype()
+}
+
+fn return_stack(facts: &Facts) -> Need {
+    // Guests are of 64 bits, so the return addresses that a guest leaves there are all of user pages.
+    let smep = facts.seven.ebx & 1 << 7 != 0 && !facts.is_model(NARROW_RETURNS, true);
+    Need::of(facts, Maker::Unknown, &[(smep, "SMEP is on")], "a return may go to a guest's code")
+}
+
+/// Whether a return may go where a guest's return addresses lead.
+pub(super) fn has_return_stack(facts: &Facts) -> bool {
+    return_stack(facts).0.is_ok()
+}
+
 /// Whether branches in ring 3 may steer predictions in ring 0 by their history.
 pub(super) fn has_bhi(facts: &Facts) -> bool {
     bhi(facts).0.is_ok()
@@ -275,11 +308,12 @@ fn branches(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add
     let clears = state(measures.clear_registers, choices.clear_registers, missing);
     add("values from guests", always, clears, "registers cleared on entry");
     add("Spectre v2", always, State::On, "retpolines");
-    let between = state(measures.ibpb, choices.ibpb, missing);
+    let between = state(measures.ibpb || measures.ibpb_entry, choices.ibpb, missing);
     add("Spectre v2 between guests", always, between, "IBPB at a switch of domains");
     let is_intel = facts.maker() == Intel;
     let eibrs = facts.has_eibrs();
-    let history = state(measures.controls(BHI_DIS_S), choices.bhi_dis_s, missing);
+    let is_on = measures.controls(BHI_DIS_S) || measures.clear_history;
+    let history = state(is_on, choices.bhb_entry, missing);
     let measure = if facts.has_bhi_dis_s() { "BHI_DIS_S" } else { "a loop of branches on entry" };
     add("BHI", bhi(facts), history, measure);
     // Intel's CPUs with the MSR and without these bits predict returns by the return stack alone.
@@ -291,17 +325,10 @@ fn branches(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add
     let need = of(Intel, &returns, "returns may be predicted as indirect branches are");
     let apart = state(measures.controls(IBRS), choices.ibrs, missing);
     add("Retbleed", need, apart, if eibrs { "eIBRS" } else { "IBRS on entry" });
-    let btc = [
-        (facts.extended_8.ebx & 1 << 29 != 0, "the CPU says BTC_NO"),
-        (facts.is_no_family(&[0x15, 0x16, 0x17, 0x18]), "not a fault of this family"),
-    ];
-    add("branch type confusion", of(Amd, &btc, "the CPU does not say BTC_NO"), missing, "IBPB on entry");
-    let srso = [
-        (facts.extended_21.eax & 1 << 29 != 0, "the CPU says SRSO_NO"),
-        (facts.extended_21.eax & 1 << 30 != 0, "the CPU says SRSO_US_NO"),
-        (facts.is_no_family(&[0x17, 0x18, 0x19]), "not a fault of this family"),
-    ];
-    add("SRSO", of(Amd, &srso, "the CPU does not say SRSO_NO"), missing, "IBPB on entry");
+    let predictions = state(measures.ibpb_entry, choices.ibpb_entry, missing);
+    add("branch type confusion", btc(facts), predictions, "IBPB on entry");
+    let is_on = measures.ibpb_entry && facts.has_ibpb_brtype();
+    add("SRSO", srso(facts), state(is_on, choices.ibpb_entry, missing), "IBPB on entry");
     let its = [
         (says(ITS_NO), "the CPU says ITS_NO"),
         (is_intel && !eibrs, "the CPU has no eIBRS"),
@@ -309,10 +336,8 @@ fn branches(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add
         (facts.is_model(ITS, false), "not a fault of this model"),
     ];
     add("ITS", of(Intel, &its, "the CPU does not say ITS_NO"), missing, "returns by a thunk");
-    // Guests are of 64 bits, so the return addresses that a guest leaves there are all of user pages.
-    let smep = facts.seven.ebx & 1 << 7 != 0 && !facts.is_model(NARROW_RETURNS, true);
-    let need = of(Maker::Unknown, &[(smep, "SMEP is on")], "a return may go to a guest's code");
-    add("return stack", need, missing, "return stack overwritten on entry");
+    let overwritten = state(measures.overwrite_return_stack, choices.rsb, missing);
+    add("return stack", return_stack(facts), overwritten, "overwritten on entry");
 }
 
 /// Faults of other kinds.

@@ -13,6 +13,12 @@ pub struct Measures {
     pub verw: bool,
     /// IBPB where a CPU goes from one domain to another.
     pub ibpb: bool,
+    /// IBPB on each entry from a guest.
+    pub ibpb_entry: bool,
+    /// The CPU's stack of return addresses is overwritten on each entry.
+    pub overwrite_return_stack: bool,
+    /// The CPU's history of branches is overwritten on each entry.
+    pub clear_history: bool,
     /// Page-table entries that are not present name no memory.
     pub refuse_absent_memory: bool,
     /// The value of `MSR_SPEC_CTRL`, if there is one.
@@ -37,15 +43,30 @@ impl Measures {
             (PSFD, wanted(choices.psfd, false) && facts.has_psfd()),
         ];
         let control = bits.iter().filter(|(_, is_wanted)| *is_wanted).fold(0, |all, (bit, _)| all | bit);
+        let ibpb_entry = wanted(choices.ibpb_entry, faults::needs_ibpb_entry(facts)) && facts.has_ibpb();
+        let return_stack = faults::has_return_stack(facts) || ibpb_entry && !facts.has_ibpb_ret();
+        let overwrite_return_stack = wanted(choices.rsb, return_stack);
+        let clear_history = wanted(choices.bhb_entry, faults::has_bhi(facts) && control & BHI_DIS_S == 0);
+        let guards = ibpb_entry || overwrite_return_stack || clear_history;
         let clears = |fault: Buffers| fault.is_there(facts) && fault.has_verw(facts);
         Self {
-            clear_registers: wanted(choices.clear_registers, true),
+            // What guards the entry comes with that.
+            clear_registers: wanted(choices.clear_registers, true) || guards,
             // By name everywhere: where VERW clears nothing, it is an instruction like others.
             verw: wanted(choices.verw, Buffers::ALL.into_iter().any(clears)),
-            ibpb: wanted(choices.ibpb, true) && facts.has_ibpb(),
+            // On the way from one domain to another there is an entry.
+            ibpb: wanted(choices.ibpb, true) && facts.has_ibpb() && !ibpb_entry,
+            ibpb_entry,
+            overwrite_return_stack,
+            clear_history,
             refuse_absent_memory: wanted(choices.l1tf, faults::has_l1tf(facts)),
             control: facts.has_control().then_some(control),
         }
+    }
+
+    /// Whether anything is done on entry before registers are cleared.
+    pub fn guards_entry(&self) -> bool {
+        self.ibpb_entry || self.overwrite_return_stack || self.clear_history
     }
 
     /// Whether `MSR_SPEC_CTRL` has `bits`.

@@ -107,6 +107,16 @@ impl Facts {
         self.seven.edx & 1 << 26 != 0 || self.extended_8.ebx & 1 << 12 != 0
     }
 
+    /// IBPB forgets predicted returns too.
+    const fn has_ibpb_ret(&self) -> bool {
+        self.seven.edx & 1 << 26 != 0 || self.extended_8.ebx & 1 << 30 != 0
+    }
+
+    /// IBPB forgets where branches of any kind are; Zen1 and Zen2 do so without the bit.
+    fn has_ibpb_brtype(&self) -> bool {
+        self.extended_21.eax & 1 << 28 != 0 || self.maker() == Maker::Amd && matches!(self.family(), 0x17 | 0x18)
+    }
+
     const fn has_ssbd(&self) -> bool {
         self.seven.edx & 1 << 31 != 0 || self.extended_8.ebx & 1 << 24 != 0
     }

@@ -300,14 +300,15 @@ fn msrs_are_written_only_where_they_are() {
     let seven = [2, 0xf3bf_fbff, 0x4041_7f5e, 0xbc04_0412];
     let ice_lake = intel(0x0006_06a6, seven, Some(0xab));
     assert_eq!([control(&ice_lake, "no-psfd"), control(&ice_lake, "no-ibrs")], [Some(1), Some(0)]);
-    assert_eq!((state(&ice_lake, "Retbleed"), state(&ice_lake, "BHI")), (State::On, State::Missing));
+    assert_eq!((state(&ice_lake, "Retbleed"), state(&ice_lake, "BHI")), (State::On, State::On));
     assert_eq!(state_by(&ice_lake, &chosen("no-ibrs"), "Retbleed"), State::Off);
+    assert_eq!(state_by(&ice_lake, &chosen("no-bhb-entry"), "BHI"), State::Off);
     // Sapphire Rapids: sub-leaf 2 has PSFD, IPRED_CTRL, RRSBA_CTRL, BHI_CTRL.
     let rapids = Facts { seven_two: CpuidResult { edx: 0x17, ..CpuidResult::default() }, ..ice_lake };
     let rapids = Facts { one: CpuidResult { eax: 0x0008_06f8, ..rapids.one }, ..rapids };
     assert_eq!(control(&rapids, "no-ssbd"), Some(1 | 1 << 10));
     assert_eq!(state(&rapids, "BHI"), State::On);
-    assert_eq!(state_by(&rapids, &chosen("no-bhi-dis-s"), "BHI"), State::Off);
+    assert_eq!(state_by(&rapids, &chosen("no-bhi-dis-s,no-bhb-entry"), "BHI"), State::Off);
     assert_eq!(control(&rapids, "psfd"), Some(1 | 1 << 7 | 1 << 10));
     assert_eq!([state(&rapids, "PSF"), state_by(&rapids, &chosen("ssbd"), "PSF")], [State::Off, State::On]);
     assert_eq!([state(&rapids, "SSB"), state_by(&rapids, &chosen("ssbd"), "SSB")], [State::Off, State::On]);
@@ -317,5 +318,47 @@ fn msrs_are_written_only_where_they_are() {
     let l1tf = |facts: &Facts| Measures::of(facts, &Choices::default()).refuse_absent_memory;
     assert_eq!([l1tf(&westmere(0)), l1tf(&ice_lake)], [true, false]);
     let zen1 = amd(0x0080_0f12, 1 << 12, [0; 4]);
-    assert_eq!((ibpb(&zen1), control(&zen1, "ssbd")), (true, None), "Zen1 has IBPB alone");
+    assert_eq!(control(&zen1, "ssbd"), None, "Zen1 has IBPB alone");
+}
+
+#[test]
+fn entries_are_guarded_by_what_the_cpu_needs() {
+    let of = |facts: &Facts, list: &str| {
+        let measures = Measures::of(facts, &chosen(list));
+        assert_eq!(measures.guards_entry(), of_entry(&measures) != [false; 3]);
+        assert!(measures.clear_registers || !measures.guards_entry());
+        of_entry(&measures)
+    };
+    /// IBPB, the return stack, the history of branches.
+    fn of_entry(measures: &Measures) -> [bool; 3] {
+        [measures.ibpb_entry, measures.overwrite_return_stack, measures.clear_history]
+    }
+    let none = [false; 3];
+    // Without SMEP returns may go to a guest's code.
+    let westmere = intel(0x0002_06c2, [0, 0, 0, 1 << 26], None);
+    assert_eq!([of(&westmere, "no-ssbd"), of(&westmere, "no-rsb")], [[false, true, false], none]);
+    assert_eq!((state(&westmere, "return stack"), of(&westmere, "xen=no")), (State::On, none));
+    let skylake = intel(0x0005_0654, [0, 0xd39f_fffb, 8, 0x9c00_0400], None);
+    assert_eq!(of(&skylake, "no-ssbd"), none);
+    // eIBRS without BHI_DIS_S, and with it.
+    let ice_lake = intel(0x0006_06a6, [2, 0xf3bf_fbff, 0x4041_7f5e, 0xbc04_0412], Some(0xab));
+    let rapids = Facts { seven_two: CpuidResult { edx: 0x17, ..CpuidResult::default() }, ..ice_lake };
+    assert_eq!([of(&ice_lake, "no-ssbd"), of(&ice_lake, "no-bhb-entry")], [[false, false, true], none]);
+    assert_eq!([of(&rapids, "no-ssbd"), of(&rapids, "no-bhi-dis-s")], [none, [false, false, true]]);
+    // Zen2: IBPB keeps the return stack, which is then overwritten; and none is needed at a switch.
+    let zen2 = amd(0x0083_0f10, 1 << 12 | 1 << 15, [0; 4]);
+    assert_eq!([of(&zen2, "no-ssbd"), of(&zen2, "no-ibpb-entry")], [[true, true, false], none]);
+    assert!(!Measures::of(&zen2, &chosen("no-ssbd")).ibpb);
+    assert!(Measures::of(&zen2, &chosen("no-ibpb-entry")).ibpb);
+    for fault in ["branch type confusion", "SRSO", "Spectre v2 between guests"] {
+        assert_eq!(state(&zen2, fault), State::On, "{fault}");
+    }
+    assert_eq!(state_by(&zen2, &chosen("no-ibpb-entry"), "SRSO"), State::Off);
+    assert_eq!(state(&amd(0x0083_0f10, 1 << 15, [0; 4]), "SRSO"), State::Missing, "microcode without IBPB");
+    // Zen4: only with IBPB_BRTYPE does IBPB help, and with IBPB_RET it is enough.
+    let zen4 = |eax| amd(0x00a1_0f11, 1 << 12 | 1 << 15 | 1 << 29 | 1 << 30, [eax, 0, 6, 0]);
+    assert_eq!([of(&zen4(0), "no-ssbd"), of(&zen4(1 << 28), "no-ssbd")], [none, [true, false, false]]);
+    assert_eq!([state(&zen4(0), "SRSO"), state(&zen4(1 << 28), "SRSO")], [State::Missing, State::On]);
+    assert_eq!(of(&qemu64(TCG), "no-ssbd"), none);
+    assert_eq!(of(&qemu64(TCG), "rsb,bhb-entry,ibpb-entry"), [false, true, true]);
 }
