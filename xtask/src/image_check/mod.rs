@@ -338,7 +338,7 @@ fn is_harmless(mnemonic: Mnemonic) -> bool {
     )
 }
 
-/// Instructions that save, load or reset the whole floating point state.
+/// Instructions that save, load or reset the whole floating point state, or a part that is then loaded.
 fn is_state_switch(mnemonic: Mnemonic) -> bool {
     matches!(
         mnemonic,
@@ -354,6 +354,7 @@ fn is_state_switch(mnemonic: Mnemonic) -> bool {
             | Mnemonic::Xrstor64
             | Mnemonic::Fninit
             | Mnemonic::Fnclex
+            | Mnemonic::Fild
             | Mnemonic::Fnstsw
             | Mnemonic::Emms
             | Mnemonic::Ldmxcsr

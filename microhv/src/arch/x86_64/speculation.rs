@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use microhv::boot::speculation::Measures;
 
-use super::{cpu, paging};
+use super::{cpu, fpu, paging};
 
 const SPEC_CTRL: u32 = 0x48;
 const PRED_CMD: u32 = 0x49;
@@ -56,9 +56,11 @@ pub(crate) fn apply(measures: &Measures) {
         patch(&raw const call_trap, CALL, cleared_trap);
     }
     if measures.guards_entry() {
-        for place in
-            [&raw const cleared_syscall_guard, &raw const cleared_compat_syscall_guard, &raw const cleared_trap_guard]
-        {
+        for place in [
+            &raw const cleared_syscall_guard,
+            &raw const cleared_compat_syscall_guard,
+            &raw const cleared_trap_guard,
+        ] {
             patch(place, CALL, guard_entry);
         }
     }
@@ -74,6 +76,9 @@ pub(crate) fn apply(measures: &Measures) {
     if measures.verw {
         patch(&raw const return_by_sysret, JMP, verw_sysret);
         patch(guest_iret as *const u8, JMP, verw_iret);
+    }
+    if measures.overwrite_fpu_pointers {
+        fpu::overwrite_pointers();
     }
     BARRIER.store(measures.ibpb, Ordering::Relaxed);
     CONTROL.store(measures.control.unwrap_or(NO_CONTROL), Ordering::Relaxed);

@@ -9,7 +9,7 @@ use core::fmt;
 
 use super::Maker::{Amd, Intel};
 use super::measures::{BHI_DIS_S, IBRS, PSFD, SSBD};
-use super::{Choices, EIBRS, Facts, GDS_CTRL, Maker, Measures, SRBDS_CTRL};
+use super::{Choices, Facts, GDS_CTRL, Maker, Measures, SRBDS_CTRL};
 
 /// What is done against a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +27,13 @@ pub enum State {
 /// A fault, and what is done against it.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// Its name.
+    /// The fault's name.
     pub fault: &'static str,
-    /// Whether its counter-measure is on.
+    /// Whether the counter-measure is on.
     pub state: State,
     /// The counter-measure.
     pub measure: &'static str,
-    /// Why it is needed, or not.
+    /// Why the counter-measure is needed, or not.
     pub why: &'static str,
 }
 
@@ -68,8 +68,9 @@ const ITS_NO: u64 = 1 << 62;
 
 /// Models of Intel's family 6 whose returns are predicted by the return stack alone (Broadwell: with microcode of 2018).
 const PLAIN_RETURNS: &[u32] = &[
-    0x17, 0x1a, 0x1c, 0x1d, 0x1e, 0x1f, 0x25, 0x26, 0x27, 0x2a, 0x2c, 0x2d, 0x2e, 0x2f, 0x35, 0x36, 0x37, 0x3a, 0x3c,
-    0x3d, 0x3e, 0x3f, 0x45, 0x46, 0x47, 0x4a, 0x4c, 0x4d, 0x4f, 0x56, 0x57, 0x5a, 0x5c, 0x5f, 0x85,
+    0x17, 0x1a, 0x1c, 0x1d, 0x1e, 0x1f, 0x25, 0x26, 0x27, 0x2a, 0x2c, 0x2d, 0x2e, 0x2f, 0x35, 0x36, 0x37,
+    0x3a, 0x3c, 0x3d, 0x3e, 0x3f, 0x45, 0x46, 0x47, 0x4a, 0x4c, 0x4d, 0x4f, 0x56, 0x57, 0x5a, 0x5c, 0x5f,
+    0x85,
 ];
 /// Goldmont to Gracemont, alone or beside other cores.
 const RFDS: &[u32] = &[0x5c, 0x5f, 0x7a, 0x86, 0x96, 0x97, 0x9a, 0x9c, 0xb7, 0xba, 0xbe, 0xbf];
@@ -120,13 +121,17 @@ impl Buffers {
     fn need(self, facts: &Facts) -> Need {
         let says = |bit| facts.says(bit);
         match self {
-            Self::Mds => {
-                Need::of(facts, Intel, &[(says(MDS_NO), "the CPU says MDS_NO")], "the CPU does not say MDS_NO")
-            }
+            Self::Mds => Need::of(
+                facts,
+                Intel,
+                &[(says(MDS_NO), "the CPU says MDS_NO")],
+                "the CPU does not say MDS_NO",
+            ),
             Self::Taa => {
                 // Only the CPU itself says that there are no transactions; a hypervisor below may hide them.
                 let has_tsx = facts.is_virtual() || facts.seven.ebx & 1 << 11 != 0 || says(TSX_CTRL);
-                let denied = [(says(TAA_NO), "the CPU says TAA_NO"), (!has_tsx, "the CPU has no transactions")];
+                let denied =
+                    [(says(TAA_NO), "the CPU says TAA_NO"), (!has_tsx, "the CPU has no transactions")];
                 Need::of(facts, Intel, &denied, "the CPU does not say TAA_NO")
             }
             Self::Mmio => {
@@ -224,6 +229,16 @@ pub(super) fn has_bhi(facts: &Facts) -> bool {
     bhi(facts).0.is_ok()
 }
 
+fn fpu_pointers(facts: &Facts) -> Need {
+    let denied = [(facts.extended_8.ebx & 1 << 2 != 0, "the CPU says RSTR_FP_ERR_PTRS")];
+    Need::of(facts, Amd, &denied, "FXRSTOR leaves the last guest's pointers of floating-point errors")
+}
+
+/// Whether a guest may see pointers of another's floating-point error.
+pub(super) fn keeps_fpu_pointers(facts: &Facts) -> bool {
+    fpu_pointers(facts).0.is_ok()
+}
+
 /// Whether a counter-measure is done, is not wanted, or else is missing.
 fn state(is_on: bool, choice: Option<bool>, missing: State) -> State {
     match choice {
@@ -233,7 +248,7 @@ fn state(is_on: bool, choice: Option<bool>, missing: State) -> State {
     }
 }
 
-/// All faults of a CPU. `threads`: CPUs of a core; `whole_cores`: they run one domain at a time.
+/// All faults of a CPU. `threads`: CPUs of a core; `whole_cores`: a core runs one domain at a time.
 pub fn table(
     facts: &Facts,
     choices: &Choices,
@@ -282,7 +297,8 @@ fn data(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add<'_>
     add("L1TF", need, refused, "entries that are not present name no memory");
     for fault in Buffers::ALL {
         let is_on = measures.verw && fault.has_verw(facts);
-        let measure = if fault.has_verw(facts) { "VERW ahead of guests" } else { "VERW, with newer microcode" };
+        let measure =
+            if fault.has_verw(facts) { "VERW ahead of guests" } else { "VERW, with newer microcode" };
         add(fault.name(), fault.need(facts), state(is_on, choices.verw, missing), measure);
     }
     // Only microcode can do the two below, and does unless firmware has turned that off.
@@ -357,9 +373,8 @@ fn rest(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add<'_>
     let psf = [(ssb_no, "the CPU says SSB_NO"), (is_known && !has_psfd, "the CPU has no such predictor")];
     let off = by_choice(has_psfd, PSFD | SSBD, choices.psfd);
     add("PSF", of(Maker::Unknown, &psf, "stores are predicted to be loaded"), off, "PSFD");
-    let pointers = [(amd & 1 << 2 != 0, "the CPU says RSTR_FP_ERR_PTRS")];
-    let need = of(Amd, &pointers, "FXRSTOR leaves the last guest's pointers of floating-point errors");
-    add("FXSAVE leak", need, missing, "pointers overwritten");
+    let overwritten = state(measures.overwrite_fpu_pointers, None, missing);
+    add("FXSAVE leak", fpu_pointers(facts), overwritten, "pointers overwritten");
     let eager = [(true, "floating-point registers are switched with the vCPU")];
     add("lazy FPU", of(Intel, &eager, ""), missing, "");
     // Zen1 and Zen2 are told apart by STIBP, as Xen does.
@@ -369,7 +384,12 @@ fn rest(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add<'_>
         (facts.is_no_family(&[0x17, 0x18]), "not a fault of this family"),
         (is_known && has_stibp, "a fault of Zen1"),
     ];
-    add("DIV leak", of(Amd, &div, "a division leaves its result in the divider"), missing, "a division ahead of guests");
+    add(
+        "DIV leak",
+        of(Amd, &div, "a division leaves its result in the divider"),
+        missing,
+        "a division ahead of guests",
+    );
     let bleed = [
         (facts.is_no_family(&[0x17]), "not a fault of this family"),
         (is_known && !has_stibp, "a fault of Zen2"),

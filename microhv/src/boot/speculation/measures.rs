@@ -19,6 +19,8 @@ pub struct Measures {
     pub overwrite_return_stack: bool,
     /// The CPU's history of branches is overwritten on each entry.
     pub clear_history: bool,
+    /// Pointers of floating-point errors are overwritten where another vCPU's registers are loaded.
+    pub overwrite_fpu_pointers: bool,
     /// Page-table entries that are not present name no memory.
     pub refuse_absent_memory: bool,
     /// The value of `MSR_SPEC_CTRL`, if there is one.
@@ -35,7 +37,8 @@ impl Measures {
     /// What is done on the CPU of `facts`.
     pub fn of(facts: &Facts, choices: &Choices) -> Self {
         let speculates = !facts.is_emulated();
-        let wanted = |choice: Option<bool>, needed: bool| choice.unwrap_or(needed && speculates && !choices.is_off);
+        let wanted =
+            |choice: Option<bool>, needed: bool| choice.unwrap_or(needed && speculates && !choices.is_off);
         let bits = [
             (IBRS, wanted(choices.ibrs, true) && facts.has_eibrs()),
             (BHI_DIS_S, wanted(choices.bhi_dis_s, faults::has_bhi(facts)) && facts.has_bhi_dis_s()),
@@ -59,6 +62,7 @@ impl Measures {
             ibpb_entry,
             overwrite_return_stack,
             clear_history,
+            overwrite_fpu_pointers: wanted(None, faults::keeps_fpu_pointers(facts)),
             refuse_absent_memory: wanted(choices.l1tf, faults::has_l1tf(facts)),
             control: facts.has_control().then_some(control),
         }

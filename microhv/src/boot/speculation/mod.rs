@@ -54,7 +54,7 @@ pub struct Facts {
     pub microcode: u64,
 }
 
-/// Who made the CPU.
+/// The maker of the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Maker {
     Intel,
@@ -114,7 +114,8 @@ impl Facts {
 
     /// IBPB forgets where branches of any kind are; Zen1 and Zen2 do so without the bit.
     fn has_ibpb_brtype(&self) -> bool {
-        self.extended_21.eax & 1 << 28 != 0 || self.maker() == Maker::Amd && matches!(self.family(), 0x17 | 0x18)
+        self.extended_21.eax & 1 << 28 != 0
+            || self.maker() == Maker::Amd && matches!(self.family(), 0x17 | 0x18)
     }
 
     const fn has_ssbd(&self) -> bool {

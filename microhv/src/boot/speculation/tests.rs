@@ -56,10 +56,7 @@ fn amd(version: u32, extended_8: u32, extended_21: [u32; 4]) -> Facts {
     let last = (0x8000_0000, [0x8000_0028, AMD[0], AMD[1], AMD[2]]);
     let seven = (7, [0, 0x219c_97a9, 0, 0]);
     let extended = [(0x8000_0008, [0x3030, extended_8, 0, 0]), (0x8000_0021, extended_21)];
-    read(
-        &[leaf_0(0x10, AMD), (1, [version, 0, 0x7ed8_320b, 0]), seven, last, extended[0], extended[1]],
-        &[],
-    )
+    read(&[leaf_0(0x10, AMD), (1, [version, 0, 0x7ed8_320b, 0]), seven, last, extended[0], extended[1]], &[])
 }
 
 /// QEMU's model `qemu64`: the same under the emulator and on silicon but for the name of what is below.
@@ -105,10 +102,7 @@ fn chosen(list: &str) -> Choices {
 fn the_emulator_needs_nothing() {
     let rows = rows(&qemu64(TCG));
     let [row] = &rows[..] else { panic!("one row") };
-    assert_eq!(
-        row.to_string(),
-        "all: not needed: QEMU's emulator executes one instruction after the other"
-    );
+    assert_eq!(row.to_string(), "all: not needed: QEMU's emulator executes one instruction after the other");
 }
 
 #[test]
@@ -120,11 +114,8 @@ fn the_emulators_name_counts_only_below_a_hypervisor() {
 #[test]
 fn the_same_model_on_silicon_has_every_fault() {
     let facts = qemu64(KVM);
-    let without: Vec<&str> = rows(&facts)
-        .into_iter()
-        .filter(|row| row.state == State::NotNeeded)
-        .map(|row| row.fault)
-        .collect();
+    let without: Vec<&str> =
+        rows(&facts).into_iter().filter(|row| row.state == State::NotNeeded).map(|row| row.fault).collect();
     assert_eq!(without, ["lazy FPU"], "the maker is what another hypervisor says");
 }
 
@@ -180,10 +171,7 @@ fn amds_cpus_have_faults_of_their_own() {
     const ZEN1: u32 = 1 | 1 << 2 | 1 << 12;
     const ZEN2: u32 = ZEN1 | 1 << 14 | 1 << 15 | 1 << 24;
     let none = [0; 4];
-    assert_eq!(
-        affected(&amd(0x0080_0f12, ZEN1, none)),
-        ["branch type confusion", "SRSO", "DIV leak"]
-    );
+    assert_eq!(affected(&amd(0x0080_0f12, ZEN1, none)), ["branch type confusion", "SRSO", "DIV leak"]);
     assert_eq!(affected(&amd(0x0083_0f10, ZEN2, none)), ["branch type confusion", "SRSO", "Zenbleed"]);
     assert_eq!(affected(&amd(0x00a0_0f11, 0x111e_f657, none)), ["TSA", "SRSO", "PSF"]);
     // BTC_NO; microcode of 2025: TSA_SQ_NO.
@@ -191,7 +179,10 @@ fn amds_cpus_have_faults_of_their_own() {
     // Zen5: SRSO_NO, SRSO_US_NO.
     assert_eq!(affected(&amd(0x00b0_0f21, 0x791e_f757, [3 << 29, 0, 0, 0])), ["PSF"]);
     // Before Zen: error pointers stay.
-    assert_eq!(affected(&amd(0x0060_0f20, 1 << 12, none)), ["branch type confusion", "FXSAVE leak"]);
+    let piledriver = amd(0x0060_0f20, 1 << 12, none);
+    assert_eq!(affected(&piledriver), ["branch type confusion", "FXSAVE leak"]);
+    assert_eq!(state(&piledriver, "FXSAVE leak"), State::On);
+    assert_eq!(state_by(&piledriver, &chosen("xen=no"), "FXSAVE leak"), State::Off);
 }
 
 #[test]
