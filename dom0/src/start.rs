@@ -8,7 +8,7 @@ use pvrt::{BootInfo, executor, println, spawn, time, yield_now};
 use crate::blkback;
 use crate::blkdev::{self, Disks};
 use crate::bundle::Bundle;
-use crate::commands::{CaptureFile, Ending, Shell};
+use crate::commands::{CaptureFile, Ending, Shell, SideChannels};
 use crate::netback::{self, Network};
 use crate::netdev::{self, Cards};
 use crate::shell::Terminal;
@@ -29,6 +29,7 @@ pub async fn start(boot: BootInfo) {
         executor::set_poll_limit(ticks);
     }
     println!("microhv dom0: {} MiB", boot.nr_pages / 256);
+    let side_channels = SideChannels::read().await;
     let bundle = match boot.ramdisk.map(Bundle::parse) {
         Some(Ok(bundle)) => bundle,
         Some(Err(error)) => {
@@ -72,7 +73,18 @@ pub async fn start(boot: BootInfo) {
     {
         println!("capture: {error}");
     }
-    let shell = Shell { bundle, store, disks, network, capture, terminal, toolstack, started_ns, ending };
+    let shell = Shell {
+        bundle,
+        store,
+        disks,
+        network,
+        capture,
+        terminal,
+        toolstack,
+        started_ns,
+        side_channels,
+        ending,
+    };
     let input = boot.option("input").and(ending.lines);
     shell.run(boot.option("keep").is_some(), input).await;
 }

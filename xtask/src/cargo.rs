@@ -19,7 +19,9 @@ const FLAGS: &[&str] = &[
     "--cfg=freestanding",
     // sha2 asks CPUID, not CR4, and would run vector code in a kernel.
     "--cfg=sha2_backend=\"soft\"",
-    "-Ctarget-feature=-sse,-sse2,-x87",
+    "-Ctarget-feature=-sse,-sse2,-x87,+retpoline",
+    "-Cjump-tables=no",
+    "-Crelro-level=off",
     "-Crelocation-model=pic",
     "-Cno-redzone=yes",
     "-Cforce-frame-pointers=yes",
@@ -31,7 +33,11 @@ const FLAGS: &[&str] = &[
 ];
 
 /// rustc's notices about the flags above. These notices are no lints, so no `allow` silences them.
-const NOTICES: &[&str] = &["target feature `", "unstable feature specified for `-Ctarget-feature`"];
+const NOTICES: &[&str] = &[
+    "target feature `",
+    "unstable feature specified for `-Ctarget-feature`",
+    "unknown and unstable feature specified for `-Ctarget-feature`: `retpoline`",
+];
 
 /// How a freestanding build's diagnostics are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +136,8 @@ mod tests {
     #[test]
     fn notices_are_noise_and_warnings_are_not() {
         assert!(is_noise("target feature `sse2` must be enabled to ensure ..."));
+        assert!(is_noise("unknown and unstable feature specified for `-Ctarget-feature`: `retpoline`"));
+        assert!(!is_noise("unknown and unstable feature specified for `-Ctarget-feature`: `retpolin`"));
         assert!(is_noise("3 warnings emitted"));
         assert!(is_noise("1 warning emitted"));
         assert!(!is_noise("unused variable: `x`"));

@@ -26,10 +26,14 @@ pub struct Image {
 }
 
 /// The hypervisor runs on one small stack per CPU.
-const HYPERVISOR: Rules = Rules { max_frame_bytes: 2048, fpu_switch: &["microhv::arch::x86_64::fpu::"] };
+const HYPERVISOR: Rules =
+    Rules { max_frame_bytes: 2048, fpu_switch: &["microhv::arch::x86_64::fpu::"], indirect_branches: false };
 
 /// A kernel with stacks of its own choice: decompressors take frames of some 11 KiB.
-const KERNEL: Rules = Rules { max_frame_bytes: 16 * 1024, fpu_switch: &[] };
+const KERNEL: Rules = Rules { max_frame_bytes: 16 * 1024, fpu_switch: &[], indirect_branches: false };
+
+/// A kernel of tests, which jumps where it pleases, to see what comes of that.
+const ATTACKER: Rules = Rules { indirect_branches: true, ..KERNEL };
 
 /// Every image of the repository.
 pub const ALL: &[Image] = &[
@@ -37,8 +41,8 @@ pub const ALL: &[Image] = &[
     image("dom0", KERNEL),
     image("hello", KERNEL),
     image("bench", KERNEL),
-    image("hostile", KERNEL),
-    image("conformance-guest", KERNEL),
+    image("hostile", ATTACKER),
+    image("conformance-guest", ATTACKER),
     image("web", KERNEL),
     image("talk", KERNEL),
     image("netload", KERNEL),
@@ -209,6 +213,13 @@ mod tests {
         let file = elf(100, 0);
         assert!(strip(&file[..file.len() - 1]).is_err());
         assert!(strip(b"").is_err());
+    }
+
+    #[test]
+    fn who_serves_others_has_no_indirect_branch() {
+        for name in ["microhv", "dom0"] {
+            assert!(!find(name).expect("an image").rules.indirect_branches, "{name}");
+        }
     }
 
     #[test]

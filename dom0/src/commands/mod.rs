@@ -8,6 +8,7 @@ mod accounts;
 mod console_log;
 mod files;
 mod help;
+mod hypervisor_log;
 mod input;
 mod machine;
 mod net;
@@ -38,6 +39,7 @@ use crate::shell::{LINE_BYTES_MAX, PROMPT, Terminal, Word, split};
 use crate::toolstack::Toolstack;
 use crate::xenstore::Xenstore;
 
+pub use hypervisor_log::SideChannels;
 pub use machine::Ending;
 pub use net::CaptureFile;
 
@@ -68,6 +70,8 @@ pub struct Shell {
     pub toolstack: Toolstack,
     /// When dom0 started: system time in nanoseconds.
     pub started_ns: u64,
+    /// What the hypervisor does against the CPU's side channels.
+    pub side_channels: SideChannels,
     /// How the machine goes off.
     pub ending: Ending,
 }

@@ -18,7 +18,19 @@ pub(super) fn shell_with(toolstack: Toolstack, store: Xenstore) -> Shell {
     let (disks, terminal, bundle) = (Arc::new(Disks::new()), Terminal::new(), Bundle::default());
     let network = Arc::new(Network::new());
     let (capture, ending) = (CaptureFile::new(None), Ending::default());
-    Shell { bundle, store, disks, network, capture, terminal, toolstack, started_ns: 0, ending }
+    let side_channels = SideChannels::default();
+    Shell {
+        bundle,
+        store,
+        disks,
+        network,
+        capture,
+        terminal,
+        toolstack,
+        started_ns: 0,
+        side_channels,
+        ending,
+    }
 }
 
 /// The outcome of a line, and what it printed.

@@ -1,6 +1,7 @@
 //! The hypervisor's own command line.
 #![forbid(unsafe_code)]
 
+use super::speculation::Choices;
 use crate::platform::MAX_CPUS;
 
 /// What the command line asks.
@@ -12,8 +13,8 @@ pub struct Options {
     pub debug_exit: Option<u16>,
     /// `loglvl=error|warning|info|debug|all`.
     pub log_level: log::LevelFilter,
-    /// `mitigations=auto|off`: whether side-channel counter-measures are wanted.
-    pub mitigations: bool,
+    /// `spec-ctrl=LIST`, `xpti=BOOLEAN`, `pv-l1tf=BOOLEAN`: counter-measures against side channels.
+    pub speculation: Choices,
     /// `noreboot`: halt instead of restarting the machine.
     pub no_reboot: bool,
     /// `dom0_max_vcpus=N`. Default 1.
@@ -34,7 +35,7 @@ impl Options {
             dom0_memory_bytes: 24 << 20,
             debug_exit: None,
             log_level: log::LevelFilter::Info,
-            mitigations: true,
+            speculation: Choices::default(),
             no_reboot: false,
             dom0_max_vcpus: 1,
             max_cpus: MAX_CPUS as u32,
@@ -58,9 +59,19 @@ impl Options {
                     set(&mut options.debug_exit, port.map(Some))
                 }
                 "loglvl" => set(&mut options.log_level, level(value)),
-                "mitigations" => {
-                    let wanted = ["auto", "off"].contains(&value).then_some(value == "auto");
-                    set(&mut options.mitigations, wanted)
+                "spec-ctrl" => {
+                    for item in value.split(',') {
+                        if let Err(why) = options.speculation.spec_ctrl(item) {
+                            ignored(if item.is_empty() { word } else { item }, why);
+                        }
+                    }
+                    true
+                }
+                "xpti" | "pv-l1tf" => {
+                    let choices = &mut options.speculation;
+                    let read = if key == "xpti" { choices.xpti(value) } else { choices.pv_l1tf(value) };
+                    read.unwrap_or_else(|why| ignored(word, why));
+                    true
                 }
                 "sched-gran" => {
                     let wanted = ["cpu", "core"].contains(&value).then_some(value == "core");
@@ -101,7 +112,7 @@ fn level(value: &str) -> Option<log::LevelFilter> {
 }
 
 /// A truth value as Xen writes it; no value means true.
-fn boolean(value: &str) -> Option<bool> {
+pub(super) fn boolean(value: &str) -> Option<bool> {
     match value {
         "" | "1" | "yes" | "on" | "true" | "enable" => Some(true),
         "0" | "no" | "off" | "false" | "disable" => Some(false),
@@ -170,8 +181,10 @@ mod tests {
             "maxcpus=0",
             "maxcpus=65",
             "maxcpus",
-            "mitigations",
-            "mitigations=on",
+            "spec-ctrl",
+            "spec-ctrl=",
+            "xpti=maybe",
+            "pv-l1tf=2",
             "noreboot=no",
             "sched-gran",
             "sched-gran=socket",
@@ -186,6 +199,49 @@ mod tests {
                 Options::parse("", |_, _| {})
             );
             assert_eq!(told, [(word, "no such value")]);
+        }
+    }
+
+    #[test]
+    fn counter_measures_are_spelt_as_for_xen() {
+        let off = Choices { is_off: true, xpti_off: true, l1tf: Some(false), ..Choices::default() };
+        for word in ["spec-ctrl=no", "spec-ctrl=off", "spec-ctrl=0", "spec-ctrl=false", "spec-ctrl=disable"] {
+            assert_eq!(known(word).speculation, off, "{word}");
+        }
+        for word in ["spec-ctrl=xen=no", "spec-ctrl=no-xen"] {
+            assert_eq!(known(word).speculation, Choices { is_off: true, ..Choices::default() }, "{word}");
+        }
+        let choices = known("xpti=no pv-l1tf=off").speculation;
+        assert_eq!(choices, Choices { is_off: false, ..off });
+        assert_eq!(known("xpti=no xpti=default").speculation, Choices::default());
+        let list =
+            known("spec-ctrl=no,verw,no-ibpb,ssbd=1,psfd=off,ibrs=no,no-bhi-dis-s,clear-regs").speculation;
+        let some =
+            [list.verw, list.ssbd, list.clear_registers, list.ibpb, list.psfd, list.ibrs, list.bhi_dis_s];
+        assert_eq!(some, [true, true, true, false, false, false, false].map(Some));
+        assert_eq!((list.is_off, list.l1tf), (true, Some(false)));
+        assert_eq!(known("pv-l1tf spec-ctrl=no").speculation.l1tf, Some(true));
+        let list = known("spec-ctrl=rsb=on,no-ibpb-entry,bhb-entry").speculation;
+        assert_eq!([list.rsb, list.ibpb_entry, list.bhb_entry], [true, false, true].map(Some));
+        assert_eq!(known("spec-ctrl=md-clear").speculation.verw, Some(true));
+        for (line, word, why) in [
+            ("spec-ctrl=yes", "yes", "no such value"),
+            ("spec-ctrl=frob=1", "frob=1", "no such value"),
+            ("spec-ctrl=no-frob", "no-frob", "no such value"),
+            ("spec-ctrl=no-stibp", "no-stibp", "microhv has no such counter-measure"),
+            ("spec-ctrl=verw=", "verw=", "no such value"),
+            ("spec-ctrl=verw=pv", "verw=pv", "no such value"),
+            ("spec-ctrl=xen", "xen", "no such value"),
+            ("spec-ctrl=ibpb=2", "ibpb=2", "no such value"),
+            ("spec-ctrl=bti-thunk=jmp", "bti-thunk=jmp", "microhv has no such counter-measure"),
+            ("xpti", "xpti", "microhv has no such counter-measure"),
+            ("xpti=dom0=no", "xpti=dom0=no", "dom0 and other domains cannot differ"),
+            ("pv-l1tf=domu", "pv-l1tf=domu", "dom0 and other domains cannot differ"),
+            ("mitigations=off", "mitigations=off", "no such option"),
+        ] {
+            let mut told = alloc::vec::Vec::new();
+            let options = Options::parse(line, |word, why| told.push((word, why)));
+            assert_eq!((options, told), (known(""), alloc::vec![(word, why)]), "{line}");
         }
     }
 

@@ -7,8 +7,8 @@ pub mod dom0;
 pub mod kernel_image;
 pub mod local_apic;
 pub mod memory_map;
-pub mod mitigations;
 pub mod multiboot;
+pub mod speculation;
 pub mod topology;
 
 pub use command_line::Options;

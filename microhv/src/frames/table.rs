@@ -9,11 +9,14 @@ use ring_abi::types::Mfn;
 
 use super::buddy::{MAX_ORDER, Zone};
 use super::info::{FrameInfo, TypeWord, UseWord};
+use super::pte::{FRAME, Pte};
 use crate::rangeset::RangeSet;
 use crate::sync::{Mutex, rank};
 
 /// Most ranges of memory that a firmware map may have.
 pub const MAX_RANGES: usize = 32;
+/// The bits of an address by which every CPU with L1TF finds a line in its first-level cache.
+const L1D_ADDRESS: u64 = FRAME & ((1 << 44) - 1);
 /// First frame above 4 GiB.
 const HIGH: u32 = 1 << 20;
 
@@ -34,6 +37,8 @@ pub struct FrameTable {
     flushed: AtomicU64,
     /// Pages claimed by domains which they do not own yet.
     pub(crate) claimed: AtomicU64,
+    /// One past the last address of memory where entries that are not present may name none; else 0.
+    no_absent_below: AtomicU64,
     /// Devices' frames that no domain may write.
     read_only: Mutex<rank::ReadOnlyFrames, RangeSet>,
 }
@@ -119,6 +124,30 @@ impl FrameTable {
     /// One past the last frame of memory.
     pub fn end(&self) -> Mfn {
         Mfn::new(self.ram.iter().map(|&(_, end)| end.into()).max().unwrap_or(0))
+    }
+
+    /// From now on an entry of a page table that is not present may name no memory: a CPU with L1TF reads ahead what its
+    /// first-level cache has of that memory.
+    pub fn refuse_absent_memory(&self) {
+        self.no_absent_below.store(self.end().maddr().raw(), Ordering::Relaxed);
+    }
+
+    /// Whether [`FrameTable::refuse_absent_memory`] was called.
+    pub(crate) fn refuses_absent_memory(&self) -> bool {
+        self.no_absent_below.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether `entry`, which is not present, may be in a page table. Frame 0 is firmware's.
+    #[inline]
+    pub(crate) fn may_be_absent(&self, entry: Pte) -> bool {
+        entry == Pte::NONE || self.is_no_memory(entry)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn is_no_memory(&self, entry: Pte) -> bool {
+        let at = entry.raw() & L1D_ADDRESS;
+        at == 0 || at >= self.no_absent_below.load(Ordering::Relaxed)
     }
 
     /// Takes 2^`order` free frames, aligned to their size, with any contents; all below 2^`address_bits` bytes if

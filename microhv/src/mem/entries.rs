@@ -62,7 +62,8 @@ impl<P: Platform> Mm<'_, P> {
     /// Replaces an entry of `table`, the domain's checked level 1 table, by `new`, which names a frame of `owner`.
     ///
     /// # Errors
-    /// The same as of `get_leaf`; and `Mismatch`: the entry is not what the caller saw.
+    /// The same as of `get_leaf`; `Invalid` too: `new` is not present and names memory, on a CPU with L1TF; and `Mismatch`: the
+    /// entry is not what the caller saw.
     #[inline]
     pub(crate) fn update_leaf(
         &mut self,
@@ -74,6 +75,9 @@ impl<P: Platform> Mm<'_, P> {
     ) -> Result<(), MemError> {
         let old = self.expected(table, slot, update)?;
         if !new.is_present() {
+            if !self.hv.frames.may_be_absent(new) {
+                return Err(MemError::Invalid);
+            }
             self.exchange(table, slot, old, new, update)?;
         } else if old.is_present() && old.differs_harmlessly(new) {
             return self.exchange(table, slot, old, new.stored(1), update);
@@ -92,7 +96,7 @@ impl<P: Platform> Mm<'_, P> {
     /// Replaces an entry of `table`, the domain's checked table of level 2-4, by `new`. (I6)
     ///
     /// # Errors
-    /// `Invalid`: the slot is the hypervisor's, or as of `get_table`. `Restart`: more is to be finished than there is
+    /// `Invalid`: the slot is the hypervisor's, or as of `get_table`, or as of `update_leaf`. `Restart`: more is to be finished than there is
     /// time for. `Mismatch`: the entry is not what the caller saw.
     #[inline(never)]
     pub(crate) fn update_upper(
@@ -109,6 +113,9 @@ impl<P: Platform> Mm<'_, P> {
         let old = self.expected(table, slot, update)?;
         let was_present = old.is_present();
         if !new.is_present() {
+            if !self.hv.frames.may_be_absent(new) {
+                return Err(MemError::Invalid);
+            }
             self.exchange(table, slot, old, new, update)?;
         } else if was_present && old.differs_harmlessly(new) && new.is_allowed(level) {
             return self.exchange(table, slot, old, new.stored(level), update);

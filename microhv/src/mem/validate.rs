@@ -29,6 +29,10 @@ impl<P: Platform> Mm<'_, P> {
     /// Checks the entries from `from` on of a table that has just got its type. The caller holds one type reference and
     /// one general reference on the table; on an error both are gone.
     pub(super) fn validate(&mut self, mfn: Mfn, level: u8, from: usize) -> Result<(), MemError> {
+        if self.hv.frames.refuses_absent_memory() && from == 0 && self.has_absent_memory(mfn, level) {
+            self.invalidate(mfn, level, 0);
+            return Err(MemError::Invalid);
+        }
         // One copy of the loop for level 1, which has by far the most entries.
         match level {
             1 => self.take_entries(mfn, 1, from)?,
@@ -40,6 +44,18 @@ impl<P: Platform> Mm<'_, P> {
         let info = self.hv.frames.held(mfn);
         info.set_kind(TypeWord(info.load_kind().0 | TypeWord::VALIDATED).with_progress(0));
         Ok(())
+    }
+
+    /// Whether an entry of a table is not present and names memory.
+    #[cold]
+    #[inline(never)]
+    fn has_absent_memory(&self, mfn: Mfn, level: u8) -> bool {
+        let ours = |slot| level == 4 && pte::is_hypervisor_slot(slot);
+        let table = self.hv.platform.table(mfn);
+        table.iter().enumerate().any(|(slot, cell)| {
+            let entry = Pte::new(cell.load(Ordering::Relaxed));
+            !entry.is_present() && !ours(slot) && !self.hv.frames.may_be_absent(entry)
+        })
     }
 
     #[inline(always)]

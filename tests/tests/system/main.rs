@@ -32,6 +32,7 @@ mod network_life;
 mod network_rules;
 mod polls;
 mod shell;
+mod speculation;
 mod spine;
 mod storms;
 mod xen;
@@ -65,6 +66,7 @@ fn main() {
     let built = std::env::var_os(xtask::test::IMAGES_BUILT).is_some();
     let soak = std::env::var_os(xtask::test::SOAK).is_some();
     let cases = [
+        speculation::cases(),
         spine::cases(),
         storms::cases(),
         conformance::cases(),

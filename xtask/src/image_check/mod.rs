@@ -1,4 +1,5 @@
-//! The image check, run after every link: no vector or x87 instruction, no use of the red zone, capped frames.
+//! The image check, run after every link: no vector or x87 instruction, no use of the red zone, capped frames, no indirect
+//! branch.
 //!
 //! The compiler's flags do not reach the prebuilt `core` and `alloc`, and code with run-time CPU detection
 //! ignores them, so what counts is what lies in the linked file. Every executable section but `.boot` (headers,
@@ -21,6 +22,9 @@ pub struct Rules {
     pub max_frame_bytes: u64,
     /// Name prefixes of the functions that may save and load a guest's floating point state.
     pub fpu_switch: &'static [&'static str],
+    /// Whether there may be indirect branches. Where a CPU predicts the target of one, it executes what stands there before
+    /// the target is known, and what ran before may have trained the prediction (Spectre v2). A retpoline ends in a return.
+    pub indirect_branches: bool,
 }
 
 /// One broken rule.
@@ -159,6 +163,8 @@ impl<'a> Checker<'a> {
                 "vector or x87 instruction"
             } else if self.below_stack(instruction, &frame) {
                 "red zone"
+            } else if !self.rules.indirect_branches && is_indirect_branch(instruction) {
+                "indirect branch"
             } else {
                 continue;
             };
@@ -308,6 +314,11 @@ impl Frame {
     }
 }
 
+/// Whether the instruction branches to where a register or memory says, and is no return.
+fn is_indirect_branch(instruction: &Instruction) -> bool {
+    matches!(instruction.flow_control(), FlowControl::IndirectBranch | FlowControl::IndirectCall)
+}
+
 /// Instructions that carry a vector feature's name and touch no vector state.
 fn is_harmless(mnemonic: Mnemonic) -> bool {
     matches!(
@@ -327,7 +338,7 @@ fn is_harmless(mnemonic: Mnemonic) -> bool {
     )
 }
 
-/// Instructions that save, load or reset the whole floating point state.
+/// Instructions that save, load or reset the whole floating point state, or a part that is then loaded.
 fn is_state_switch(mnemonic: Mnemonic) -> bool {
     matches!(
         mnemonic,
@@ -343,6 +354,7 @@ fn is_state_switch(mnemonic: Mnemonic) -> bool {
             | Mnemonic::Xrstor64
             | Mnemonic::Fninit
             | Mnemonic::Fnclex
+            | Mnemonic::Fild
             | Mnemonic::Fnstsw
             | Mnemonic::Emms
             | Mnemonic::Ldmxcsr

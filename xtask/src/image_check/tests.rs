@@ -2,7 +2,7 @@
 
 use super::*;
 
-const RULES: Rules = Rules { max_frame_bytes: 64, fpu_switch: &["fpu::"] };
+const RULES: Rules = Rules { max_frame_bytes: 64, fpu_switch: &["fpu::"], indirect_branches: false };
 
 /// What the check says of one function's bytes.
 fn checked(name: &str, bytes: &[u8]) -> Report {
@@ -66,6 +66,35 @@ fn code_behind_a_return_has_its_branchs_depth() {
     // push rbx; test edi, edi; je L; pop rbx; ret; L: push rcx; pop rcx; pop rbx; ret
     let code = b"\x53\x85\xff\x74\x02\x5b\xc3\x51\x59\x5b\xc3";
     assert_eq!(checked("f", code).deepest[0].0, 16);
+}
+
+#[test]
+fn indirect_branches_fail() {
+    for (bytes, text) in [
+        (&b"\xff\xe0"[..], "jmp rax"),
+        (b"\xff\xd6", "call rsi"),
+        (b"\xff\x20", "jmp [rax]"),
+        (b"\xff\x15\x00\x00\x00\x00", "call [rip]"),
+        (b"\xff\x2e", "jmp far [rsi]"),
+        (b"\xff\x1e", "call far [rsi]"),
+        (b"\x3e\xff\xe0", "notrack jmp rax"),
+    ] {
+        assert_eq!(problems(bytes).len(), 1, "{text}");
+        let rules = Rules { indirect_branches: true, ..RULES };
+        let mut checker = Checker::new(&rules, vec![(0x1000, "f".to_string())]);
+        checker.code(bytes, 0x1000);
+        assert_eq!(checker.report.problems, [], "{text}");
+    }
+}
+
+#[test]
+fn direct_branches_and_retpolines_pass() {
+    // call L; trap: pause; lfence; jmp trap; L: mov [rsp], r11; ret
+    let thunk = b"\xe8\x07\x00\x00\x00\xf3\x90\x0f\xae\xe8\xeb\xf9\x4c\x89\x1c\x24\xc3";
+    assert_eq!(problems(thunk), [""; 0]);
+    // jmp, call, je, ret, iretq, syscall
+    let direct = b"\xeb\x00\xe8\x00\x00\x00\x00\x74\x00\xc3\x48\xcf\x0f\x05\xc3";
+    assert_eq!(problems(direct), [""; 0]);
 }
 
 #[test]

@@ -12,15 +12,12 @@ use ring_abi::sysctl::{XEN_INVALID_CORE_ID, XenSysctlCputopo, XenSysctlPhysinfo}
 use ring_abi::types::Port;
 
 use super::Line;
-use crate::commands::{Outcome, Shell};
+use crate::commands::{Outcome, Shell, hypervisor_log};
 use crate::shell::print::{self, Printer};
 use crate::toolstack::scheduler_name;
 
 /// Ports asked for at a time: a call for each.
 const PORTS_AT_A_TIME: u32 = 64;
-/// The hypervisor's messages are at most this many bytes: a ring that grows while it is read must not delay
-/// the command for ever.
-const MESSAGES_BYTES: usize = 1 << 20;
 
 /// `xl --version`: the tools' version, and the hypervisor's if a hypervisor answers.
 pub(super) fn version() -> Outcome {
@@ -70,6 +67,9 @@ impl Shell {
         let words: Vec<String> = machine.hw_cap.iter().map(|word| format!("{word:08x}")).collect();
         line("hw_caps", &words.join(":"));
         line("virt_caps", &"pv");
+        for (key, faults) in self.side_channels.lines() {
+            line(key, &faults);
+        }
         line("total_memory", &(machine.total_pages / 256));
         line("free_memory", &(machine.free_pages / 256));
         line("outstanding_claims", &(machine.outstanding_pages / 256));
@@ -141,20 +141,8 @@ fn text_of(bytes: &[u8]) -> String {
 
 /// `xl dmesg [-c]`: with `clear` there are no messages afterwards.
 pub(super) async fn dmesg(clear: bool) -> Outcome {
-    let mut messages = Vec::new();
-    let mut index = 0;
-    let mut buffer = alloc::vec![0; 4096];
     // All messages are read before any is printed, since dom0's output may be added to the messages.
-    while messages.len() < MESSAGES_BYTES {
-        let (count, next) =
-            sysctl::read_console(index, &mut buffer).map_err(|errno| format!("readconsole: {errno}"))?;
-        if count == 0 {
-            break;
-        }
-        messages.extend_from_slice(&buffer[..count]);
-        index = next;
-        yield_now().await;
-    }
+    let messages = hypervisor_log::messages().await?;
     print::bytes(&messages).await;
     if messages.last().is_some_and(|&byte| byte != b'\n') {
         println!();

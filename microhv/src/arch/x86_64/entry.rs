@@ -23,6 +23,7 @@ const DR6_CLEAR: u64 = 0xffff_0ff0;
 
 unsafe extern "C" {
     fn guest_iret();
+    fn guest_iret_cleared();
 }
 
 /// SYSCALL from 64-bit ring 3: a hypercall of the guest's kernel, or a system call for that kernel.
@@ -185,7 +186,7 @@ extern "C" fn trap_from_hypervisor(regs: &mut CpuUserRegs) {
         PAGE_FAULT if ldt_page_brought_in(Cr2::read_raw()) => return,
         _ => {}
     }
-    if regs.rip == guest_iret as *const () as u64 {
+    if [guest_iret as *const (), guest_iret_cleared as *const ()].contains(&(regs.rip as *const ())) {
         refused_iret(regs.entry_vector, regs.error_code);
     }
     match guest_access::fix_up(regs.rip) {

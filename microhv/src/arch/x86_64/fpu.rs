@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // state-saving instructions
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use microhv::domain::FpuArea;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
@@ -12,6 +12,8 @@ use super::cpu::cpuid;
 
 /// The state components that are switched: XCR0. 0 without XSAVE.
 static COMPONENTS: AtomicU64 = AtomicU64::new(0);
+/// Whether what [`restore`] loads may leave the pointers of the last error as they are, where the loaded state has no error.
+static POINTERS_STAY: AtomicBool = AtomicBool::new(false);
 
 /// Turns floating point on for the guests of this CPU.
 pub(crate) fn init() {
@@ -45,6 +47,11 @@ pub(crate) fn init() {
 /// What a new vCPU has in XCR0, as on Xen: x87 and SSE, whatever its domain may set.
 const XCR0_AT_FIRST: u64 = 3;
 
+/// From now on pointers of floating-point errors are overwritten before a vCPU's state is loaded.
+pub(crate) fn overwrite_pointers() {
+    POINTERS_STAY.store(true, Ordering::Relaxed);
+}
+
 /// Sets XCR0. The value is one of [`components`], or was checked against them; there is XSAVE.
 pub(crate) fn set_xcr0(value: u64) {
     // SAFETY: CR4.OSXSAVE is on, and the value holds x87 (bit 0) and only supported components.
@@ -77,6 +84,9 @@ pub(crate) fn save(area: &FpuArea) {
     }
 }
 
+/// A number to load.
+static ZERO: u32 = 0;
+
 /// Loads a vCPU's state.
 #[inline(never)]
 pub(crate) fn restore(area: &FpuArea) {
@@ -84,6 +94,11 @@ pub(crate) fn restore(area: &FpuArea) {
     let components = COMPONENTS.load(Ordering::Relaxed);
     if components != 0 {
         set_xcr0(components);
+    }
+    if POINTERS_STAY.load(Ordering::Relaxed) {
+        // SAFETY: no error is pending and the register stack is empty when the number is loaded, so nothing faults; all of the
+        // state is replaced below. CR0.TS is clear: `init` or `save` cleared that.
+        unsafe { asm!("fnclex", "emms", "fild dword ptr [{}]", in(reg) &raw const ZERO, options(nostack)) };
     }
     // SAFETY: as in `save`; the area was written by `save` or by its constructor, and holds no reserved bit.
     unsafe {

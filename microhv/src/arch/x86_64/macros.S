@@ -14,6 +14,31 @@
     .endr
     .endm
 
+/* Five bytes that do nothing, and may become a call. */
+    .macro place name
+    .globl \name
+\name:
+    .byte 0x0f, 0x1f, 0x44, 0, 0        /* nop */
+    .endm
+
+/* `\call`: a call of `to`, which speculation.rs may make one of `\cleared`, which clears all registers first, so that the
+   hypervisor executes nothing ahead with a guest's values in them, and before that may call guard_entry. In: the registers
+   are saved. */
+    .macro call_from_guest call, cleared, to
+    .pushsection .text.entry.cleared, "ax", @progbits
+    .balign 16
+    function \cleared
+    place \cleared\()_guard
+    .irp register, eax, ebx, ecx, edx, esi, edi, r8d, r9d, r10d, r11d, r12d, r13d, r14d, r15d
+    xor \register, \register
+    .endr
+    jmp \to
+    .popsection
+    .globl \call
+\call:
+    call \to
+    .endm
+
 /* Goes back to what was interrupted in ring 0. In: rsp = its frame. */
     .macro return_to_ring_0
     .irp register, r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi

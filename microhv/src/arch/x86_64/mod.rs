@@ -12,9 +12,10 @@
 //! | `paging.rs`, `memory.rs`, `guest_access.rs` | the hypervisor's address space, machine memory, guests' |
 //! | `fpu.rs`, `windows.rs` | what of a vCPU lives in the processor |
 //! | `apic.rs`, `time.rs`, `tsc.rs`, `serial.rs` | interrupt controllers, clock, whether TSCs differ, console |
+//! | `speculation.rs` | counter-measures against side channels |
 //! | `heap.rs`, `panic.rs`, `devices.rs` | the heap, a report at the end, ports, power and facts |
 //! | `switch.rs` | one vCPU's registers for another's, and idleness |
-//! | `macros.S`, `syscall.S`, `trap.S`, `leave.S` | the ways in and out, a file each |
+//! | `macros.S`, `syscall.S`, `trap.S`, `leave.S`, `guard.S` | the ways in and out, a file each; what is done there on some CPUs |
 //! | `leave.rs`, `entry.rs` | what those call: decode, hand to the library, see what waits |
 //! | `trampoline.S`, `cpus.rs` | the other CPUs' start |
 //! | `boot.S`, `start.rs` | from the loader to the first guest |
@@ -39,6 +40,7 @@ mod paging;
 mod panic;
 mod percpu;
 mod serial;
+mod speculation;
 mod start;
 mod switch;
 mod time;
@@ -56,6 +58,8 @@ core::arch::global_asm!(
     include_str!("syscall.S"),
     include_str!("trap.S"),
     include_str!("leave.S"),
+    include_str!("guard.S"),
+    hypervisor_ds = const descriptors::HYPERVISOR_DS,
     local_scratch = const percpu::LOCAL_SCRATCH,
     stack_to_regs_top = const percpu::STACK_TO_REGS_TOP,
     local_regs_top = const percpu::LOCAL_REGS_TOP,

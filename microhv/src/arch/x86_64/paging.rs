@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
 use microhv::boot::memory_map::{MemoryMap, Range};
-use microhv::boot::mitigations::is_emulated;
+use microhv::boot::speculation::is_emulated;
 use microhv::frames::pte::{self, A, D, FRAME, G, NX, P, PCD, PSE, PWT, RW, US, index};
 use microhv::platform::{CpuId, CpuSet, Cpus, Paging};
 use microhv::sync::{Mutex, rank, wait_until};

@@ -9,6 +9,7 @@ use arrayvec::ArrayVec;
 use microhv::boot::acpi::{self, Acpi};
 use microhv::boot::memory_map::{MemoryMap, Range};
 use microhv::boot::multiboot::{self, BootInformation, Physical};
+use microhv::boot::speculation::{Facts, Measures, table};
 use microhv::boot::{Options, dom0, topology};
 use microhv::frames::{FrameInfo, FrameTable};
 use microhv::platform::{Clock, CpuId, MachineFacts};
@@ -17,7 +18,9 @@ use ring_abi::types::Mfn;
 
 use super::machine::{self, Hv, Machine};
 use super::percpu::{self, Area};
-use super::{apic, cpu, cpus, descriptors, devices, heap, leave, paging, panic, serial, switch, time};
+use super::{
+    apic, cpu, cpus, descriptors, devices, heap, leave, paging, panic, serial, speculation, switch, time,
+};
 
 /// End of what the boot tables map 1:1.
 const IDENTITY_END: u64 = 4 << 30;
@@ -117,9 +120,14 @@ extern "C" fn on_own_stack() -> ! {
         Options::parse(command_line, |word, why| log::warn!("command line: {word} is ignored: {why}"));
     panic::DEBUG_EXIT.call_once(|| options.debug_exit);
     log::set_max_level(options.log_level);
+    let measures = Measures::of(&Facts::read(cpu::cpuid, cpu::read_msr), &options.speculation);
+    speculation::apply(&measures);
     apic::init(acpi, options.x2apic);
     time::init(acpi);
     let hv = make_hypervisor(acpi, command_line, &options);
+    if measures.refuse_absent_memory {
+        hv.frames.refuse_absent_memory();
+    }
     heap::return_early(hv);
     percpu::local().begin(hv);
     microhv::sync::serve_by(switch::serve);
@@ -195,9 +203,11 @@ fn describe(hv: &Hv, options: &Options) {
     let (name, cpus) = if options.gran_core { ("core", hv.sched.threads_per_core()) } else { ("cpu", 1) };
     let plural = if cpus == 1 { "" } else { "s" };
     log::info!("Scheduling granularity: {name}, {cpus} CPU{plural} per sched-resource");
-    let cpuid = |leaf, subleaf| hv.platform.cpuid(leaf, subleaf);
-    let policy = microhv::boot::mitigations::policy(options.mitigations, cpuid, cpu::read_msr);
-    log::info!("{policy}");
+    let facts = Facts::read(cpu::cpuid, cpu::read_msr);
+    let (threads, choices) = (hv.sched.threads_per_core(), &options.speculation);
+    for row in table(&facts, choices, &Measures::of(&facts, choices), threads, options.gran_core) {
+        log::info!("side channels: {row}");
+    }
 }
 
 #[inline(never)]

@@ -23,7 +23,7 @@ use super::cpu::{self, msr};
 use super::guest_access::{load_gs_selector, load_selectors};
 use super::machine::{Hv, Machine};
 use super::percpu::{self, Local, this_cpu};
-use super::{apic, descriptors, fpu, paging, windows};
+use super::{apic, descriptors, fpu, paging, speculation, windows};
 
 /// How far before the frame the word lies that entry code takes for its stack pointer.
 pub(crate) const STACK_BEFORE_REGS: usize = 8;
@@ -198,6 +198,7 @@ fn load(hv: &Hv, local: &'static Local, previous: Option<&VcpuRef>) -> Result<()
     if previous.is_none_or(|previous| !Arc::ptr_eq(previous.domain(), domain)) {
         // A full barrier: whoever changes an entry sees the bit, or this CPU's walks see the change.
         domain.dirty_cpus.fetch_or(local.bit(), Ordering::SeqCst);
+        speculation::between_domains();
     }
     local.flush_by(|| hv.platform.load_cr3_flushing(l4));
     let mut previous = previous;

@@ -43,7 +43,7 @@
     mov rdi, rsp
     mov rsp, [rdi - {stack_before_regs}]
     xor ebp, ebp
-    call syscall_from_guest
+    call_from_guest call_syscall, cleared_syscall, syscall_from_guest
     /* rax = frame of the vCPU to run, edx = 1 when rcx and r11 need not be kept */
     test edx, edx
     je leave_by_iret
@@ -55,7 +55,11 @@
     mov r11, [rax + {regs_rflags}]
     mov rsp, [rax + {regs_rsp}]
     mov rax, [rax + 80]
+    .globl return_by_sysret
+return_by_sysret:
     sysretq
+    int3                                /* with these, room for a jump to verw_sysret */
+    int3
 
 /* SYSCALL from 32-bit code. Same contract; the handler tells it by cs. */
     entries_of_cpus syscall32_entry
@@ -80,6 +84,6 @@
     mov rdi, rsp
     mov rsp, [rdi - {stack_before_regs}]
     xor ebp, ebp
-    call compat_syscall_from_guest
+    call_from_guest call_compat_syscall, cleared_compat_syscall, compat_syscall_from_guest
     jmp leave_by_iret
     .text

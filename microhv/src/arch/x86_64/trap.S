@@ -30,7 +30,7 @@ vector_\high\low:
     test byte ptr [rsp + {regs_cs}], 3
     je 1f
     mov rsp, [rdi - {stack_before_regs}]
-    call trap_from_guest
+    call_from_guest call_trap, cleared_trap, trap_from_guest
     test edx, edx
     je leave_by_iret
     jmp leave_by_sysret

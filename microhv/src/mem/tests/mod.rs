@@ -1,6 +1,7 @@
 //! Page tables on the test machine, with the invariants checked after every step.
 
 use crate::platform::MachineMemory;
+mod absent;
 mod basics;
 mod calls;
 mod cpus;

@@ -1,0 +1,115 @@
+//! Counter-measures on this machine, as `boot::speculation` chose them: entries and exits of guests, registers of each CPU.
+//!
+//! Entries and exits are patched before the first guest: each place holds a call, or nothing but room for one, or a return to
+//! the guest with room for a jump. So a CPU that needs nothing executes nothing more.
+#![allow(unsafe_code)] // code that is changed, and registers of the CPU
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use microhv::boot::speculation::Measures;
+
+use super::{cpu, fpu, paging};
+
+const SPEC_CTRL: u32 = 0x48;
+const PRED_CMD: u32 = 0x49;
+/// `PRED_CMD`: forget all predictions of indirect branches.
+const IBPB: u64 = 1;
+/// [`CONTROL`] where there is no `SPEC_CTRL`.
+const NO_CONTROL: u64 = u64::MAX;
+
+/// What each CPU's `SPEC_CTRL` holds.
+static CONTROL: AtomicU64 = AtomicU64::new(NO_CONTROL);
+/// Whether [`between_domains`] does anything.
+static BARRIER: AtomicBool = AtomicBool::new(false);
+
+unsafe extern "C" {
+    // Places, and what they are to lead to instead.
+    static call_syscall: u8;
+    static call_compat_syscall: u8;
+    static call_trap: u8;
+    fn cleared_syscall();
+    fn cleared_compat_syscall();
+    fn cleared_trap();
+    static cleared_syscall_guard: u8;
+    static cleared_compat_syscall_guard: u8;
+    static cleared_trap_guard: u8;
+    fn guard_entry();
+    static guard_predictions: u8;
+    fn forget_predictions();
+    static guard_return_stack: u8;
+    fn overwrite_return_stack();
+    static guard_history: u8;
+    fn clear_history();
+    static return_by_sysret: u8;
+    fn guest_iret();
+    fn verw_sysret();
+    fn verw_iret();
+}
+
+/// Does what was chosen, on the boot CPU: before other CPUs start, and before guests and interrupts.
+pub(crate) fn apply(measures: &Measures) {
+    const CALL: u8 = 0xe8;
+    const JMP: u8 = 0xe9;
+    if measures.clear_registers {
+        patch(&raw const call_syscall, CALL, cleared_syscall);
+        patch(&raw const call_compat_syscall, CALL, cleared_compat_syscall);
+        patch(&raw const call_trap, CALL, cleared_trap);
+    }
+    if measures.guards_entry() {
+        for place in [
+            &raw const cleared_syscall_guard,
+            &raw const cleared_compat_syscall_guard,
+            &raw const cleared_trap_guard,
+        ] {
+            patch(place, CALL, guard_entry);
+        }
+    }
+    if measures.ibpb_entry {
+        patch(&raw const guard_predictions, CALL, forget_predictions);
+    }
+    if measures.overwrite_return_stack {
+        patch(&raw const guard_return_stack, CALL, overwrite_return_stack);
+    }
+    if measures.clear_history {
+        patch(&raw const guard_history, CALL, clear_history);
+    }
+    if measures.verw {
+        patch(&raw const return_by_sysret, JMP, verw_sysret);
+        patch(guest_iret as *const u8, JMP, verw_iret);
+    }
+    if measures.overwrite_fpu_pointers {
+        fpu::overwrite_pointers();
+    }
+    BARRIER.store(measures.ibpb, Ordering::Relaxed);
+    CONTROL.store(measures.control.unwrap_or(NO_CONTROL), Ordering::Relaxed);
+    set_up();
+}
+
+/// Makes the five bytes at `place` a jump or call of `target`.
+fn patch(place: *const u8, opcode: u8, target: unsafe extern "C" fn()) {
+    let [a, b, c, d] = (target as *const () as u32).wrapping_sub(place as u32 + 5).to_le_bytes();
+    let at = paging::direct(paging::machine_address(place as u64)) as *mut [u8; 5];
+    // SAFETY: the place is code of the image, five bytes that nobody executes or reads meanwhile, and the direct map lets them
+    // be written. What goes there keeps the registers and the stack as the place's contract has them.
+    unsafe { at.write_volatile([opcode, a, b, c, d]) };
+    // CPUID serialises: no CPU has older bytes of the place decoded ahead.
+    cpu::cpuid(0, 0);
+}
+
+/// Sets this CPU's register.
+pub(crate) fn set_up() {
+    let control = CONTROL.load(Ordering::Relaxed);
+    if control != NO_CONTROL {
+        // SAFETY: the register was enumerated with the bits that are set; they change nothing but what the CPU predicts.
+        unsafe { cpu::write_msr(SPEC_CTRL, control) };
+    }
+}
+
+/// This CPU goes from one domain to another: the next is not to run by predictions that the former trained.
+#[inline]
+pub(crate) fn between_domains() {
+    if BARRIER.load(Ordering::Relaxed) {
+        // SAFETY: the register was enumerated; a CPU that has no predictions makes new ones.
+        unsafe { cpu::write_msr(PRED_CMD, IBPB) };
+    }
+}
