@@ -25,6 +25,7 @@ pub mod hw;
 pub mod net;
 pub mod netback;
 pub mod netdev;
+pub mod nvme;
 pub mod pci;
 pub mod shell;
 pub mod start;
