@@ -12,6 +12,7 @@
 //! A library, so that all of it but `main` runs on the host under test, where `pvrt` stands in for the hypervisor.
 extern crate alloc;
 
+pub mod ahci;
 pub mod blkback;
 pub mod blkdev;
 pub mod blkqueue;
