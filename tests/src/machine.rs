@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use xtask::machine::{Boot, Disk, Emulator, Machine as Description, Module, Net};
+use xtask::machine::{Boot, Disk, Emulator, Machine as Description, Module, Net, Way};
 use xtask::session::{Attach, Outcome, Session};
 use xtask::{lines, run};
 
@@ -49,14 +49,19 @@ impl Machine {
     }
 
     /// The file at `path` is dom0's next disk.
-    pub fn disk(mut self, path: &Path) -> Self {
-        self.description.disks.push(Disk { path: path.to_path_buf(), read_only: false, id: None });
+    pub fn disk(self, path: &Path) -> Self {
+        self.disk_as(path, Way::Virtio)
+    }
+
+    /// The file at `path` is dom0's next disk of the kind that `way` names.
+    pub fn disk_as(mut self, path: &Path, way: Way) -> Self {
+        self.description.disks.push(Disk { way, ..Disk::file(path) });
         self
     }
 
     /// The file at `path` is dom0's next disk, and cannot be written.
     pub fn read_only_disk(mut self, path: &Path) -> Self {
-        self.description.disks.push(Disk { path: path.to_path_buf(), read_only: true, id: None });
+        self.description.disks.push(Disk { read_only: true, ..Disk::file(path) });
         self
     }
 

@@ -93,7 +93,7 @@ impl BlockDevice for RamDisk {
 fn control_domain(disk: Arc<RamDisk>) -> Xenstore {
     let store = Xenstore::new(Quotas::XEN);
     let disks = Disks::new();
-    disks.add(Disk { name: "vda".into(), serial: None, device: disk });
+    disks.add(Disk { name: "vda".into(), id: None, device: disk });
     spawn(serve_rings(store.clone()));
     spawn(store.clone().settle());
     spawn(dom0::blkback::run(store.clone(), Arc::new(disks)));

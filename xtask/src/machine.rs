@@ -17,26 +17,71 @@ pub use crate::network::{Forward, Net};
 /// The port of QEMU's isa-debug-exit, by which microhv and dom0 report how they ended.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
 
-/// QEMU's limit for a virtio disk's serial number, which becomes the by-id name.
+/// QEMU's limit for a disk's serial number, which becomes the end of the by-id name.
 const MAX_DISK_ID_BYTES: usize = 20;
 
-/// A raw file that becomes a virtio disk.
+/// How the machine reaches a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// A virtio block device.
+    #[default]
+    Virtio,
+    /// An NVMe controller of the disk's own.
+    Nvme,
+    /// A port of the machine's AHCI adapter.
+    Ahci,
+}
+
+impl Way {
+    /// All, each with its name as an option.
+    pub const ALL: [(Self, &'static str); 3] =
+        [(Self::Virtio, "virtio"), (Self::Nvme, "nvme"), (Self::Ahci, "ahci")];
+
+    /// The name of disk `index` of this kind in dom0, below `/dev`.
+    pub fn disk_name(self, index: u8) -> String {
+        match self {
+            Self::Virtio => format!("vd{}", char::from(b'a' + index)),
+            Self::Nvme => format!("nvme{index}n1"),
+            Self::Ahci => format!("sd{}", char::from(b'a' + index)),
+        }
+    }
+
+    /// The name below `/dev/disk/by-id` of a disk with the id `id`.
+    pub fn id_name(self, id: &str) -> String {
+        match self {
+            Self::Virtio => format!("virtio-{id}"),
+            Self::Nvme => format!("nvme-QEMU_NVMe_Ctrl_{id}"),
+            Self::Ahci => format!("ata-QEMU_HARDDISK_{id}"),
+        }
+    }
+}
+
+/// A raw file that becomes a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// The file.
     pub path: PathBuf,
     /// The machine cannot write it.
     pub read_only: bool,
-    /// Makes it `/dev/disk/by-id/virtio-ID` in dom0.
+    /// Gives it a name below `/dev/disk/by-id` in dom0, as [`Way::id_name`] says.
     pub id: Option<String>,
+    /// How the machine reaches it.
+    pub way: Way,
+}
+
+impl Disk {
+    /// A virtio disk without an id, which the machine may write.
+    pub fn file(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), read_only: false, id: None, way: Way::Virtio }
+    }
 }
 
 impl FromStr for Disk {
     type Err = String;
 
-    /// `PATH[,ro][,id=NAME]`. The path may hold commas: only the known words at its end are options.
+    /// `PATH[,ro][,id=NAME][,as=WAY]`. The path may hold commas: only the known words at its end are options.
     fn from_str(text: &str) -> Result<Self, String> {
-        let (mut path, mut read_only, mut id) = (text, false, None);
+        let (mut path, mut read_only, mut id, mut way) = (text, false, None, Way::Virtio);
         while let Some((rest, last)) = path.rsplit_once(',') {
             if last == "ro" {
                 read_only = true;
@@ -48,6 +93,10 @@ impl FromStr for Disk {
                     ));
                 }
                 id = Some(name.to_string());
+            } else if let Some(name) = last.strip_prefix("as=") {
+                let names = || Way::ALL.map(|(_, name)| name).join(", ");
+                let known = Way::ALL.into_iter().find(|(_, known)| *known == name);
+                (way, _) = known.ok_or_else(|| format!("as={name}: a disk is one of {}", names()))?;
             } else {
                 break;
             }
@@ -56,7 +105,7 @@ impl FromStr for Disk {
         if path.is_empty() {
             return Err("a disk needs a path".into());
         }
-        Ok(Self { path: path.into(), read_only, id })
+        Ok(Self { path: path.into(), read_only, id, way })
     }
 }
 
@@ -304,12 +353,13 @@ mod tests {
     #[test]
     fn disks_take_their_options_from_the_end() {
         let disk = |text: &str| text.parse::<Disk>();
-        assert_eq!(disk("d.img"), Ok(Disk { path: "d.img".into(), read_only: false, id: None }));
-        assert_eq!(
-            disk("a,b,id=x,ro"),
-            Ok(Disk { path: "a,b".into(), read_only: true, id: Some("x".into()) })
-        );
-        assert_eq!(disk("a,ro,b"), Ok(Disk { path: "a,ro,b".into(), read_only: false, id: None }));
+        let file = |path: &str| Disk::file(Path::new(path));
+        assert_eq!(disk("d.img"), Ok(file("d.img")));
+        assert_eq!(disk("a,b,id=x,ro"), Ok(Disk { read_only: true, id: Some("x".into()), ..file("a,b") }));
+        assert_eq!(disk("a,ro,b"), Ok(file("a,ro,b")));
+        assert_eq!(disk("a,as=nvme,ro"), Ok(Disk { read_only: true, way: Way::Nvme, ..file("a") }));
+        assert_eq!(disk("a,as=virtio"), Ok(file("a")));
+        assert!(disk("a,as=scsi").is_err());
         assert!(disk("").is_err());
         assert!(disk(",ro").is_err());
         assert!(disk("d,id=").is_err());

@@ -24,8 +24,8 @@ pub struct RunOptions {
     /// Add a host file to the boot bundle as /boot/NAME (repeatable).
     #[arg(long = "module", value_name = "PATH[=NAME]")]
     modules: Vec<Module>,
-    /// Attach a raw file as a virtio disk (repeatable).
-    #[arg(long = "disk", value_name = "PATH[,ro][,id=NAME]")]
+    /// Attach a raw file as a disk: of virtio, or of the kind that `as` names (repeatable).
+    #[arg(long = "disk", value_name = "PATH[,ro][,id=NAME][,as=virtio|nvme|ahci]")]
     disks: Vec<Disk>,
     /// dom0's network card: user, none, tap=INTERFACE or socket:OPTIONS.
     #[arg(long, default_value = "user")]

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use crate::images;
 use crate::iso;
 use crate::lines;
-use crate::machine::{Boot, DEBUG_EXIT_PORT, Machine};
+use crate::machine::{Boot, DEBUG_EXIT_PORT, Disk, Machine, Way};
 use crate::{network, paths};
 
 /// QEMU's system emulator.
@@ -120,8 +120,9 @@ pub fn bare(machine: &Machine) -> Command {
     command
 }
 
-/// Disks and network card, all modern virtio.
+/// Disks, and a network card, which is modern virtio.
 pub fn devices(machine: &Machine, command: &mut Command) {
+    let mut ports = 0;
     for (index, disk) in machine.disks.iter().enumerate() {
         // When the host's disk is full, the guest's request fails, as for any other error. By default QEMU
         // would stop the whole machine.
@@ -132,13 +133,35 @@ pub fn devices(machine: &Machine, command: &mut Command) {
         drive.push(",file=");
         drive.push(doubled(&disk.path));
         command.arg("-drive").arg(drive);
-        let serial = disk.id.as_ref().map(|id| format!(",serial={id}")).unwrap_or_default();
-        command.args(["-device", &format!("virtio-blk-pci,drive=disk{index},disable-legacy=on{serial}")]);
+        if disk.way == Way::Ahci {
+            if ports == 0 {
+                command.args(["-device", "ich9-ahci,id=ahci"]);
+            }
+            ports += 1;
+        }
+        command.args(["-device", &disk_device(disk, index, ports)]);
     }
     let Some(netdev) = network::backend(machine) else { return };
     command.args(["-netdev", &netdev]);
     // The card needs no option ROM, since the machine does not boot from the network.
     command.args(["-device", "virtio-net-pci,netdev=net0,disable-legacy=on,romfile="]);
+}
+
+/// The device by which the machine reaches drive `index`. `ports`: how many ports of the adapter are used, with this one.
+fn disk_device(disk: &Disk, index: usize, ports: usize) -> String {
+    let serial = disk.id.as_ref().map(|id| format!(",serial={id}"));
+    match disk.way {
+        Way::Virtio => {
+            format!("virtio-blk-pci,drive=disk{index},disable-legacy=on{}", serial.unwrap_or_default())
+        }
+        // QEMU wants a serial number.
+        Way::Nvme => {
+            format!("nvme,drive=disk{index}{}", serial.unwrap_or_else(|| format!(",serial=disk{index}")))
+        }
+        Way::Ahci => {
+            format!("ide-hd,drive=disk{index},bus=ahci.{}{}", ports - 1, serial.unwrap_or_default())
+        }
+    }
 }
 
 /// The tools that end a process with its parent and that choose CPUs: both of util-linux, which Debian always
@@ -236,7 +259,9 @@ mod tests {
     #[test]
     fn devices_are_named_in_order() {
         let machine = Machine {
-            disks: vec!["a,b".parse().expect("a disk"), "c,ro,id=two".parse().expect("a disk")],
+            disks: ["a,b", "c,ro,id=two", "d,as=nvme", "e,as=ahci,id=x"]
+                .map(|disk| disk.parse().expect("a disk"))
+                .into(),
             net: Net::Socket("listen=:1".into()),
             ..Machine::default()
         };
@@ -254,6 +279,16 @@ mod tests {
                 "if=none,id=disk1,format=raw,discard=unmap,werror=report,rerror=report,readonly=on,file=c",
                 "-device",
                 "virtio-blk-pci,drive=disk1,disable-legacy=on,serial=two",
+                "-drive",
+                "if=none,id=disk2,format=raw,discard=unmap,werror=report,rerror=report,readonly=off,file=d",
+                "-device",
+                "nvme,drive=disk2,serial=disk2",
+                "-drive",
+                "if=none,id=disk3,format=raw,discard=unmap,werror=report,rerror=report,readonly=off,file=e",
+                "-device",
+                "ich9-ahci,id=ahci",
+                "-device",
+                "ide-hd,drive=disk3,bus=ahci.0,serial=x",
                 "-netdev",
                 "socket,id=net0,listen=:1",
                 "-device",

@@ -115,7 +115,7 @@ fn start(disk: Arc<RamDisk>) -> (Xenstore, Client) {
 fn start_with(disk: Arc<RamDisk>) -> (Xenstore, Client, Arc<Disks>) {
     let store = Xenstore::new(Quotas::XEN);
     let disks = Arc::new(Disks::new());
-    disks.add(Disk { name: "vda".into(), serial: None, device: disk });
+    disks.add(Disk { name: "vda".into(), id: None, device: disk });
     spawn(run(store.clone(), disks.clone()));
     let client = store.client();
     (store, client, disks)

@@ -1,14 +1,15 @@
 //! The control domain's block devices, by the names that configurations use.
 //!
-//! `/dev/vda`, `/dev/vdb`, ... in the order of the PCI addresses, and `/dev/disk/by-id/virtio-SERIAL` for a disk
-//! that has a serial number.
+//! The names are those that Linux gives: virtio's disks are `/dev/vda`, `/dev/vdb`, ... in the order of the PCI addresses,
+//! NVMe's `/dev/nvme0n1`, `/dev/nvme1n1`, ..., SATA's `/dev/sda`, `/dev/sdb`, ...; and a disk that has a serial number has
+//! a name below `/dev/disk/by-id` too: `virtio-SERIAL`, `nvme-MODEL_SERIAL`, `ata-MODEL_SERIAL`.
 
 mod io;
 mod names;
 mod probe;
 
 pub use io::{IoError, read, write};
-pub use names::disk_name;
+pub use names::{disk_name, id_name};
 pub use probe::probe;
 
 use alloc::format;
@@ -29,8 +30,8 @@ pub type SharedDevice = Arc<dyn BlockDevice + Send + Sync>;
 pub struct Disk {
     /// The name below `/dev`.
     pub name: String,
-    /// The serial number, if the disk has a serial number.
-    pub serial: Option<String>,
+    /// The name below `/dev/disk/by-id`, if the disk has a serial number.
+    pub id: Option<String>,
     /// The disk.
     pub device: SharedDevice,
 }
@@ -87,16 +88,15 @@ impl Disks {
         self.list.lock().clone()
     }
 
-    /// The disk that `path` names: `/dev/NAME`, plain `NAME`, or `/dev/disk/by-id/virtio-SERIAL`.
+    /// The disk that `path` names: `/dev/NAME`, plain `NAME`, or `/dev/disk/by-id/ID`.
     pub fn find(&self, path: &str) -> Option<Disk> {
         let name = path.strip_prefix("/dev/").unwrap_or(path);
         let by_id = name.strip_prefix("disk/by-id/");
         let list = self.list.lock();
         list.iter()
-            .find(|disk| match (by_id, &disk.serial) {
-                (Some(id), Some(serial)) => id == format!("virtio-{serial}"),
-                (Some(_), None) => false,
-                (None, _) => name == disk.name,
+            .find(|disk| match by_id {
+                Some(id) => disk.id.as_deref() == Some(id),
+                None => name == disk.name,
             })
             .cloned()
     }
@@ -119,7 +119,7 @@ impl Disks {
         let mut paths = Vec::new();
         for disk in self.list.lock().iter() {
             paths.push(format!("/dev/{}", disk.name));
-            paths.extend(disk.serial.as_ref().map(|serial| format!("/dev/disk/by-id/virtio-{serial}")));
+            paths.extend(disk.id.as_ref().map(|id| format!("/dev/disk/by-id/{id}")));
         }
         paths
     }
@@ -214,9 +214,9 @@ pub(crate) mod tests {
     #[test]
     fn look_up_by_every_name() {
         let disks = Disks::new();
-        for (name, serial) in [("vda", None), ("vdb", Some("root"))] {
+        for (name, id) in [("vda", None), ("vdb", Some("virtio-root"))] {
             let device = Arc::new(Silent);
-            disks.add(Disk { name: name.into(), serial: serial.map(Into::into), device });
+            disks.add(Disk { name: name.into(), id: id.map(Into::into), device });
         }
         let find = |path: &str| disks.find(path).map(|disk| disk.name);
         assert_eq!(find("/dev/vda").as_deref(), Some("vda"));

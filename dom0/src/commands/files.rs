@@ -38,9 +38,9 @@ impl Shell {
                 for disk in self.disks.list() {
                     let geometry = disk.device.geometry();
                     let access = if geometry.read_only { "r" } else { "w" };
-                    let serial = disk.serial.as_deref().unwrap_or("-");
+                    let id = disk.id.as_deref().unwrap_or("-");
                     let bytes = geometry.sectors * 512;
-                    printer.line(&format!("{bytes:>12} {access} {} {serial}", disk.name)).await;
+                    printer.line(&format!("{bytes:>12} {access} {} {id}", disk.name)).await;
                 }
             }
             _ => {

@@ -15,8 +15,8 @@ use zerocopy::IntoBytes;
 
 use super::{Dma, DmaSource, Interrupt, Region, Registers};
 use crate::pci::{
-    Address, Bar, COMMAND_INTX_DISABLE, COMMAND_MASTER, COMMAND_MEMORY, ConfigSpace, Function, Mechanism1,
-    MsixCapability, Ports, bars, update_command,
+    Address, Bar, COMMAND_INTX_DISABLE, COMMAND_MASTER, COMMAND_MEMORY, ConfigSpace, Function,
+    MSI_CAPABILITY, Mechanism1, MsixCapability, Ports, bars, capabilities, update_command,
 };
 
 /// The kernel's own I/O ports.
@@ -44,7 +44,15 @@ pub struct PciDevice<'a> {
     config: &'a dyn ConfigSpace,
     address: Address,
     bars: [Option<Bar>; 6],
-    msix: MsixCapability,
+    messages: Messages,
+}
+
+/// How a device sends its interrupts.
+enum Messages {
+    /// By a table of messages.
+    Msix(MsixCapability),
+    /// By one message.
+    Msi,
 }
 
 impl<'a> PciDevice<'a> {
@@ -58,22 +66,35 @@ impl<'a> PciDevice<'a> {
         let pci = physdev::PciFunction { seg: 0, bus: address.bus(), devfn: address.devfn() };
         physdev::pci_device_add(pci).map_err(|errno| format!("not accepted by the hypervisor: {errno}"))?;
         update_command(config, address, COMMAND_MEMORY | COMMAND_MASTER | COMMAND_INTX_DISABLE, 0);
-        let msix = MsixCapability::find(config, address).ok_or("no MSI-X capability")?;
-        Ok(Self { config, address, bars, msix })
+        let has_msi = || capabilities(config, address).any(|capability| capability.id == MSI_CAPABILITY);
+        let messages = match MsixCapability::find(config, address) {
+            Some(msix) => Messages::Msix(msix),
+            None if has_msi() => Messages::Msi,
+            None => return Err("no MSI-X or MSI capability".into()),
+        };
+        Ok(Self { config, address, bars, messages })
     }
 
     /// Number of interrupt vectors that the device has.
     pub fn vectors(&self) -> u16 {
-        self.msix.entries
+        match &self.messages {
+            Messages::Msix(msix) => msix.entries,
+            Messages::Msi => 1,
+        }
     }
 
     /// Binds the device's interrupt vector `vector`.
     ///
     /// # Errors
     /// The hypervisor's reason.
-    pub fn interrupt(&self, vector: u16) -> Result<Msix, String> {
-        Msix::bind(self.config, self.address, &self.msix, &self.bars, vector)
-            .map_err(|errno| format!("no MSI-X interrupt: {errno}"))
+    pub fn interrupt(&self, vector: u16) -> Result<Message, String> {
+        match &self.messages {
+            Messages::Msix(msix) => Message::bind_msix(self.config, self.address, msix, &self.bars, vector)
+                .map_err(|errno| format!("no MSI-X interrupt: {errno}")),
+            Messages::Msi => {
+                Message::bind_msi(self.address).map_err(|errno| format!("no MSI interrupt: {errno}"))
+            }
+        }
     }
 
     /// The device's place.
@@ -182,8 +203,8 @@ impl Registers for MappedRegisters {
     }
 }
 
-/// An MSI-X vector of a device, bound to an event channel. Given back on drop.
-pub struct Msix {
+/// A message of a device, by MSI-X or MSI, bound to an event channel. Given back on drop.
+pub struct Message {
     // The port's field comes first, so that drop closes the port before the PIRQ, which the port uses.
     port: Port,
     _pirq: Pirq,
@@ -199,14 +220,14 @@ impl Drop for Pirq {
     }
 }
 
-impl Msix {
+impl Message {
     /// Has the hypervisor route entry `entry` of the function at `address` to a new port. The function must decode
     /// memory: the hypervisor writes the function's table.
     ///
     /// # Errors
     /// - `EINVAL`: the capability names no memory BAR.
     /// - Else the hypervisor's reason to refuse the PIRQ or the port.
-    pub fn bind(
+    pub fn bind_msix(
         config: &dyn ConfigSpace,
         address: Address,
         msix: &MsixCapability,
@@ -224,9 +245,21 @@ impl Msix {
         msix.control(config, address, true, false);
         Ok(Self { port, _pirq: pirq })
     }
+
+    /// Has the hypervisor route the one message of the function at `address` to a new port.
+    ///
+    /// # Errors
+    /// The hypervisor's reason to refuse the PIRQ or the port.
+    pub fn bind_msi(address: Address) -> Result<Self, Errno> {
+        let function = physdev::PciFunction { seg: 0, bus: address.bus(), devfn: address.devfn() };
+        // A table at address 0 stands for MSI.
+        let pirq = Pirq(physdev::map_pirq_msi(function, 0, 0)?);
+        let port = Port::bind_pirq(pirq.0)?;
+        Ok(Self { port, _pirq: pirq })
+    }
 }
 
-impl Interrupt for Msix {
+impl Interrupt for Message {
     fn poll_next(&self, context: &mut Context<'_>) -> Poll<()> {
         self.port.poll_event(context)
     }

@@ -12,7 +12,7 @@ use core::future::{Future, poll_fn};
 use core::task::{Context, Poll};
 
 pub use buffers::Buffers;
-pub use kernel::{KernelMemory, KernelPages, Msix, PciDevice, PciPorts, config_space, map_registers};
+pub use kernel::{KernelMemory, KernelPages, Message, PciDevice, PciPorts, config_space, map_registers};
 
 /// A range of machine memory addresses that holds registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use pvrt::time;
 
 use super::{Cards, SharedWire, Summary};
 use crate::e1000e::{self, E1000e};
-use crate::hw::{KernelMemory, KernelPages, Msix, PciDevice, Region, config_space, map_registers};
+use crate::hw::{KernelMemory, KernelPages, Message, PciDevice, Region, config_space, map_registers};
 use crate::pci::{Bar, ConfigSpace, Function, enumerate};
 use crate::virtio::{self, VirtioNet};
 
@@ -77,8 +77,8 @@ fn start(
 fn start_e1000e(
     pci: &PciDevice<'_>,
     name: &str,
-    bind: impl FnMut(u16) -> Option<Msix>,
-) -> Result<E1000e<KernelPages, Msix>, String> {
+    bind: impl FnMut(u16) -> Option<Message>,
+) -> Result<E1000e<KernelPages, Message>, String> {
     let len = e1000e::REGISTER_BYTES as u32;
     let region = match pci.bars()[0] {
         Some(Bar::Memory { base, size, .. }) if base != 0 && size >= u64::from(len) => Region { base, len },

@@ -8,6 +8,8 @@ const MAX_ENTRIES: u8 = 48;
 
 /// Capability id of MSI-X.
 pub(super) const MSIX: u8 = 0x11;
+/// Capability id of MSI.
+pub const MSI: u8 = 0x05;
 /// Capability id of a vendor's own.
 pub const VENDOR: u8 = 0x09;
 

@@ -13,7 +13,10 @@ mod enumerate;
 pub(crate) mod fake;
 
 pub use bar::{Bar, bars};
-pub use capability::{Capabilities, Capability, MsixCapability, VENDOR as VENDOR_CAPABILITY, capabilities};
+pub use capability::{
+    Capabilities, Capability, MSI as MSI_CAPABILITY, MsixCapability, VENDOR as VENDOR_CAPABILITY,
+    capabilities,
+};
 pub use cf8::{Mechanism1, Ports};
 pub use enumerate::{Function, enumerate};
 

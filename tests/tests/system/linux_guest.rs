@@ -36,7 +36,7 @@ pub(crate) fn root_copy(scratch: &Scratch) -> Result<PathBuf> {
 /// A machine that has Debian's configurations in its bundle, `others` as its first disks, and behind them `root` as
 /// the one that `debian.cfg` names.
 pub(crate) fn machine(name: &str, root: &Path, others: &[&Path]) -> Machine {
-    let disk = Disk { path: root.to_path_buf(), read_only: false, id: Some("debian".into()) };
+    let disk = Disk { id: Some("debian".into()), ..Disk::file(root) };
     let machine = Machine::new(name).seconds(MACHINE_SECONDS);
     let machine = others.iter().fold(machine, |machine, path| machine.disk(path));
     machine.with(|machine| {

@@ -11,6 +11,7 @@ mod conformance;
 mod console;
 mod cpus;
 mod debugger;
+mod disks;
 mod domains;
 mod hostile;
 mod kernels;
@@ -72,6 +73,7 @@ fn main() {
         conformance::cases(),
         console::cases(),
         cpus::cases(),
+        disks::cases(),
         domains::cases(),
         bad_input::cases(),
         configs::cases(),

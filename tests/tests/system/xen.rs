@@ -42,10 +42,8 @@ fn domains_run_and_read_their_disk() -> Result<()> {
     let scratch = Scratch::new("xen-disk")?;
     let disk = scratch.disk("d.img", 4 * MIB, 5)?;
     let sum = sha256(&disk)?;
-    let options = Options {
-        disks: vec![Disk { path: disk, read_only: false, id: Some("data".into()) }],
-        ..Options::default()
-    };
+    let options =
+        Options { disks: vec![Disk { id: Some("data".into()), ..Disk::file(&disk) }], ..Options::default() };
     let domain = |name: &str, lines: &[&str]| -> Result<Domain> {
         Ok(Domain {
             name: name.into(),

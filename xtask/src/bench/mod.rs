@@ -12,13 +12,13 @@ mod smp;
 pub mod stretch;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::deps::{self, Need};
-use crate::machine::{Disk, Machine, Net};
+use crate::machine::{Disk, Machine, Net, Way};
 use crate::plugin::{self, Counts};
 use crate::qemu::{ICOUNT, RunDirectory};
 use crate::session::{Attach, Outcome, Session};
@@ -235,8 +235,8 @@ fn print_hot(output: &str, ops: u64) -> Result<()> {
 /// Counts the instructions of a boot, of a creation, and of block reads. A creation is the difference between
 /// boots with and without one.
 fn system() -> Result<()> {
-    let boot = whole(&marks(&[], None)?)?;
-    let create = whole(&marks(&["xl create -p /boot/hello.cfg"], None)?)?;
+    let boot = whole(&marks(&[], &[])?)?;
+    let create = whole(&marks(&["xl create -p /boot/hello.cfg"], &[])?)?;
     println!("| from, to | instructions | hypervisor | kernels | aim |");
     println!("| --- | --- | --- | --- | --- |");
     row("power-on, dom0's prompt, power-off", &boot, 1, BOOT_AIM);
@@ -245,14 +245,18 @@ fn system() -> Result<()> {
     let directory = RunDirectory::new()?;
     let disk = directory.file("disk");
     std::fs::File::create(&disk)?.set_len(DISK_BYTES)?;
-    let line = format!("xl create -c /boot/hello.cfg extra=\"reads={READS}\" disk=['phy:/dev/vda,xvda,r']");
-    let marks = marks(&[&line], Some(&disk))?;
-    for (what, from, to) in [("one at a time", 210, 211), ("32 at a time", 212, 213)] {
-        let counts = |number| marks.iter().find(|(mark, _)| *mark == number).map(|(_, counts)| *counts);
-        let (Some(from), Some(to)) = (counts(from), counts(to)) else {
-            bail!("the guest timed no reads");
-        };
-        row(&format!("a 4 KiB block read, {what}"), &to.since(&from), READS, READ_AIM);
+    for (way, name) in Way::ALL {
+        let device = way.disk_name(0);
+        let line =
+            format!("xl create -c /boot/hello.cfg extra=\"reads={READS}\" disk=['phy:/dev/{device},xvda,r']");
+        let marks = marks(&[&line], &[Disk { way, ..Disk::file(&disk) }])?;
+        for (what, from, to) in [("one at a time", 210, 211), ("32 at a time", 212, 213)] {
+            let counts = |number| marks.iter().find(|(mark, _)| *mark == number).map(|(_, counts)| *counts);
+            let (Some(from), Some(to)) = (counts(from), counts(to)) else {
+                bail!("the guest timed no reads");
+            };
+            row(&format!("a 4 KiB block read, {name}, {what}"), &to.since(&from), READS, READ_AIM);
+        }
     }
     memory()
 }
@@ -286,13 +290,12 @@ fn whole(marks: &[(u32, Counts)]) -> Result<Counts> {
 }
 
 /// The counts at every mark of a machine that runs `lines` and powers off.
-fn marks(lines: &[&str], disk: Option<&Path>) -> Result<Vec<(u32, Counts)>> {
+fn marks(lines: &[&str], disks: &[Disk]) -> Result<Vec<(u32, Counts)>> {
     let directory = RunDirectory::new()?;
     let file = directory.file("counts");
     let mut machine = counting_machine();
     machine.script = Some(lines.iter().map(|line| line.to_string()).collect());
-    let disks = disk.map(|path| Disk { path: path.to_path_buf(), read_only: true, id: None });
-    machine.disks.extend(disks);
+    machine.disks.extend_from_slice(disks);
     machine.qemu_arguments.extend(plugin::arguments(&file, None)?);
     run(&machine)?;
     Ok(plugin::marks(&std::fs::read_to_string(&file)?))

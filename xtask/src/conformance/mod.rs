@@ -221,7 +221,7 @@ fn scratch_disks(files: &RunDirectory) -> Result<(Vec<Disk>, Vec<String>)> {
         if name == "big" {
             arguments.extend(big_sector_disk(&path));
         } else {
-            disks.push(Disk { path, read_only: name == "ro", id: None });
+            disks.push(Disk { read_only: name == "ro", ..Disk::file(&path) });
         }
     }
     Ok((disks, arguments))

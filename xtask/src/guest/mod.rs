@@ -264,7 +264,7 @@ fn attach_image(machine: &mut Machine, path: &Path) -> Result<RootInUse> {
             return Err(error).with_context(|| format!("cannot lock {}", path.display()));
         }
     }
-    machine.disks.push(Disk { path: path.to_path_buf(), read_only: false, id: Some(ROOT_ID.into()) });
+    machine.disks.push(Disk { id: Some(ROOT_ID.into()), ..Disk::file(path) });
     Ok(RootInUse { _lock: Some(file) })
 }
 

@@ -165,7 +165,7 @@ impl XenHost {
         let words = format!("console=hvc0 quiet loglevel=3 panic=1{shell} {}", options.dom0_arguments);
         let linux = qemu::module(&self.files.kernel, &words);
         let mut disks = options.disks.clone();
-        disks.push(Disk { path: control, read_only: true, id: Some(SCRIPT_ID.into()) });
+        disks.push(Disk { read_only: true, id: Some(SCRIPT_ID.into()), ..Disk::file(&control) });
         let initrd = qemu::module(&self.files.initrd, "");
         let mut command = self.command(options, &disks, &[linux, initrd]);
         // Many machines may run from the one image, so no machine may write to it.

@@ -9,6 +9,7 @@ use ring_abi::types::DomId;
 
 use super::Toolstack;
 use super::devices::Kind;
+use crate::blkqueue;
 use crate::config::DomainConfig;
 use crate::netback::BYTES_PER_VIF;
 use crate::virtio::client_bytes;
@@ -25,13 +26,15 @@ pub const VIF_BYTES: usize = 192 << 10;
 /// The store's part is bounded by quotas; the rest has room for the console's scrollback and the tasks.
 const _: () =
     assert!(DOMAIN_BYTES >= Quotas::XEN.most_kept() + crate::consoled::SCROLLBACK_BYTES + (64 << 10));
-const _: () = assert!(
-    DISK_BYTES
-        >= crate::blkback::BYTES_PER_VBD
-            + client_bytes(MAX_REQUESTS, MAX_SEGMENTS_IN_FLIGHT)
-            + Quotas::XEN.most_for_client()
-);
+const _: () =
+    assert!(DISK_BYTES >= crate::blkback::BYTES_PER_VBD + DRIVER_BYTES + Quotas::XEN.most_for_client());
 const _: () = assert!(VIF_BYTES >= BYTES_PER_VIF + Quotas::XEN.most_for_client());
+/// What a disk's driver keeps for a vbd at most, whichever driver the disk has.
+const DRIVER_BYTES: usize = {
+    let (virtio, others) =
+        (client_bytes(MAX_REQUESTS, MAX_SEGMENTS_IN_FLIGHT), blkqueue::client_bytes(MAX_REQUESTS));
+    if virtio > others { virtio } else { others }
+};
 /// What building it may take beyond, while it is built: a decompressor's window, the list of its memory. Nobody promised
 /// that: if it cannot be had, building fails.
 pub const BUILD_BYTES: usize = 136 << 20;

@@ -23,7 +23,7 @@ pub(in crate::toolstack) fn start_with(files: &[(&'static str, &'static [u8])]) 
     let store = Xenstore::new(Quotas::XEN);
     let disks = Arc::new(Disks::new());
     for name in ["vda", "vdb"] {
-        disks.add(Disk { name: name.into(), serial: None, device: Arc::new(Silent) });
+        disks.add(Disk { name: name.into(), id: None, device: Arc::new(Silent) });
     }
     spawn(crate::blkback::run(store.clone(), disks.clone()));
     let network = Arc::new(Network::new());

@@ -163,7 +163,7 @@ impl Task {
     }
 
     fn machine_disks(&self) -> Vec<Disk> {
-        let disk = |path: &PathBuf| Disk { path: path.clone(), read_only: true, id: None };
+        let disk = |path: &PathBuf| Disk { read_only: true, ..Disk::file(path) };
         self.disks.iter().map(disk).collect()
     }
 
