@@ -40,6 +40,8 @@ fn executed(name: &str, words: &str) -> Result<String> {
     let run = Machine::new(name)
         .with(|machine| {
             machine.hypervisor_arguments = words.into();
+            // Two CPUs would disassemble beside each other.
+            machine.cpus = 1;
             let file = log.display().to_string();
             let image = "0xffff82d080200000..0xffff82d080ffffff";
             let more = ["-d", "in_asm", "-dfilter", image, "-D", &file];
