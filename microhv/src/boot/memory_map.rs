@@ -3,7 +3,10 @@
 
 use arrayvec::ArrayVec;
 
-/// The most separate ranges that are followed. Firmware gives about ten; each thing set aside may split one.
+/// The most entries of firmware's map that are taken. A BIOS gives about ten, UEFI many more.
+pub const FIRMWARE_RANGES: usize = 128;
+
+/// The most separate ranges of free RAM that are followed: each thing set aside may split one.
 pub const MAX_RANGES: usize = 32;
 
 /// Bytes of a frame.
@@ -60,7 +63,7 @@ const RAM: u32 = 1;
 /// Firmware's map and the RAM that is still free. Ranges of `free` are whole frames, sorted, and do not touch.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryMap {
-    firmware: ArrayVec<FirmwareRange, MAX_RANGES>,
+    firmware: ArrayVec<FirmwareRange, FIRMWARE_RANGES>,
     free: ArrayVec<Range, MAX_RANGES>,
 }
 
@@ -68,7 +71,7 @@ impl MemoryMap {
     /// Takes firmware's entries into an empty map. RAM that another entry overlaps is not RAM. Entries too many are left
     /// out.
     pub fn fill(&mut self, entries: impl Iterator<Item = FirmwareRange>) {
-        self.firmware.extend(entries.filter(|entry| !entry.range.is_empty()).take(MAX_RANGES));
+        self.firmware.extend(entries.filter(|entry| !entry.range.is_empty()).take(FIRMWARE_RANGES));
         for n in 0..self.firmware.len() {
             if self.firmware[n].kind == RAM {
                 self.add(self.firmware[n].range.inner_pages());

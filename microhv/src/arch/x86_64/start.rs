@@ -84,10 +84,13 @@ fn copy_line(range: Option<Range>, names_first: bool) -> &'static str {
 /// Reads what the loader and firmware left.
 #[inline(never)]
 fn look(magic: u32, info: u64, found: &mut Found) {
-    if !multiboot::parse(&Identity, magic, info, &mut found.information) {
-        panic!("not started by a multiboot loader: magic {magic:#x}");
+    if let Err(error) = multiboot::parse(&Identity, magic, info, &mut found.information) {
+        panic!("{error}");
     }
     let information = &found.information;
+    if information.memory.is_full() {
+        log::warn!("of firmware's memory map, no more than {} entries are used", information.memory.len());
+    }
     found.memory.fill(information.memory.iter().copied());
     let dom0_line = information.modules.first().map(|module| module.string);
     // The copies of the lines are made in the heap: its memory is not where the loader left the lines.
