@@ -63,27 +63,34 @@ impl Acpi {
     }
 }
 
-/// Finds the RSDP: `given` by the loader, or in the BIOS areas. The address of the root table and whether its entries
-/// have 8 bytes.
+/// The most bytes of a table: a length beyond has been damaged, and would lead the sum over devices' memory.
+const MOST_TABLE_BYTES: u32 = 4 << 20;
+/// Bytes of the RSDP of ACPI 1 and of ACPI 2.
+const RSDP_BYTES: [u64; 2] = [20, 36];
+
+/// The root table's address by the RSDP in `area`, and whether its entries have 8 bytes.
+fn root_of(memory: &impl Physical, area: Range) -> Option<(u64, bool)> {
+    let bytes = |count| memory.bytes(Range::sized(area.start, count)).filter(|_| count <= area.bytes());
+    let [first, second] = RSDP_BYTES.map(bytes);
+    let first = first.filter(|bytes| bytes.starts_with(b"RSD PTR ") && sum(bytes) == 0)?;
+    // The fields of ACPI 2 count only with their own sum, and an address of 0 stands for none.
+    let second = second.filter(|bytes| first[15] >= 2 && sum(bytes) == 0);
+    match second.and_then(|bytes| field::<u64>(bytes, 24)).unwrap_or(0) {
+        0 => field::<u32>(first, 16).filter(|&at| at != 0).map(|at| (at.into(), false)),
+        xsdt => Some((xsdt, true)),
+    }
+}
+
+/// Finds the RSDP: `given` by the loader, or in the BIOS areas, where UEFI puts none. The result is that of [`root_of`].
 fn root(memory: &impl Physical, given: Option<Range>) -> Option<(u64, bool)> {
-    let valid = |at: u64| {
-        let bytes = memory.bytes(Range::sized(at, 20))?;
-        if !bytes.starts_with(b"RSD PTR ") || sum(bytes) != 0 {
-            return None;
-        }
-        let revision = bytes[15];
-        match if revision >= 2 { memory.read(at + 24)? } else { 0 } {
-            0 => Some((memory.read::<u32>(at + 16)?.into(), false)),
-            xsdt => Some((xsdt, true)),
-        }
-    };
-    if let Some(found) = given.and_then(|range| valid(range.start)) {
+    if let Some(found) = given.and_then(|range| root_of(memory, range)) {
         return Some(found);
     }
     let ebda = u64::from(memory.read::<u16>(0x40e).unwrap_or(0)) << 4;
     let areas =
         [Range::sized(ebda, if ebda == 0 { 0 } else { 1024 }), Range { start: 0xe0000, end: 0x10_0000 }];
-    areas.into_iter().flat_map(|area| (area.start..area.end).step_by(16)).find_map(valid)
+    let places = |area: Range| (area.start..area.end).step_by(16).map(move |start| Range { start, ..area });
+    areas.into_iter().flat_map(places).find_map(|place| root_of(memory, place))
 }
 
 fn sum(bytes: &[u8]) -> u8 {
@@ -92,9 +99,10 @@ fn sum(bytes: &[u8]) -> u8 {
 
 /// The bytes of the table at `at`, if its length and checksum are right.
 fn table(memory: &impl Physical, at: u64) -> Option<&[u8]> {
-    let length = memory.read::<u32>(at + 4)?;
-    let bytes = memory.bytes(Range::sized(at, u64::from(length)))?;
-    (length >= 36 && sum(bytes) == 0).then_some(bytes)
+    let length = memory.read::<u32>(at.checked_add(4)?)?;
+    let is_sound = (36..=MOST_TABLE_BYTES).contains(&length);
+    let bytes = memory.bytes(Range::sized(at, u64::from(length))).filter(|_| is_sound)?;
+    (sum(bytes) == 0).then_some(bytes)
 }
 
 /// The field at byte `at` of a table or entry, if that reaches so far.
@@ -321,5 +329,55 @@ mod tests {
         madt.extend([1, 4, 0, 0]); // an I/O APIC entry that is too short
         read_madt(&madt, &mut acpi);
         assert!(acpi.io_apics.is_empty());
+    }
+
+    /// A root pointer of ACPI 2 at 0x8000, as a loader copies it, with this root table of 8-byte entries.
+    fn with_new_root(xsdt: u64) -> Memory {
+        let mut memory = machine();
+        put(&mut memory, 0x8000, b"RSD PTR ");
+        memory.0[0x800f] = 2;
+        put(&mut memory, 0x8010, &0x1000u32.to_le_bytes());
+        put(&mut memory, 0x8014, &36u32.to_le_bytes());
+        put(&mut memory, 0x8018, &xsdt.to_le_bytes());
+        seal(&mut memory, 0x8000, 20, 8);
+        seal(&mut memory, 0x8000, 36, 32);
+        memory
+    }
+
+    #[test]
+    fn the_loaders_root_pointer_is_believed_as_far_as_it_reaches() {
+        let mut memory = with_new_root(0x9000);
+        let given = |bytes| Some(Range::sized(0x8000, bytes));
+        assert_eq!(root(&memory, given(36)), Some((0x9000, true)));
+        assert_eq!(root(&memory, given(20)), Some((0x1000, false)), "the copy of ACPI 1 has no more");
+        assert_eq!(root(&memory, given(35)), Some((0x1000, false)));
+        // Too short for any: the one in the BIOS area stands in, which leads to the same table.
+        assert_eq!(root(&memory, given(19)), Some((0x1000, false)));
+        memory.0[0x8020] ^= 1;
+        assert_eq!(root(&memory, given(36)), Some((0x1000, false)), "a wrong second sum");
+        assert_eq!(root(&with_new_root(0), given(36)), Some((0x1000, false)));
+    }
+
+    #[test]
+    fn without_bios_areas_the_loaders_root_pointer_is_the_only_one() {
+        let mut memory = with_new_root(0x9000);
+        memory.0[0xe0010] = 0;
+        let mut root = Vec::new();
+        for at in [0x2000u64, 0x3000, u64::MAX - 2] {
+            root.extend(at.to_le_bytes());
+        }
+        put_table(&mut memory, 0x9000, b"XSDT", &root);
+        assert_eq!(read(&memory, Some(Range::sized(0x8000, 36))).local_apic, Some(0xfee0_0000));
+        assert_eq!(read(&memory, None).local_apic, None);
+    }
+
+    #[test]
+    fn a_tables_length_beyond_reason_is_not_followed() {
+        let mut memory = machine();
+        memory.0.resize(MOST_TABLE_BYTES as usize + 0x3000, 0);
+        put(&mut memory, 0x2004, &(MOST_TABLE_BYTES + 1).to_le_bytes());
+        memory.0[0x2009] = 0;
+        memory.0[0x2009] = 0u8.wrapping_sub(sum(&memory.0[0x2000..][..MOST_TABLE_BYTES as usize + 1]));
+        assert_eq!(read(&memory, None).local_apic, None);
     }
 }
