@@ -1,4 +1,4 @@
-//! A bootable CD image: GRUB, the hypervisor and its modules, by multiboot2.
+//! A bootable CD image, for a BIOS and for UEFI: GRUB, the hypervisor and its modules, by multiboot2.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,10 +7,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::images;
 
-/// The tool that makes the image, and GRUB's files for a PC's BIOS.
+/// The tool that makes the image, with GRUB's files for each platform that the host has them for.
 pub const PROGRAM: &str = "grub-mkrescue";
-/// Where GRUB keeps its files for a PC's BIOS.
-pub const PLATFORM: &str = "/usr/lib/grub/i386-pc";
 
 /// What goes into the image.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +35,7 @@ pub fn make(image: &Path, files: &Files<'_>, hypervisor_line: &str, dom0_line: &
     let configuration = configuration(hypervisor_line, dom0_line);
     images::write(&boot.join("grub/grub.cfg"), configuration.as_bytes())?;
     let output = Command::new(PROGRAM)
-        .args(["--directory", PLATFORM, "--output"])
+        .arg("--output")
         .arg(image)
         .arg(&tree)
         .output()
