@@ -48,6 +48,8 @@ pub fn make(image: &Path, files: &Files<'_>, hypervisor_line: &str, dom0_line: &
 
 /// GRUB's configuration: one entry, at once, on the serial line too.
 ///
+/// Under UEFI there is no text screen, so GRUB gets what it takes to hand over a framebuffer. With a BIOS the screen stays VGA's text.
+///
 /// GRUB hands over what follows the file, without its name.
 fn configuration(hypervisor_line: &str, dom0_line: &str) -> String {
     let (hypervisor_words, dom0_words) = (quoted(hypervisor_line), quoted(dom0_line));
@@ -55,12 +57,14 @@ fn configuration(hypervisor_line: &str, dom0_line: &str) -> String {
         "serial --unit=0 --speed=115200\n\
          terminal_input console serial\n\
          terminal_output console serial\n\
+         if [ \"$grub_platform\" = efi ]; then insmod all_video; fi\n\
          set timeout=0\n\
          set default=0\n\
          menuentry microhv {{\n\
          \x20 multiboot2 /boot/microhv{hypervisor_words}\n\
          \x20 module2 /boot/dom0{dom0_words}\n\
          \x20 module2 /boot/boot.cpio\n\
+         \x20 if [ \"$grub_platform\" = pc ]; then set gfxpayload=text; fi\n\
          }}\n"
     )
 }

@@ -90,6 +90,11 @@ impl MemoryMap {
         ram.map(|entry| entry.range.inner_pages())
     }
 
+    /// Whether firmware calls any of `range` RAM.
+    pub fn has_ram(&self, range: Range) -> bool {
+        self.ram().any(|ram| ram.start < range.end && range.start < ram.end)
+    }
+
     /// RAM that is not set aside: whole frames, ascending.
     pub fn free(&self) -> &[Range] {
         &self.free
@@ -186,6 +191,9 @@ mod tests {
             [Range { start: 0, end: 0x9f000 }, Range { start: 0x100000, end: 0x3ffe_0000 }]
         );
         assert_eq!(map.ram_end(), 0x3ffe_0000);
+        let has_ram = |start, end| map.has_ram(Range { start, end });
+        assert_eq!([has_ram(0x9f000, 0x100000), has_ram(0x9f000, 0x100001)], [false, true]);
+        assert_eq!([has_ram(0x3ffd_ffff, 1 << 40), has_ram(0x3ffe_0000, 1 << 40)], [true, false]);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use core::fmt;
 use arrayvec::ArrayVec;
 use zerocopy::FromBytes;
 
+use crate::console::screen::Framebuffer;
+
 use super::memory_map::{FIRMWARE_RANGES, FirmwareRange, Range};
 
 /// eax at the entry point for multiboot1.
@@ -40,6 +42,8 @@ pub struct BootInformation {
     pub memory: ArrayVec<FirmwareRange, FIRMWARE_RANGES>,
     /// The ACPI root pointer as a copy, from multiboot2.
     pub rsdp: Option<Range>,
+    /// The screen, from multiboot2.
+    pub screen: Option<Framebuffer>,
     /// Strings begin with the file's name: QEMU's own loader puts the name there, GRUB does not.
     pub names_first: bool,
 }
@@ -217,6 +221,7 @@ fn parse2_tag(memory: &impl Physical, kind: u32, tag: Range, out: &mut BootInfor
                 out.take_memory(memory, at)?;
             }
         }
+        8 => out.screen = Some(memory.read(body(tag.start + 8, size_of::<Framebuffer>())?)?),
         // Type 15 (ACPI 2) is preferred to type 14.
         15 => out.rsdp = Some(Range { start: tag.start + 8, ..tag }),
         14 if out.rsdp.is_none() => out.rsdp = Some(Range { start: tag.start + 8, ..tag }),

@@ -79,6 +79,7 @@ impl Devices for Machine {
             core::hint::spin_loop();
         }
         serial::write(b"(microhv) the machine is halted\n");
+        serial::drain();
         cpu::halt_for_ever()
     }
 }

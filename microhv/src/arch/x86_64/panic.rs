@@ -1,4 +1,4 @@
-//! The end of the hypervisor by its own fault: a report on the serial line, then the machine stops.
+//! The end of the hypervisor by its own fault: a report on the console, then the machine stops.
 #![allow(unsafe_code)] // walks stack frames
 
 use core::arch::asm;
@@ -126,6 +126,7 @@ fn die(regs: Option<&CpuUserRegs>, rbp: u64) -> ! {
     report!("backtrace:");
     print_backtrace(rbp);
     print_current();
+    serial::drain();
     debug_exit(EXIT_PANIC);
     cpu::halt_for_ever()
 }
@@ -171,6 +172,7 @@ fn begin() {
     serial::break_lock();
     if first.is_err() {
         report!("panic within a panic");
+        serial::drain();
         debug_exit(EXIT_PANIC);
         cpu::halt_for_ever();
     }

@@ -17,7 +17,7 @@ use ring_abi::types::Mfn;
 
 use super::machine::{self, Hv, Machine};
 use super::percpu::{self, Area};
-use super::{apic, cpu, cpus, descriptors, devices, heap, leave, paging, panic, serial, switch, time};
+use super::{apic, cpu, cpus, descriptors, devices, heap, leave, paging, panic, screen, serial, switch, time};
 
 /// End of what the boot tables map 1:1.
 const IDENTITY_END: u64 = 4 << 30;
@@ -120,6 +120,10 @@ extern "C" fn on_own_stack() -> ! {
         Options::parse(command_line, |word, why| log::warn!("command line: {word} is ignored: {why}"));
     panic::DEBUG_EXIT.call_once(|| options.debug_exit);
     log::set_max_level(options.log_level);
+    if !options.serial {
+        serial::turn_off();
+    }
+    begin_screen(&options);
     apic::init(acpi, options.x2apic);
     time::init(acpi);
     let hv = make_hypervisor(acpi, command_line, &options);
@@ -136,6 +140,12 @@ extern "C" fn on_own_stack() -> ! {
     serial::enable_interrupts();
     start_dom0(hv, &options);
     percpu::on_empty_stack(leave::leave_afresh)
+}
+
+#[inline(never)]
+fn begin_screen(options: &Options) {
+    let found = FOUND.get().expect("set at boot").lock();
+    screen::begin(found.information.screen.as_ref(), &found.memory, options);
 }
 
 #[inline(never)]

@@ -101,6 +101,7 @@ fn multiboot2() {
         (15, b"RSD PTR new"),
         (14, b"RSD PTR old"),
         (12, &[0; 8]),
+        (8, b"\0\0\0\xc0\0\0\0\0\0\x14\0\0\0\x05\0\0\0\x03\0\0\x20\x01\0\0\x10\x08\x08\x08\0\x08"),
         (17, &[0; 48]),
         (6, &map(&[2, 1])),
     ]);
@@ -109,6 +110,8 @@ fn multiboot2() {
     assert_eq!(info.modules[0].range, Range { start: 0x1000, end: 0x2000 });
     assert_eq!(memory.text(info.modules[0].string), "boot bundle");
     assert_eq!(memory.text(info.rsdp.unwrap()), "RSD PTR new");
+    let Framebuffer { address, pitch, width, height, bits, kind } = info.screen.unwrap();
+    assert_eq!((address, pitch, width, height, bits, kind), (0xc000_0000, 5120, 1280, 768, 32, 1));
     assert_eq!(
         info.memory[..],
         [(0, 2), (0x1000, 1)].map(|(at, kind)| FirmwareRange { range: Range::sized(at, 0x1000), kind })
@@ -138,6 +141,7 @@ fn tags_that_contradict_themselves_are_named() {
         (6, b"\x18\0\0\0\0\0\0"),
         (6, b"\x13\0\0\0\0\0\0\0"),
         (6, b"\0\0\0\0\0\0\0\0"),
+        (8, &[1; 21]),
     ] {
         // Behind the tag stands what would make a careless reader content.
         let memory = with_tags(&[(kind, body), (1, b"\0\0\0\0\0\0\0\0\0")]);
