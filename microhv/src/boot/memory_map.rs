@@ -95,6 +95,11 @@ impl MemoryMap {
         self.ram().any(|ram| ram.start < range.end && range.start < ram.end)
     }
 
+    /// Whether all of `range` is RAM that is not set aside.
+    pub fn is_free(&self, range: Range) -> bool {
+        self.free.iter().any(|free| free.start <= range.start && range.end <= free.end)
+    }
+
     /// RAM that is not set aside: whole frames, ascending.
     pub fn free(&self) -> &[Range] {
         &self.free
@@ -193,6 +198,8 @@ mod tests {
         assert_eq!(map.ram_end(), 0x3ffe_0000);
         let has_ram = |start, end| map.has_ram(Range { start, end });
         assert_eq!([has_ram(0x9f000, 0x100000), has_ram(0x9f000, 0x100001)], [false, true]);
+        let is_free = |start, end| map.is_free(Range { start, end });
+        assert_eq!([is_free(0x1000, 0x9f000), is_free(0x1000, 0x9f001)], [true, false]);
         assert_eq!([has_ram(0x3ffd_ffff, 1 << 40), has_ram(0x3ffe_0000, 1 << 40)], [true, false]);
     }
 

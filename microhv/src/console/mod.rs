@@ -1,6 +1,7 @@
 //! The console: output on its way to the serial line and on the screen, input that has not been read, and how much guests may
 //! make the hypervisor say.
 
+pub mod kept;
 pub mod messages;
 pub mod output;
 mod reports;

@@ -153,6 +153,12 @@ pub(crate) fn take_interrupts() {
     interrupts::disable();
 }
 
+/// Writes what the caches hold to memory: a reset may drop them.
+pub(crate) fn write_back_caches() {
+    // SAFETY: memory stays what the program sees of it.
+    unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
+}
+
 /// Sleeps until an interrupt that may be taken: with interrupts off, an NMI.
 pub(crate) fn halt() {
     instructions::hlt();

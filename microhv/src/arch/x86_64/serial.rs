@@ -109,6 +109,16 @@ pub(crate) fn begin_screen(mut screen: Screen) {
     output.screen = Some(screen);
 }
 
+/// How many bytes the hypervisor itself has written so far.
+pub(crate) fn written() -> u64 {
+    OUTPUT.lock().messages.kept(u64::MAX, &mut []).0
+}
+
+/// Copies what the hypervisor itself wrote from byte `from` on, as far as it fits; how many bytes that is.
+pub(crate) fn copy_from(from: u64, to: &mut [u8]) -> usize {
+    OUTPUT.lock().messages.kept(from, to).1
+}
+
 /// Sends nothing to the line any more.
 pub(crate) fn turn_off() {
     IS_OFF.store(true, Ordering::Relaxed);

@@ -17,7 +17,9 @@ use ring_abi::types::Mfn;
 
 use super::machine::{self, Hv, Machine};
 use super::percpu::{self, Area};
-use super::{apic, cpu, cpus, descriptors, devices, heap, leave, paging, panic, screen, serial, switch, time};
+use super::{
+    apic, cpu, cpus, descriptors, devices, heap, leave, paging, panic, screen, serial, switch, time,
+};
 
 /// End of what the boot tables map 1:1.
 const IDENTITY_END: u64 = 4 << 30;
@@ -97,8 +99,13 @@ fn look(magic: u32, info: u64, found: &mut Found) {
     let lines = [information.command_line, dom0_line].into_iter().flatten();
     let modules = information.modules.iter().map(|module| module.range);
     let used = modules.chain(lines).chain([paging::image_range()]);
-    found.start_page = found.memory.set_aside(used, START_PAGE_END, LOW_MEMORY);
+    used.for_each(|range| found.memory.reserve(range));
+    // What is kept of the last start may lie where the loader left its information, so that is read first.
     read_acpi(found);
+    if found.memory.is_free(panic::KEPT) {
+        panic::tell_of_the_last();
+    }
+    found.start_page = found.memory.set_aside([panic::KEPT].into_iter(), START_PAGE_END, LOW_MEMORY);
     // Below the end of what the boot tables map: the heap is in use from now on.
     heap::begin(found.memory.take(heap::EARLY_HEAP_BYTES, 4096, IDENTITY_END).expect("RAM for the heap"));
     found.line = copy_line(information.command_line, information.names_first);
