@@ -27,10 +27,13 @@ mod linux_newer;
 mod linux_storm;
 mod linux_tap;
 mod misuse;
+mod monitor;
 mod network;
 mod network_life;
 mod network_rules;
 mod polls;
+mod reset;
+mod screen;
 mod shell;
 mod spine;
 mod storms;
@@ -82,6 +85,8 @@ fn main() {
         network_life::cases(),
         network_rules::cases(),
         polls::cases(),
+        reset::cases(),
+        screen::cases(),
         hostile::cases(),
         linux::cases(),
         linux_disk::cases(),
