@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::machine::Machine;
+use crate::machine::{Boot, Machine};
 use crate::qemu::{self, RunDirectory};
 use crate::session::{Log, Outcome, copy_output, with_log};
 use crate::terminal::SavedTerminal;
@@ -55,10 +55,13 @@ const MODELS_OF_32_BITS: [&str; 8] = [
 /// Refuses options that Bochs cannot serve.
 ///
 /// # Errors
-/// Wrong usage: disks, ports that lead to guests, a CPU without 64-bit mode, or QEMU's own arguments.
+/// Wrong usage: disks, UEFI, ports that lead to guests, a CPU without 64-bit mode, or QEMU's own arguments.
 pub fn check(machine: &Machine) -> Result<()> {
     if !machine.disks.is_empty() {
         return Err(usage("Bochs has no virtio disks"));
+    }
+    if machine.boot == Boot::Uefi {
+        return Err(usage("--boot uefi: Bochs has a BIOS"));
     }
     if machine.capture.is_some() {
         return Err(usage("--capture: Bochs has no port for that"));

@@ -16,6 +16,8 @@ pub enum Need {
     Bochs,
     /// To make a CD image.
     Grub,
+    /// To boot a machine by UEFI.
+    Uefi,
     /// To compile the header probe and the counting plugin.
     CCompiler,
     /// To link the fuzzer's engine.
@@ -49,9 +51,11 @@ impl Need {
             Self::Grub => &[
                 (Probe::Program(iso::PROGRAM), "grub-common"),
                 (Probe::File("/usr/lib/grub/i386-pc/multiboot2.mod"), "grub-pc-bin"),
+                (Probe::File("/usr/lib/grub/x86_64-efi/multiboot2.mod"), "grub-efi-amd64-bin"),
                 (Probe::Program("xorriso"), "xorriso"),
                 (Probe::Program("mformat"), "mtools"),
             ],
+            Self::Uefi => &[(Probe::File(qemu::UEFI), "ovmf")],
             Self::CCompiler => {
                 &[(Probe::Program("gcc"), "gcc"), (Probe::File("/usr/include/stdio.h"), "libc6-dev")]
             }

@@ -1,4 +1,4 @@
-//! `cargo xtask image`: a bootable CD image for a machine with a BIOS.
+//! `cargo xtask image`: a bootable CD image for a machine with a BIOS or with UEFI.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! A bootable CD image: GRUB, the hypervisor and its modules, by multiboot2.
+//! A bootable CD image, for a BIOS and for UEFI: GRUB, the hypervisor and its modules, by multiboot2.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,10 +7,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::images;
 
-/// The tool that makes the image, and GRUB's files for a PC's BIOS.
+/// The tool that makes the image, with GRUB's files for each platform that the host has them for.
 pub const PROGRAM: &str = "grub-mkrescue";
-/// Where GRUB keeps its files for a PC's BIOS.
-pub const PLATFORM: &str = "/usr/lib/grub/i386-pc";
 
 /// What goes into the image.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +35,7 @@ pub fn make(image: &Path, files: &Files<'_>, hypervisor_line: &str, dom0_line: &
     let configuration = configuration(hypervisor_line, dom0_line);
     images::write(&boot.join("grub/grub.cfg"), configuration.as_bytes())?;
     let output = Command::new(PROGRAM)
-        .args(["--directory", PLATFORM, "--output"])
+        .arg("--output")
         .arg(image)
         .arg(&tree)
         .output()
@@ -50,6 +48,8 @@ pub fn make(image: &Path, files: &Files<'_>, hypervisor_line: &str, dom0_line: &
 
 /// GRUB's configuration: one entry, at once, on the serial line too.
 ///
+/// Under UEFI there is no text screen, so GRUB gets what it takes to hand over a framebuffer. With a BIOS the screen stays VGA's text.
+///
 /// GRUB hands over what follows the file, without its name.
 fn configuration(hypervisor_line: &str, dom0_line: &str) -> String {
     let (hypervisor_words, dom0_words) = (quoted(hypervisor_line), quoted(dom0_line));
@@ -57,12 +57,14 @@ fn configuration(hypervisor_line: &str, dom0_line: &str) -> String {
         "serial --unit=0 --speed=115200\n\
          terminal_input console serial\n\
          terminal_output console serial\n\
+         if [ \"$grub_platform\" = efi ]; then insmod all_video; fi\n\
          set timeout=0\n\
          set default=0\n\
          menuentry microhv {{\n\
          \x20 multiboot2 /boot/microhv{hypervisor_words}\n\
          \x20 module2 /boot/dom0{dom0_words}\n\
          \x20 module2 /boot/boot.cpio\n\
+         \x20 if [ \"$grub_platform\" = pc ]; then set gfxpayload=text; fi\n\
          }}\n"
     )
 }

@@ -144,8 +144,10 @@ impl FromStr for Module {
 pub enum Boot {
     /// Multiboot1, by QEMU itself.
     Direct,
-    /// Multiboot2, by GRUB from a CD image.
+    /// Multiboot2, by GRUB from a CD image that a BIOS starts.
     Iso,
+    /// The same image, started by UEFI.
+    Uefi,
 }
 
 /// What emulates the machine.
@@ -195,7 +197,7 @@ pub struct Machine {
     pub forwards: Vec<Forward>,
     /// Where packets go that dom0 carries.
     pub capture: Option<PathBuf>,
-    /// Multiboot1 or multiboot2.
+    /// What starts it.
     pub boot: Boot,
     /// The dom0 kernel: a PV ELF file.
     pub dom0: PathBuf,

@@ -60,7 +60,7 @@ pub struct RunOptions {
     /// Pass an argument to QEMU (repeatable).
     #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
     qemu_arguments: Vec<String>,
-    /// Multiboot1 by QEMU itself, or multiboot2 through a GRUB image.
+    /// Multiboot1 by QEMU itself, or multiboot2 through a GRUB image that a BIOS or UEFI starts.
     #[arg(long, value_enum, default_value_t = Boot::Direct)]
     boot: Boot,
     /// Words for the hypervisor's command line.

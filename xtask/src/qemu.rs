@@ -16,6 +16,9 @@ use crate::{network, paths};
 /// QEMU's system emulator.
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
+/// UEFI's firmware for QEMU's machine, code and variables in one file: what it sets lasts as long as the machine.
+pub const UEFI: &str = "/usr/share/ovmf/OVMF.fd";
+
 /// The most bytes of the path under which a run's directory is made: a socket's whole name may have 107.
 const LONGEST: usize = 70;
 
@@ -94,11 +97,14 @@ pub fn command(machine: &Machine, run: &RunDirectory) -> Result<Command> {
             let bundle = module(&bundle, "");
             command.arg("-initrd").arg(format!("{dom0},{bundle}"));
         }
-        Boot::Iso => {
+        Boot::Iso | Boot::Uefi => {
             let image = run.file("microhv.iso");
             let files = iso::Files { hypervisor: &hypervisor, dom0: &dom0, bundle: &bundle };
             iso::make(&image, &files, &machine.hypervisor_line(), &machine.dom0_line())?;
             command.args(["-boot", "d", "-cdrom"]).arg(&image);
+            if machine.boot == Boot::Uefi {
+                command.args(["-bios", UEFI]);
+            }
         }
     }
     command.args(&machine.qemu_arguments);

@@ -134,6 +134,7 @@ pub fn needs(machine: &Machine) -> &'static [Need] {
         (Emulator::Bochs, _) => &[Need::Bochs, Need::Grub],
         (Emulator::Qemu, Boot::Direct) => &[Need::Qemu],
         (Emulator::Qemu, Boot::Iso) => &[Need::Qemu, Need::Grub],
+        (Emulator::Qemu, Boot::Uefi) => &[Need::Qemu, Need::Grub, Need::Uefi],
     }
 }
 

@@ -23,6 +23,10 @@ pub struct Options {
     pub max_cpus: u32,
     /// `sched-gran=cpu|core`: whether the CPUs of a core run vCPUs of one domain at a time.
     pub gran_core: bool,
+    /// `console=vga,com1`: whether text goes to the screen, if there is one. Default: to the serial line too.
+    pub screen: bool,
+    /// The same word: whether text goes to the serial line.
+    pub serial: bool,
     /// `x2apic=BOOLEAN`: whether local APICs are driven by MSRs where that is possible. Default: by the CPU.
     pub x2apic: Option<bool>,
 }
@@ -40,6 +44,8 @@ impl Options {
             dom0_max_vcpus: 1,
             max_cpus: MAX_CPUS as u32,
             gran_core: false,
+            screen: true,
+            serial: true,
             x2apic: None,
         };
         for word in line.split_ascii_whitespace() {
@@ -80,7 +86,8 @@ impl Options {
                 "x2apic" => set(&mut options.x2apic, boolean(value).map(Some)),
                 "no-x2apic" => set(&mut options.x2apic, value.is_empty().then_some(Some(false))),
                 "noreboot" => set(&mut options.no_reboot, value.is_empty().then_some(true)),
-                "com1" | "console" => true,
+                "console" => consoles(value).map(|ways| (options.screen, options.serial) = ways).is_some(),
+                "com1" => true,
                 _ => {
                     ignored(word, "no such option");
                     continue;
@@ -97,6 +104,13 @@ impl Options {
 /// Sets what could be read; `false`: nothing could.
 fn set<T>(option: &mut T, read: Option<T>) -> bool {
     read.map(|value| *option = value).is_some()
+}
+
+/// The consoles of a list, as Xen writes it: whether the screen is one, and whether the serial line is.
+fn consoles(value: &str) -> Option<(bool, bool)> {
+    let mut parts = value.split(',');
+    let has = |wanted| value.split(',').any(|part| part == wanted);
+    parts.all(|part| ["vga", "com1", "none"].contains(&part)).then(|| (has("vga"), has("com1")))
 }
 
 fn level(value: &str) -> Option<log::LevelFilter> {
@@ -189,6 +203,10 @@ mod tests {
             "sched-gran",
             "sched-gran=socket",
             "sched-gran=thread",
+            "console",
+            "console=",
+            "console=com3",
+            "console=vga,hvc0",
             "x2apic=maybe",
             "x2apic=2",
             "no-x2apic=1",
@@ -243,6 +261,16 @@ mod tests {
             let options = Options::parse(line, |word, why| told.push((word, why)));
             assert_eq!((options, told), (known(""), alloc::vec![(word, why)]), "{line}");
         }
+    }
+
+    #[test]
+    fn consoles_are_chosen_by_a_list() {
+        let chosen = |line| (known(line).screen, known(line).serial);
+        assert_eq!(chosen("com1"), (true, true));
+        assert_eq!(chosen("console=vga,com1"), (true, true));
+        assert_eq!(chosen("console=com1"), (false, true));
+        assert_eq!(chosen("console=vga"), (true, false));
+        assert_eq!(chosen("console=none"), (false, false));
     }
 
     #[test]

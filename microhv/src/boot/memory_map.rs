@@ -3,7 +3,10 @@
 
 use arrayvec::ArrayVec;
 
-/// The most separate ranges that are followed. Firmware gives about ten; each thing set aside may split one.
+/// The most entries of firmware's map that are taken. A BIOS gives about ten, UEFI many more.
+pub const FIRMWARE_RANGES: usize = 128;
+
+/// The most separate ranges of free RAM that are followed: each thing set aside may split one.
 pub const MAX_RANGES: usize = 32;
 
 /// Bytes of a frame.
@@ -60,7 +63,7 @@ const RAM: u32 = 1;
 /// Firmware's map and the RAM that is still free. Ranges of `free` are whole frames, sorted, and do not touch.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryMap {
-    firmware: ArrayVec<FirmwareRange, MAX_RANGES>,
+    firmware: ArrayVec<FirmwareRange, FIRMWARE_RANGES>,
     free: ArrayVec<Range, MAX_RANGES>,
 }
 
@@ -68,7 +71,7 @@ impl MemoryMap {
     /// Takes firmware's entries into an empty map. RAM that another entry overlaps is not RAM. Entries too many are left
     /// out.
     pub fn fill(&mut self, entries: impl Iterator<Item = FirmwareRange>) {
-        self.firmware.extend(entries.filter(|entry| !entry.range.is_empty()).take(MAX_RANGES));
+        self.firmware.extend(entries.filter(|entry| !entry.range.is_empty()).take(FIRMWARE_RANGES));
         for n in 0..self.firmware.len() {
             if self.firmware[n].kind == RAM {
                 self.add(self.firmware[n].range.inner_pages());
@@ -85,6 +88,16 @@ impl MemoryMap {
     pub fn ram(&self) -> impl Iterator<Item = Range> {
         let ram = self.firmware.iter().filter(|entry| entry.kind == RAM);
         ram.map(|entry| entry.range.inner_pages())
+    }
+
+    /// Whether firmware calls any of `range` RAM.
+    pub fn has_ram(&self, range: Range) -> bool {
+        self.ram().any(|ram| ram.start < range.end && range.start < ram.end)
+    }
+
+    /// Whether all of `range` is RAM that is not set aside.
+    pub fn is_free(&self, range: Range) -> bool {
+        self.free.iter().any(|free| free.start <= range.start && range.end <= free.end)
     }
 
     /// RAM that is not set aside: whole frames, ascending.
@@ -183,6 +196,11 @@ mod tests {
             [Range { start: 0, end: 0x9f000 }, Range { start: 0x100000, end: 0x3ffe_0000 }]
         );
         assert_eq!(map.ram_end(), 0x3ffe_0000);
+        let has_ram = |start, end| map.has_ram(Range { start, end });
+        assert_eq!([has_ram(0x9f000, 0x100000), has_ram(0x9f000, 0x100001)], [false, true]);
+        let is_free = |start, end| map.is_free(Range { start, end });
+        assert_eq!([is_free(0x1000, 0x9f000), is_free(0x1000, 0x9f001)], [true, false]);
+        assert_eq!([has_ram(0x3ffd_ffff, 1 << 40), has_ram(0x3ffe_0000, 1 << 40)], [true, false]);
     }
 
     #[test]

@@ -1,13 +1,19 @@
 //! What multiboot1 and multiboot2 loaders hand over.
 //!
 //! Shape: the Multiboot Specification 0.6.96 section 3.3, the Multiboot2 Specification 2.0 section 3.6.
-//! The loader is trusted, its structures are not assumed to be whole: what is missing reads as absent.
+//! The loader is trusted, its structures are not assumed to be whole: what is missing reads as absent, and a tag whose
+//! size contradicts its content is an error. Under UEFI, too, the entry is that of 32-bit protected mode: GRUB ends the boot
+//! services, since nothing here needs any of them.
 #![forbid(unsafe_code)]
+
+use core::fmt;
 
 use arrayvec::ArrayVec;
 use zerocopy::FromBytes;
 
-use super::memory_map::{FirmwareRange, MAX_RANGES, Range};
+use crate::console::screen::Framebuffer;
+
+use super::memory_map::{FIRMWARE_RANGES, FirmwareRange, Range};
 
 /// eax at the entry point for multiboot1.
 pub const MAGIC1: u32 = 0x2bad_b002;
@@ -33,9 +39,11 @@ pub struct BootInformation {
     /// Modules, in order.
     pub modules: ArrayVec<Module, MAX_MODULES>,
     /// Firmware's memory map.
-    pub memory: ArrayVec<FirmwareRange, MAX_RANGES>,
+    pub memory: ArrayVec<FirmwareRange, FIRMWARE_RANGES>,
     /// The ACPI root pointer as a copy, from multiboot2.
     pub rsdp: Option<Range>,
+    /// The screen, from multiboot2.
+    pub screen: Option<Framebuffer>,
     /// Strings begin with the file's name: QEMU's own loader puts the name there, GRUB does not.
     pub names_first: bool,
 }
@@ -88,19 +96,52 @@ impl BootInformation {
     }
 }
 
-/// Reads what a loader with the entry magic `magic` left at `info` into `out`, which is empty (and large: hence no
-/// return value); `false` if the magic is not known.
-pub fn parse(memory: &impl Physical, magic: u32, info: u64, out: &mut BootInformation) -> bool {
-    match magic {
-        MAGIC1 => parse1(memory, info, out),
-        MAGIC2 => parse2(memory, info, out),
-        _ => return false,
-    }
-    true
+/// Why the loader's information cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// No loader that is known: eax at the entry point.
+    Magic(u32),
+    /// The information's head is not in reach.
+    Unreachable,
+    /// The tag at this address, by type and size.
+    Tag(u64, u32, u32),
+    /// UEFI's boot services still run, and with them devices and a memory map that changes.
+    BootServices,
 }
 
-fn parse1(memory: &impl Physical, info: u64, out: &mut BootInformation) {
-    let Some(words) = memory.read::<[u32; 17]>(info) else { return };
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Magic(magic) => write!(f, "not started by a multiboot loader: magic {magic:#x}"),
+            Self::Unreachable => f.write_str("the loader's information is out of reach"),
+            Self::Tag(at, kind, size) => {
+                write!(f, "the loader's tag of type {kind} at {at:#x} is malformed: {size} bytes")
+            }
+            Self::BootServices => f.write_str("the loader did not end UEFI's boot services"),
+        }
+    }
+}
+
+/// Reads what a loader with the entry magic `magic` left at `info` into `out`, which is empty (and large: hence no
+/// return value).
+///
+/// # Errors
+/// The magic is not known, or a structure of multiboot2 contradicts itself: `out` is then not whole.
+pub fn parse(
+    memory: &impl Physical,
+    magic: u32,
+    info: u64,
+    out: &mut BootInformation,
+) -> Result<(), Malformed> {
+    match magic {
+        MAGIC1 => parse1(memory, info, out).ok_or(Malformed::Unreachable),
+        MAGIC2 => parse2(memory, info, out),
+        _ => Err(Malformed::Magic(magic)),
+    }
+}
+
+fn parse1(memory: &impl Physical, info: u64, out: &mut BootInformation) -> Option<()> {
+    let words = memory.read::<[u32; 17]>(info)?;
     // The words that count here; each is there if its flag is set.
     let [flags, _, _, _, line, modules, modules_at, _, _, _, _, map_bytes, map_at, _, _, _, loader] = words;
     let has = |flag: u32| flags & 1 << flag != 0;
@@ -128,175 +169,66 @@ fn parse1(memory: &impl Physical, info: u64, out: &mut BootInformation) {
             at += u64::from(size) + 4;
         }
     }
+    Some(())
 }
 
-fn parse2(memory: &impl Physical, info: u64, out: &mut BootInformation) {
-    let Some(total) = memory.read::<u32>(info) else { return };
+fn parse2(memory: &impl Physical, info: u64, out: &mut BootInformation) -> Result<(), Malformed> {
+    let total = memory.read::<u32>(info).ok_or(Malformed::Unreachable)?;
     let end = info + u64::from(total);
     let mut at = info + 8;
-    while at + 8 <= end
-        && let Some([kind, size]) = memory.read::<[u32; 2]>(at)
-    {
-        let size = u64::from(size);
-        if kind == 0 || size < 8 || at + size > end {
-            break;
+    while at < end {
+        let [kind, size] = memory.read::<[u32; 2]>(at).ok_or(Malformed::Unreachable)?;
+        let tag = Range::sized(at, size.into());
+        if size < 8 || tag.end > end {
+            return Err(Malformed::Tag(at, kind, size));
         }
         match kind {
-            1 => out.command_line = memory.string(at + 8),
-            3 => {
-                if let Some([start, end]) = memory.read::<[u32; 2]>(at + 8) {
-                    out.take_module(memory, start, end, at + 16);
-                }
-            }
-            6 => parse2_memory(memory, at, size, out),
-            // Type 15 (ACPI 2) is preferred to type 14.
-            15 => out.rsdp = Some(Range::sized(at + 8, size - 8)),
-            14 if out.rsdp.is_none() => out.rsdp = Some(Range::sized(at + 8, size - 8)),
-            _ => {}
+            0 => break,
+            BOOT_SERVICES_RUN => return Err(Malformed::BootServices),
+            _ => parse2_tag(memory, kind, tag, out).ok_or(Malformed::Tag(at, kind, size))?,
         }
-        at = (at + size).next_multiple_of(8);
+        at = tag.end.next_multiple_of(8);
     }
+    Ok(())
 }
 
-fn parse2_memory(memory: &impl Physical, tag: u64, size: u64, out: &mut BootInformation) {
-    let entry_bytes = u64::from(memory.read::<u32>(tag + 8).unwrap_or(0));
-    let mut at = tag + 16;
-    while entry_bytes >= size_of::<MemoryEntry>() as u64
-        && at + entry_bytes <= tag + size
-        && out.take_memory(memory, at).is_some()
-    {
-        at += entry_bytes;
+/// The type of the tag that says that UEFI's boot services run on: only a kernel that asks for that gets the tag.
+const BOOT_SERVICES_RUN: u32 = 18;
+
+/// Takes what a tag tells; `None`: the tag is too short for what it is to hold, or its parts contradict its size.
+///
+/// UEFI's own memory map (type 17) is not read: the loader makes the plain map (type 6) of it, in which what runtime services and
+/// ACPI keep is not RAM. Nor is UEFI's system table (types 11 and 12), since microhv calls no runtime service.
+fn parse2_tag(memory: &impl Physical, kind: u32, tag: Range, out: &mut BootInformation) -> Option<()> {
+    let body = |at: u64, bytes: usize| Some(at).filter(|at| at + bytes as u64 <= tag.end);
+    let string = |at| memory.string(at).filter(|string| string.end < tag.end);
+    match kind {
+        1 => out.command_line = Some(string(tag.start + 8)?),
+        3 => {
+            let [start, end] = memory.read::<[u32; 2]>(body(tag.start + 8, 8)?)?;
+            (start <= end).then_some(())?;
+            out.take_module(memory, start, end, string(tag.start + 16)?.start);
+        }
+        6 => {
+            let bytes = memory.read::<u32>(body(tag.start + 8, 8)?)?;
+            (bytes as usize >= size_of::<MemoryEntry>()).then_some(())?;
+            let entries = (tag.start + 16..=tag.end).step_by(bytes as usize);
+            let mut entries = entries.map_while(|at| body(at, bytes as usize));
+            // Entries too many are left out.
+            while !out.memory.is_full()
+                && let Some(at) = entries.next()
+            {
+                out.take_memory(memory, at)?;
+            }
+        }
+        8 => out.screen = Some(memory.read(body(tag.start + 8, size_of::<Framebuffer>())?)?),
+        // Type 15 (ACPI 2) is preferred to type 14.
+        15 => out.rsdp = Some(Range { start: tag.start + 8, ..tag }),
+        14 if out.rsdp.is_none() => out.rsdp = Some(Range { start: tag.start + 8, ..tag }),
+        _ => {}
     }
+    Some(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::vec::Vec;
-
-    struct Memory(Vec<u8>);
-
-    impl Physical for Memory {
-        fn bytes(&self, range: Range) -> Option<&[u8]> {
-            self.0.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
-        }
-    }
-
-    impl Memory {
-        fn new() -> Self {
-            Self(std::vec![0; 0x1000])
-        }
-
-        fn put(&mut self, at: usize, bytes: &[u8]) {
-            self.0[at..at + bytes.len()].copy_from_slice(bytes);
-        }
-
-        fn put32(&mut self, at: usize, value: u32) {
-            self.put(at, &value.to_le_bytes());
-        }
-
-        fn put64(&mut self, at: usize, value: u64) {
-            self.put(at, &value.to_le_bytes());
-        }
-
-        fn text(&self, range: Range) -> &str {
-            std::str::from_utf8(self.bytes(range).unwrap()).unwrap()
-        }
-    }
-
-    fn parsed(memory: &Memory, magic: u32, info: u64) -> Option<BootInformation> {
-        let mut out = BootInformation::default();
-        parse(memory, magic, info, &mut out).then_some(out)
-    }
-
-    #[test]
-    fn multiboot1() {
-        let mut memory = Memory::new();
-        memory.put32(0x100, 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9);
-        memory.put32(0x140, 0x500);
-        memory.put(0x500, b"qemu\0");
-        memory.put32(0x110, 0x200);
-        memory.put(0x200, b"com1 dom0_mem=24M\0");
-        memory.put32(0x114, 1);
-        memory.put32(0x118, 0x300);
-        for (n, value) in [0x40_0000, 0x50_0123, 0x340, 0].into_iter().enumerate() {
-            memory.put32(0x300 + 4 * n, value);
-        }
-        memory.put(0x340, b"dom0 x\0");
-        memory.put32(0x12c, 24);
-        memory.put32(0x130, 0x400);
-        memory.put32(0x400, 20);
-        memory.put64(0x404, 0x10_0000);
-        memory.put64(0x40c, 0x2000);
-        memory.put32(0x414, 1);
-        let info = parsed(&memory, MAGIC1, 0x100).unwrap();
-        assert_eq!(memory.text(info.command_line.unwrap()), "com1 dom0_mem=24M");
-        assert!(info.names_first);
-        assert_eq!(info.modules.len(), 1);
-        assert_eq!(info.modules[0].range, Range { start: 0x40_0000, end: 0x50_0123 });
-        assert_eq!(memory.text(info.modules[0].string), "dom0 x");
-        assert_eq!(
-            info.memory[..],
-            [FirmwareRange { range: Range { start: 0x10_0000, end: 0x10_2000 }, kind: 1 }]
-        );
-    }
-
-    #[test]
-    fn multiboot2() {
-        let mut memory = Memory::new();
-        let mut at = 0x108;
-        let mut tag = |memory: &mut Memory, kind: u32, body: &[u8]| {
-            memory.put32(at, kind);
-            memory.put32(at + 4, 8 + body.len() as u32);
-            memory.put(at + 8, body);
-            at = (at + 8 + body.len()).next_multiple_of(8);
-            at
-        };
-        tag(&mut memory, 1, b"loglvl=all\0");
-        tag(&mut memory, 3, b"\0\x10\0\0\0\x20\0\0boot bundle\0");
-        tag(&mut memory, 14, b"RSD PTR old");
-        tag(&mut memory, 15, b"RSD PTR new");
-        tag(&mut memory, 14, b"RSD PTR old");
-        let mut map = [0u8; 8 + 24];
-        map[0] = 24;
-        map[8..16].copy_from_slice(&0x1000u64.to_le_bytes());
-        map[16..24].copy_from_slice(&0x9000u64.to_le_bytes());
-        map[24] = 1;
-        tag(&mut memory, 6, &map);
-        let end = tag(&mut memory, 0, &[]);
-        memory.put32(0x100, end as u32 - 0x100);
-        let info = parsed(&memory, MAGIC2, 0x100).unwrap();
-        assert_eq!(memory.text(info.command_line.unwrap()), "loglvl=all");
-        assert_eq!(info.modules[0].range, Range { start: 0x1000, end: 0x2000 });
-        assert_eq!(memory.text(info.modules[0].string), "boot bundle");
-        assert!(memory.text(info.rsdp.unwrap()).ends_with("new"));
-        assert_eq!(info.memory[0].range, Range { start: 0x1000, end: 0xa000 });
-    }
-
-    #[test]
-    fn file_names_are_no_arguments() {
-        assert_eq!(arguments("dom0 quiet a=b", true), "quiet a=b");
-        assert_eq!(arguments("dom0", true), "");
-        assert_eq!(arguments("quiet a=b", false), "quiet a=b");
-        assert_eq!(arguments("/boot/dom0 quiet", false), "quiet");
-        assert_eq!(arguments("(cd)/dom0", false), "");
-        assert_eq!(arguments("", false), "");
-    }
-
-    #[test]
-    fn broken_structures_end_the_walk() {
-        let mut memory = Memory::new();
-        memory.put32(0x100, u32::MAX);
-        memory.put32(0x10c, 3); // a tag of 3 bytes
-        assert!(parsed(&memory, MAGIC2, 0x100).unwrap().memory.is_empty());
-        assert!(parsed(&memory, MAGIC2, 0xffff_f000).unwrap().modules.is_empty());
-        memory.put32(0x100, u32::MAX);
-        memory.put32(0x114, u32::MAX);
-        memory.put32(0x118, 0xfff);
-        memory.put32(0x12c, 0x100);
-        memory.put32(0x130, 0xff0);
-        let info = parsed(&memory, MAGIC1, 0x100).unwrap();
-        assert!(info.modules.is_empty() && info.memory.is_empty());
-        assert!(parsed(&memory, 0, 0x100).is_none());
-    }
-}
+mod tests;

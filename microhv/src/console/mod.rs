@@ -1,9 +1,11 @@
-//! The serial console: output on its way to the line, input that has not been read, and how much guests may make the
-//! hypervisor say.
+//! The console: output on its way to the serial line and on the screen, input that has not been read, and how much guests may
+//! make the hypervisor say.
 
+pub mod kept;
 pub mod messages;
 pub mod output;
 mod reports;
+pub mod screen;
 #[cfg(test)]
 mod tests;
 

@@ -11,6 +11,7 @@ use core::fmt::{self, Write};
 use arrayvec::ArrayString;
 
 use super::messages::Messages;
+use super::screen::{Screen, Surface};
 
 /// The ring. A power of two.
 pub const LOG_BYTES: usize = 32768;
@@ -21,6 +22,8 @@ pub const BUFFER_BYTES: usize = 16384;
 pub const BUSY_BYTES: usize = 2048;
 /// Most bytes that one call puts into the transmitter, however fast the transmitter is.
 pub const GO_BYTES: usize = 256;
+/// Most characters that one call draws on the screen: some 50,000 instructions.
+pub const GO_CELLS: usize = 64;
 /// A transmitter that has bytes waiting and has taken none for so long is no transmitter.
 pub const STUCK_NS: u64 = 5_000_000_000;
 /// Looks at the transmitter's status in one wait of [`Output::drain`]: many times what the slowest line needs.
@@ -43,6 +46,8 @@ pub trait Uart {
 pub struct Output {
     /// What the hypervisor itself wrote.
     pub messages: Messages,
+    /// The text on the screen, if there is one.
+    pub screen: Option<Screen>,
     log: [u8; LOG_BYTES],
     /// Bytes ever written: the next goes to this modulo the size.
     written: u64,
@@ -71,6 +76,7 @@ impl Output {
     pub const fn new() -> Self {
         Self {
             messages: Messages::new(),
+            screen: None,
             log: [0; LOG_BYTES],
             written: 0,
             sent: 0,
@@ -95,6 +101,9 @@ impl Output {
     /// Appends `bytes`, over the ring's oldest bytes. Bytes that the ring overwrites before the line has got them are
     /// skipped. The line gets the bytes from [`Output::pump`].
     pub fn push(&mut self, bytes: &[u8]) {
+        if let Some(screen) = &mut self.screen {
+            screen.put(bytes);
+        }
         for piece in bytes.chunks(LOG_BYTES) {
             let at = (self.written % LOG_BYTES as u64) as usize;
             let (head, tail) = piece.split_at(piece.len().min(LOG_BYTES - at));
@@ -179,6 +188,11 @@ impl Output {
                 core::hint::spin_loop();
             }
         }
+    }
+
+    /// Draws at most `most` characters on the screen; whether there may be more to draw.
+    pub fn draw(&mut self, surface: &mut impl Surface, most: usize) -> bool {
+        self.screen.as_mut().is_some_and(|screen| screen.draw(surface, most))
     }
 
     /// Lets writers wait for the line, or not.

@@ -120,4 +120,10 @@ mod tests {
             assert!(!world.hv.debug_key(none));
         }
     }
+
+    #[test]
+    #[should_panic(expected = "asked for by a debug key")]
+    fn the_key_for_a_crash_panics() {
+        World::new(256).hv.debug_key(b'C');
+    }
 }

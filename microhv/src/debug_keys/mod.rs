@@ -10,8 +10,9 @@ use crate::platform::Platform;
 /// on this CPU.
 type Key<P> = (u8, &'static str, fn(&Hypervisor<P>));
 
-const fn keys<P: Platform>() -> [Key<P>; 8] {
+const fn keys<P: Platform>() -> [Key<P>; 9] {
     [
+        (b'C', "crash: the hypervisor panics", |_| panic!("asked for by a debug key")),
         (b'H', "hypervisor heap", dumps::heap),
         (b'M', "check the frame table", check::check),
         (b'd', "registers", dumps::registers),

@@ -5,6 +5,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use tests::{Machine, Scratch};
+use xtask::deps::{self, Need};
+use xtask::machine::Boot;
+use xtask::session::Outcome;
 
 use crate::Case;
 
@@ -12,6 +15,7 @@ pub(crate) fn cases() -> Vec<Case> {
     Vec::from(crate::cases![kernels:
         kernels_with_older_notes_run_as_domains,
         kernels_with_older_notes_run_in_dom0s_place,
+        acpi_powers_the_machine_off,
     ])
 }
 
@@ -74,6 +78,22 @@ fn kernels_with_older_notes_run_in_dom0s_place() -> Result<()> {
         let kernel = kernel(&scratch, form, base)?;
         let machine = Machine::new(&format!("old-dom0-{form}")).with(|machine| machine.dom0 = kernel);
         machine.run()?.says(&format!("kernel: {form} runs"))?;
+    }
+    Ok(())
+}
+
+/// A report port that ends no emulator: ACPI's registers alone end the machine.
+fn acpi_powers_the_machine_off() -> Result<()> {
+    deps::ensure(&[Need::Grub, Need::Uefi])?;
+    let scratch = Scratch::new("acpi-off")?;
+    let [(form, base), ..] = FORMS;
+    let kernel = kernel(&scratch, form, base)?;
+    for boot in [Boot::Direct, Boot::Uefi] {
+        let machine = Machine::new(&format!("acpi-off-{boot:?}")).boot(boot).with(|machine| {
+            machine.dom0 = kernel.clone();
+            machine.hypervisor_arguments = "debug-exit=0x80".into();
+        });
+        machine.run()?.ended_with(&Outcome::Silent)?.says(&format!("kernel: {form} runs"))?;
     }
     Ok(())
 }

@@ -28,10 +28,13 @@ mod linux_newer;
 mod linux_storm;
 mod linux_tap;
 mod misuse;
+mod monitor;
 mod network;
 mod network_life;
 mod network_rules;
 mod polls;
+mod reset;
+mod screen;
 mod shell;
 mod speculation;
 mod spine;
@@ -86,6 +89,8 @@ fn main() {
         network_life::cases(),
         network_rules::cases(),
         polls::cases(),
+        reset::cases(),
+        screen::cases(),
         hostile::cases(),
         linux::cases(),
         linux_disk::cases(),

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use tests::Machine;
+use xtask::deps::{self, Need};
 use xtask::machine::Boot;
 
 use crate::Case;
@@ -10,6 +11,7 @@ pub(crate) fn cases() -> Vec<Case> {
     Vec::from(crate::cases![spine:
         the_prompt_is_reached_and_leaves_by_poweroff,
         the_prompt_is_reached_when_grub_booted,
+        a_guest_runs_to_its_end_when_uefi_booted,
         another_kernel_stands_in_dom0s_place,
         the_runtime_passes_its_self_test,
         a_failing_line_ends_the_script,
@@ -30,6 +32,15 @@ fn the_prompt_is_reached_and_leaves_by_poweroff() -> Result<()> {
 fn the_prompt_is_reached_when_grub_booted() -> Result<()> {
     Machine::new("prompt-iso").boot(Boot::Iso).line("ls /boot").run()?.succeeded()?.says("hello.cfg")?;
     Ok(())
+}
+
+/// The root pointer of ACPI is the loader's under UEFI: without it there is neither a second CPU nor a way to power off.
+fn a_guest_runs_to_its_end_when_uefi_booted() -> Result<()> {
+    deps::ensure(&[Need::Grub, Need::Uefi])?;
+    let machine = Machine::new("uefi").boot(Boot::Uefi).with(|machine| machine.cpus = 2);
+    let machine = machine.line("ls /boot").line("xl create -c /boot/hello.cfg");
+    let run = machine.run()?.succeeded()?.says("2 CPU(s) found, 2 used")?.says("hello: goodbye")?;
+    run.require(!run.console().contains("ACPI tells no way to power off"), "ACPI's tables were not found")
 }
 
 /// Nothing in the hypervisor knows that dom0 is ours: any PV kernel boots in its place.

@@ -24,6 +24,12 @@ boot_mb2_header:
     .long 12
     .long start32 - VIRT
     .balign 8
+    .short 4, 1                         /* console, optional: text will do */
+    .long 12, 2
+    .balign 8
+    .short 5, 1                         /* framebuffer, optional: any size and depth */
+    .long 20, 0, 0, 0
+    .balign 8
     .short 6, 0                         /* modules on page boundaries */
     .long 8
     .balign 8

@@ -8,7 +8,7 @@ use core::arch::asm;
 use microhv::platform::CpuidResult;
 use x86_64::VirtAddr;
 use x86_64::instructions::port::{PortRead, PortWrite};
-use x86_64::instructions::{self, interrupts};
+use x86_64::instructions::{self, interrupts, tables::lidt};
 use x86_64::registers::model_specific::Msr;
 use x86_64::structures::DescriptorTablePointer;
 
@@ -151,6 +151,21 @@ pub(crate) unsafe fn lldt(selector: u16) {
 pub(crate) fn take_interrupts() {
     interrupts::enable();
     interrupts::disable();
+}
+
+/// Writes what the caches hold to memory: a reset may drop them.
+pub(crate) fn write_back_caches() {
+    // SAFETY: memory stays what the program sees of it.
+    unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
+}
+
+/// Resets the machine by an exception that nothing can handle, as the last resort.
+pub(crate) fn triple_fault() {
+    // SAFETY: the machine ends here.
+    unsafe {
+        lidt(&table_register(0, 0));
+        asm!("ud2", options(nomem, nostack));
+    }
 }
 
 /// Sleeps until an interrupt that may be taken: with interrupts off, an NMI.

@@ -39,8 +39,8 @@ static start_stack: AtomicU64 = AtomicU64::new(0);
 /// Sets this CPU up, with the final tables and on its own stack: its descriptor tables and entries, what guards the
 /// hypervisor, and what guests expect of the CPU.
 pub(crate) fn set_up() {
-    // SAFETY: each CPU does this once, at its start. Of the PAT's entries the first four are those of power-on, and no
-    // mapping of ours uses the others.
+    // SAFETY: each CPU does this once, at its start. Of the PAT's entries the first four are those of power-on, and of
+    // the others our mappings use one, for the screen, which is mapped after this.
     unsafe {
         Area::load_tables(percpu::this_area(), this_cpu());
         cpu::write_msr(cpu::msr::PAT, PAT_VALUE);

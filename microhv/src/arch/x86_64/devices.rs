@@ -3,6 +3,7 @@
 #![allow(unsafe_code)] // device memory
 
 use microhv::boot::acpi::Acpi;
+use microhv::boot::acpi::fadt::{ACPI_MODE, SLEEP_ENABLE, SLEEP_TYPE};
 use microhv::platform::{CpuidResult, Devices, MachineFacts, MachineInfo, PowerAction, Vector};
 use ring_abi::types::Maddr;
 
@@ -64,7 +65,7 @@ impl Devices for Machine {
         match action {
             PowerAction::Off => {
                 panic::debug_exit(panic::EXIT_OFF);
-                self.acpi.power_off.iter().for_each(|&(port, value)| cpu::port_out::<u16>(port, value));
+                power_off(self.acpi);
             }
             PowerAction::Reboot if self.no_reboot => {}
             PowerAction::Reboot => {
@@ -73,13 +74,39 @@ impl Devices for Machine {
             }
             PowerAction::Crash => panic::debug_exit(panic::EXIT_PANIC),
         }
-        // The machine goes off in its own time; the line below is for a machine that does not.
-        let asked_ns = time::now_ns();
-        while time::now_ns().saturating_sub(asked_ns) < POWER_NS {
-            core::hint::spin_loop();
+        // The machine goes off in its own time; what follows is for a machine that does not.
+        wait_until(|| false);
+        if action == PowerAction::Reboot && !self.no_reboot {
+            cpu::triple_fault();
         }
         serial::write(b"(microhv) the machine is halted\n");
+        serial::drain();
         cpu::halt_for_ever()
+    }
+}
+
+/// Waits until `is_over`, for [`POWER_NS`] at most.
+fn wait_until(is_over: impl Fn() -> bool) {
+    let began_ns = time::now_ns();
+    while !is_over() && time::now_ns().saturating_sub(began_ns) < POWER_NS {
+        core::hint::spin_loop();
+    }
+}
+
+/// Powers off by ACPI: into ACPI mode, since otherwise the chipset need not heed the register; then the sleep state, alone first, since
+/// some machines want the two bits in that order.
+fn power_off(acpi: &Acpi) {
+    let is_acpi =
+        || acpi.power_off.first().is_none_or(|&(port, _)| cpu::port_in::<u16>(port) & ACPI_MODE != 0);
+    if let Some((port, value)) = acpi.enable.filter(|_| !is_acpi()) {
+        cpu::port_out::<u8>(port, value);
+        wait_until(is_acpi);
+    }
+    for enable in [0, SLEEP_ENABLE] {
+        for &(port, value) in &acpi.power_off {
+            let others = cpu::port_in::<u16>(port) & !(SLEEP_TYPE | SLEEP_ENABLE);
+            cpu::port_out::<u16>(port, others | value & SLEEP_TYPE | enable);
+        }
     }
 }
 

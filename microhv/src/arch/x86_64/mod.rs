@@ -11,7 +11,7 @@
 //! | `percpu.rs` | each CPU's stacks and data, the vCPU that runs |
 //! | `paging.rs`, `memory.rs`, `guest_access.rs` | the hypervisor's address space, machine memory, guests' |
 //! | `fpu.rs`, `windows.rs` | what of a vCPU lives in the processor |
-//! | `apic.rs`, `time.rs`, `tsc.rs`, `serial.rs` | interrupt controllers, clock, whether TSCs differ, console |
+//! | `apic.rs`, `time.rs`, `tsc.rs`, `serial.rs`, `screen.rs` | interrupt controllers, clock, whether TSCs differ, console |
 //! | `speculation.rs` | counter-measures against side channels |
 //! | `heap.rs`, `panic.rs`, `devices.rs` | the heap, a report at the end, ports, power and facts |
 //! | `switch.rs` | one vCPU's registers for another's, and idleness |
@@ -39,6 +39,7 @@ mod memory;
 mod paging;
 mod panic;
 mod percpu;
+mod screen;
 mod serial;
 mod speculation;
 mod start;

@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | 256 | 0xffff800000000000 | M2P, readable in ring 3 |
 //! | 260 | 0xffff820000000000 | descriptor windows, 128 KiB for each vCPU: 15 GDT pages, a hole, 16 LDT pages |
-//! | 261 | 0xffff82d080200000 | the image; device registers, uncached, 1 GiB above it; the CPUs' areas, 512 MiB above those |
+//! | 261 | 0xffff82d080200000 | the image; device registers, uncached, 1 GiB above it; the screen's memory, write-combining; the CPUs' areas |
 //! | 262- | 0xffff830000000000 | all machine memory, 2 MiB pages, never executable |
 //!
 //! All guests share these tables: an L4 becomes ours by a copy of sixteen entries. The tables are global, and
@@ -48,6 +48,10 @@ pub(crate) const WINDOW_LDT: u64 = 64 << 10;
 pub(crate) const IMAGE: u64 = 0xffff_82d0_8000_0000;
 /// Where device registers are mapped; the image ends before.
 pub(crate) const DEVICES: u64 = 0xffff_82d0_c000_0000;
+/// Where the screen's memory is mapped: 256 MiB, ahead of the CPUs' areas and by the L2 table of the device registers.
+const SCREEN: u64 = DEVICES + (256 << 20);
+/// In an entry of a large page: the upper half of the PAT. With neither of the other bits, write-combining (`PAT_VALUE`).
+const LARGE_PAT: u64 = 1 << 12;
 /// Where machine memory is mapped.
 pub(crate) const DIRECT: u64 = 0xffff_8300_0000_0000;
 /// Device register pages that can be mapped.
@@ -296,6 +300,16 @@ pub(crate) fn device(maddr: u64) -> Option<u64> {
         table[index(va, 1)].store(frame | DATA | PCD | PWT, Ordering::Release);
     }
     Some(va + maddr % PAGE)
+}
+
+/// Maps the screen's memory, at most 254 MiB, write-combining; the address of its first byte. Once, at start-up, after the PAT was set.
+pub(crate) fn map_screen(range: Range) -> Option<u64> {
+    let first = range.start & !(LARGE_PAGE - 1);
+    let table = table_of(SCREEN, 2, || None)?;
+    for (offset, at) in (first..range.end).step_by(LARGE_PAGE as usize).enumerate() {
+        table.get(index(SCREEN, 2) + offset)?.store(at | DATA | PSE | LARGE_PAT, Ordering::Release);
+    }
+    Some(SCREEN + (range.start - first))
 }
 
 /// Flushes all by turning global pages off and on; `false`: global pages are off, so a load of CR3 flushes

@@ -1,10 +1,12 @@
-//! The end of the hypervisor by its own fault: a report on the serial line, then the machine stops.
+//! The end of the hypervisor by its own fault: a report on the console, then the machine stops.
 #![allow(unsafe_code)] // walks stack frames
 
 use core::arch::asm;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use microhv::boot::memory_map::Range;
+use microhv::console::kept;
 use microhv::platform::CpuSet;
 use microhv::sync::Once;
 use ring_abi::guest_context::CpuUserRegs;
@@ -28,6 +30,14 @@ const BACKTRACE_FRAMES: usize = 32;
 pub(crate) static DEBUG_EXIT: Once<Option<u16>> = Once::new();
 /// The CPU that panics; `u32::MAX`: none.
 static PANICKING: AtomicU32 = AtomicU32::new(u32::MAX);
+
+/// Memory that keeps the report across a warm reset: below what domains get. QEMU's BIOS clears what is below, the image's place is
+/// filled by each loader, and GRUB puts files wherever it has room above 1 MiB.
+pub(crate) const KEPT: Range = Range { start: 0x9_0000, end: 0x9_2000 };
+/// That memory was free RAM when the hypervisor started.
+static IS_KEPT: AtomicBool = AtomicBool::new(false);
+/// Where the report begins among the hypervisor's messages.
+static REPORT_START: AtomicU64 = AtomicU64::new(0);
 
 /// CPUs that have stopped since another panics, a bit each.
 static STOPPED: AtomicU64 = AtomicU64::new(0);
@@ -117,6 +127,40 @@ fn print_current() {
     print_registers(&current.saved_regs());
 }
 
+/// The memory of [`KEPT`].
+///
+/// # Safety
+/// The memory is RAM, and nobody else uses it: at start-up, and when no other CPU runs any more.
+unsafe fn kept_memory() -> &'static mut [u8] {
+    // SAFETY: the direct map has all RAM, by the boot tables too; the rest is the caller's duty.
+    unsafe { core::slice::from_raw_parts_mut(paging::direct(KEPT.start) as *mut u8, KEPT.bytes() as usize) }
+}
+
+/// Tells of the panic that ended the last start, if there was one, and is ready for the next. Once, at start-up: the memory is
+/// free RAM, and is set aside.
+pub(crate) fn tell_of_the_last() {
+    // SAFETY: the caller's word; this is the boot CPU alone.
+    let memory = unsafe { kept_memory() };
+    if let Some(report) = kept::report(memory).and_then(|report| str::from_utf8(report).ok()) {
+        log::warn!("a panic ended the last start:");
+        report.lines().for_each(|line| log::info!("| {line}"));
+    }
+    kept::forget(memory);
+    IS_KEPT.store(true, Ordering::Relaxed);
+}
+
+/// Keeps the report for the next start, and has all of it on the console.
+fn finish_report() {
+    if IS_KEPT.swap(false, Ordering::Relaxed) {
+        // SAFETY: the memory was set aside for this; the other CPUs have stopped, and this one comes here once.
+        let memory = unsafe { kept_memory() };
+        kept::keep(memory, |to| serial::copy_from(REPORT_START.load(Ordering::Relaxed), to));
+        cpu::write_back_caches();
+        report!("the report is kept for the next start");
+    }
+    serial::drain();
+}
+
 /// Ends the hypervisor: report, then stop. `regs` and `rbp` are of the place where the hypervisor went wrong.
 fn die(regs: Option<&CpuUserRegs>, rbp: u64) -> ! {
     report!("build id {}", Hex(build_id()));
@@ -126,6 +170,7 @@ fn die(regs: Option<&CpuUserRegs>, rbp: u64) -> ! {
     report!("backtrace:");
     print_backtrace(rbp);
     print_current();
+    finish_report();
     debug_exit(EXIT_PANIC);
     cpu::halt_for_ever()
 }
@@ -169,8 +214,11 @@ fn begin() {
     stop_if_another_panics();
     stop_others();
     serial::break_lock();
-    if first.is_err() {
+    if first.is_ok() {
+        REPORT_START.store(serial::written(), Ordering::Relaxed);
+    } else {
         report!("panic within a panic");
+        finish_report();
         debug_exit(EXIT_PANIC);
         cpu::halt_for_ever();
     }

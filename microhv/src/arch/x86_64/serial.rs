@@ -1,17 +1,19 @@
-//! The serial console COM1, a 16550A: how output goes out is `microhv::console::output`'s matter; input comes by interrupt, and is
-//! dom0's, or the debug keys'.
+//! The serial console COM1, a 16550A, with the screen beside it: how output goes out is `microhv::console::output`'s matter; input
+//! comes by interrupt, and is dom0's, or the debug keys'.
 #![allow(unsafe_code)] // a panic breaks the lock
 
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use microhv::console::output::{Output, Uart};
+use microhv::console::output::{GO_CELLS, LOG_BYTES, Output, Uart};
+use microhv::console::screen::Screen;
 use microhv::platform::SerialConsole;
 use microhv::sync::{Mutex, rank};
 use ring_abi::evtchn::VIRQ_CONSOLE;
 
 use super::cpu::{outsb, port_in, port_out};
 use super::machine::{Hv, Machine};
+use super::screen::ScreenMemory;
 use super::time;
 
 const COM1: u16 = 0x3f8;
@@ -41,11 +43,16 @@ struct Com1;
 
 impl Uart for Com1 {
     fn room(&mut self) -> usize {
+        if IS_OFF.load(Ordering::Relaxed) {
+            return LOG_BYTES;
+        }
         if port_in::<u8>(COM1 + LINE_STATUS) & TRANSMITTER_EMPTY == 0 { 0 } else { FIFO_BYTES }
     }
 
     fn put(&mut self, bytes: &[u8]) {
-        outsb(COM1, bytes);
+        if !IS_OFF.load(Ordering::Relaxed) {
+            outsb(COM1, bytes);
+        }
     }
 
     fn set_interrupt(&mut self, on: bool) {
@@ -54,13 +61,15 @@ impl Uart for Com1 {
 }
 
 static OUTPUT: Mutex<rank::SerialOutput, Output> = Mutex::new(Output::new());
-/// Bytes wait for the line.
+/// The command line wants no output on the line.
+static IS_OFF: AtomicBool = AtomicBool::new(false);
+/// Bytes wait for the line, or characters for the screen.
 static WAITING: AtomicBool = AtomicBool::new(false);
 
 /// Sends what goes at once, and has the timer come back for the rest.
 fn pump(output: &mut Output) {
     output.pump(&mut Com1, time::now_ns);
-    let waiting = output.has_more();
+    let waiting = output.draw(&mut ScreenMemory, GO_CELLS) || output.has_more();
     if waiting != WAITING.load(Ordering::Relaxed) {
         WAITING.store(waiting, Ordering::Relaxed);
         time::set_tick(waiting.then_some(TICK_NS));
@@ -82,6 +91,37 @@ pub(crate) fn enable_interrupts() {
     port_out::<u8>(COM1 + INTERRUPT_ENABLE, ON_INPUT);
     drop(output);
     while read().is_some() {}
+}
+
+/// Lets the text go to `screen` too, with all that the hypervisor has said so far.
+pub(crate) fn begin_screen(mut screen: Screen) {
+    let mut output = OUTPUT.lock();
+    let (mut at, mut chunk) = (0, [0; 128]);
+    loop {
+        let (from, count) = output.messages.kept(at, &mut chunk);
+        if count == 0 {
+            break;
+        }
+        screen.put(&chunk[..count]);
+        at = from + count as u64;
+    }
+    screen.draw(&mut ScreenMemory, usize::MAX);
+    output.screen = Some(screen);
+}
+
+/// How many bytes the hypervisor itself has written so far.
+pub(crate) fn written() -> u64 {
+    OUTPUT.lock().messages.kept(u64::MAX, &mut []).0
+}
+
+/// Copies what the hypervisor itself wrote from byte `from` on, as far as it fits; how many bytes that is.
+pub(crate) fn copy_from(from: u64, to: &mut [u8]) -> usize {
+    OUTPUT.lock().messages.kept(from, to).1
+}
+
+/// Sends nothing to the line any more.
+pub(crate) fn turn_off() {
+    IS_OFF.store(true, Ordering::Relaxed);
 }
 
 /// The next byte that came in.
@@ -112,9 +152,11 @@ pub(crate) fn print(arguments: fmt::Arguments<'_>) {
     pump(&mut output);
 }
 
-/// Waits until the line has got everything: the machine is about to end.
+/// Waits until the line and the screen have got everything: the machine is about to end.
 pub(crate) fn drain() {
-    OUTPUT.lock().drain(&mut Com1);
+    let mut output = OUTPUT.lock();
+    output.draw(&mut ScreenMemory, usize::MAX);
+    output.drain(&mut Com1);
 }
 
 /// Breaks the lock: the machine panics or ends, and the holder of the lock never goes on. Writers wait for the line from now on.

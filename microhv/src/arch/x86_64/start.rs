@@ -19,7 +19,7 @@ use ring_abi::types::Mfn;
 use super::machine::{self, Hv, Machine};
 use super::percpu::{self, Area};
 use super::{
-    apic, cpu, cpus, descriptors, devices, heap, leave, paging, panic, serial, speculation, switch, time,
+    apic, cpu, cpus, descriptors, devices, heap, leave, paging, panic, screen, serial, speculation, switch, time,
 };
 
 /// End of what the boot tables map 1:1.
@@ -87,18 +87,26 @@ fn copy_line(range: Option<Range>, names_first: bool) -> &'static str {
 /// Reads what the loader and firmware left.
 #[inline(never)]
 fn look(magic: u32, info: u64, found: &mut Found) {
-    if !multiboot::parse(&Identity, magic, info, &mut found.information) {
-        panic!("not started by a multiboot loader: magic {magic:#x}");
+    if let Err(error) = multiboot::parse(&Identity, magic, info, &mut found.information) {
+        panic!("{error}");
     }
     let information = &found.information;
+    if information.memory.is_full() {
+        log::warn!("of firmware's memory map, no more than {} entries are used", information.memory.len());
+    }
     found.memory.fill(information.memory.iter().copied());
     let dom0_line = information.modules.first().map(|module| module.string);
     // The copies of the lines are made in the heap: its memory is not where the loader left the lines.
     let lines = [information.command_line, dom0_line].into_iter().flatten();
     let modules = information.modules.iter().map(|module| module.range);
     let used = modules.chain(lines).chain([paging::image_range()]);
-    found.start_page = found.memory.set_aside(used, START_PAGE_END, LOW_MEMORY);
+    used.for_each(|range| found.memory.reserve(range));
+    // What is kept of the last start may lie where the loader left its information, so that is read first.
     read_acpi(found);
+    if found.memory.is_free(panic::KEPT) {
+        panic::tell_of_the_last();
+    }
+    found.start_page = found.memory.set_aside([panic::KEPT].into_iter(), START_PAGE_END, LOW_MEMORY);
     // Below the end of what the boot tables map: the heap is in use from now on.
     heap::begin(found.memory.take(heap::EARLY_HEAP_BYTES, 4096, IDENTITY_END).expect("RAM for the heap"));
     found.line = copy_line(information.command_line, information.names_first);
@@ -120,6 +128,10 @@ extern "C" fn on_own_stack() -> ! {
         Options::parse(command_line, |word, why| log::warn!("command line: {word} is ignored: {why}"));
     panic::DEBUG_EXIT.call_once(|| options.debug_exit);
     log::set_max_level(options.log_level);
+    if !options.serial {
+        serial::turn_off();
+    }
+    begin_screen(&options);
     let measures = Measures::of(&Facts::read(cpu::cpuid, cpu::read_msr), &options.speculation);
     speculation::apply(&measures);
     apic::init(acpi, options.x2apic);
@@ -141,6 +153,12 @@ extern "C" fn on_own_stack() -> ! {
     serial::enable_interrupts();
     start_dom0(hv, &options);
     percpu::on_empty_stack(leave::leave_afresh)
+}
+
+#[inline(never)]
+fn begin_screen(options: &Options) {
+    let found = FOUND.get().expect("set at boot").lock();
+    screen::begin(found.information.screen.as_ref(), &found.memory, options);
 }
 
 #[inline(never)]
