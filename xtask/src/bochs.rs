@@ -60,8 +60,11 @@ pub fn check(machine: &Machine) -> Result<()> {
     if !machine.disks.is_empty() {
         return Err(usage("Bochs has no virtio disks"));
     }
-    if machine.boot == Boot::Uefi {
+    if machine.boot.is_by_uefi() {
         return Err(usage("--boot uefi: Bochs has a BIOS"));
+    }
+    if machine.boot == Boot::Disk {
+        return Err(usage("--boot disk: Bochs boots from a CD image"));
     }
     if machine.capture.is_some() {
         return Err(usage("--capture: Bochs has no port for that"));

@@ -1,4 +1,4 @@
-//! `cargo xtask image`: a bootable CD image for a machine with a BIOS or with UEFI.
+//! `cargo xtask image`: a bootable image of a CD or of a disk, for a machine with a BIOS or with UEFI.
 
 use std::path::{Path, PathBuf};
 
@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use crate::deps::{self, Need};
 use crate::machine::{Machine, Module};
 use crate::qemu::RunDirectory;
-use crate::{images, iso, paths, usage};
+use crate::{disk_image, images, iso, paths, usage};
 
-/// What goes on the CD, and where it goes.
+/// What goes into the image, and where it goes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ImageOptions {
     /// Add a host file to the boot bundle as /boot/NAME (repeatable).
@@ -21,7 +21,10 @@ pub struct ImageOptions {
     /// dom0's command line.
     #[arg(long = "dom0-append", value_name = "WORDS", default_value = "", allow_hyphen_values = true)]
     dom0_line: String,
-    /// The image; target/microhv.iso by default.
+    /// Make the image of a disk (a stick), whose files can be replaced later, and not of a CD.
+    #[arg(long)]
+    disk: bool,
+    /// The image; target/microhv.iso, or target/microhv.img, by default.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -38,12 +41,14 @@ pub fn image(options: ImageOptions) -> Result<()> {
     let run = RunDirectory::new()?;
     let bundle = run.file("boot.cpio");
     images::write(&bundle, &machine.bundle()?.archive())?;
-    let output = options.output.unwrap_or_else(|| paths::target().join("microhv.iso"));
+    let (name, make): (_, fn(&Path, &iso::Files<'_>, &str, &str) -> Result<()>) =
+        if options.disk { ("microhv.img", disk_image::make) } else { ("microhv.iso", iso::make) };
+    let output = options.output.unwrap_or_else(|| paths::target().join(name));
     let hypervisor = images::find("microhv")?.bootable();
     let files = iso::Files { hypervisor: &hypervisor, dom0: &machine.dom0, bundle: &bundle };
     // Made beside the boot files first, so that a failure leaves an older image alone.
-    let made = run.file("microhv.iso");
-    iso::make(&made, &files, &options.hypervisor_line, &options.dom0_line)?;
+    let made = run.file(name);
+    make(&made, &files, &options.hypervisor_line, &options.dom0_line)?;
     place(&made, &output)?;
     eprintln!("{}", output.display());
     Ok(())

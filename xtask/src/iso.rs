@@ -27,13 +27,7 @@ pub struct Files<'a> {
 /// A file cannot be read or written, or GRUB's tool fails: its output is in the error.
 pub fn make(image: &Path, files: &Files<'_>, hypervisor_line: &str, dom0_line: &str) -> Result<()> {
     let tree = image.with_extension("tree");
-    let boot = tree.join("boot");
-    std::fs::create_dir_all(&boot).with_context(|| format!("cannot make {}", boot.display()))?;
-    for (from, name) in [(files.hypervisor, "microhv"), (files.dom0, "dom0"), (files.bundle, "boot.cpio")] {
-        std::fs::copy(from, boot.join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
-    }
-    let configuration = configuration(hypervisor_line, dom0_line);
-    images::write(&boot.join("grub/grub.cfg"), configuration.as_bytes())?;
+    lay_out(&tree, files, hypervisor_line, dom0_line)?;
     let output = Command::new(PROGRAM)
         .arg("--output")
         .arg(image)
@@ -44,6 +38,20 @@ pub fn make(image: &Path, files: &Files<'_>, hypervisor_line: &str, dom0_line: &
         bail!("{PROGRAM} failed: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
     }
     std::fs::remove_dir_all(&tree).with_context(|| format!("cannot remove {}", tree.display()))
+}
+
+/// Puts the files and GRUB's menu into a directory, as an image is to have them.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn lay_out(tree: &Path, files: &Files<'_>, hypervisor_line: &str, dom0_line: &str) -> Result<()> {
+    let boot = tree.join("boot");
+    std::fs::create_dir_all(&boot).with_context(|| format!("cannot make {}", boot.display()))?;
+    for (from, name) in [(files.hypervisor, "microhv"), (files.dom0, "dom0"), (files.bundle, "boot.cpio")] {
+        std::fs::copy(from, boot.join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
+    }
+    let configuration = configuration(hypervisor_line, dom0_line);
+    images::write(&boot.join("grub/grub.cfg"), configuration.as_bytes())
 }
 
 /// GRUB's configuration: one entry, at once, on the serial line too.

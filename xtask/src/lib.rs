@@ -14,6 +14,7 @@ pub mod cpio;
 pub mod cpu_model;
 pub mod debug;
 pub mod deps;
+pub mod disk_image;
 pub mod fuzz;
 pub mod guest;
 pub mod image;

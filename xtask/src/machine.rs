@@ -148,6 +148,17 @@ pub enum Boot {
     Iso,
     /// The same image, started by UEFI.
     Uefi,
+    /// By GRUB from an image of a disk that a BIOS starts.
+    Disk,
+    /// The same image, started by UEFI.
+    UefiDisk,
+}
+
+impl Boot {
+    /// Whether the firmware is UEFI.
+    pub fn is_by_uefi(self) -> bool {
+        matches!(self, Self::Uefi | Self::UefiDisk)
+    }
 }
 
 /// What emulates the machine.

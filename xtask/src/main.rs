@@ -66,7 +66,7 @@ enum Task {
         #[command(flatten)]
         options: LintOptions,
     },
-    /// Make a bootable CD image for a machine with a BIOS.
+    /// Make a bootable image of a CD, or of a disk, for a machine with a BIOS or UEFI.
     Image {
         #[command(flatten)]
         options: ImageOptions,

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 
+use crate::disk_image;
 use crate::images;
 use crate::iso;
 use crate::lines;
@@ -102,10 +103,18 @@ pub fn command(machine: &Machine, run: &RunDirectory) -> Result<Command> {
             let files = iso::Files { hypervisor: &hypervisor, dom0: &dom0, bundle: &bundle };
             iso::make(&image, &files, &machine.hypervisor_line(), &machine.dom0_line())?;
             command.args(["-boot", "d", "-cdrom"]).arg(&image);
-            if machine.boot == Boot::Uefi {
-                command.args(["-bios", UEFI]);
-            }
         }
+        Boot::Disk | Boot::UefiDisk => {
+            let image = run.file("microhv.img");
+            let files = iso::Files { hypervisor: &hypervisor, dom0: &dom0, bundle: &bundle };
+            disk_image::make(&image, &files, &machine.hypervisor_line(), &machine.dom0_line())?;
+            let mut drive = OsString::from("if=none,id=boot,format=raw,file=");
+            drive.push(doubled(&image));
+            command.arg("-drive").arg(drive).args(["-device", "ide-hd,drive=boot,bootindex=0"]);
+        }
+    }
+    if machine.boot.is_by_uefi() {
+        command.args(["-bios", UEFI]);
     }
     command.args(&machine.qemu_arguments);
     Ok(command)

@@ -133,8 +133,8 @@ pub fn needs(machine: &Machine) -> &'static [Need] {
     match (machine.emulator, machine.boot) {
         (Emulator::Bochs, _) => &[Need::Bochs, Need::Grub],
         (Emulator::Qemu, Boot::Direct) => &[Need::Qemu],
-        (Emulator::Qemu, Boot::Iso) => &[Need::Qemu, Need::Grub],
-        (Emulator::Qemu, Boot::Uefi) => &[Need::Qemu, Need::Grub, Need::Uefi],
+        (Emulator::Qemu, Boot::Iso | Boot::Disk) => &[Need::Qemu, Need::Grub],
+        (Emulator::Qemu, Boot::Uefi | Boot::UefiDisk) => &[Need::Qemu, Need::Grub, Need::Uefi],
     }
 }
 

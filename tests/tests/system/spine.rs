@@ -12,6 +12,7 @@ pub(crate) fn cases() -> Vec<Case> {
         the_prompt_is_reached_and_leaves_by_poweroff,
         the_prompt_is_reached_when_grub_booted,
         a_guest_runs_to_its_end_when_uefi_booted,
+        a_disk_image_boots_by_both_kinds_of_firmware,
         another_kernel_stands_in_dom0s_place,
         the_runtime_passes_its_self_test,
         a_failing_line_ends_the_script,
@@ -41,6 +42,16 @@ fn a_guest_runs_to_its_end_when_uefi_booted() -> Result<()> {
     let machine = machine.line("ls /boot").line("xl create -c /boot/hello.cfg");
     let run = machine.run()?.succeeded()?.says("2 CPU(s) found, 2 used")?.says("hello: goodbye")?;
     run.require(!run.console().contains("ACPI tells no way to power off"), "ACPI's tables were not found")
+}
+
+/// The image that goes on a stick: its own files are on it, and dom0 reads and writes none of it.
+fn a_disk_image_boots_by_both_kinds_of_firmware() -> Result<()> {
+    deps::ensure(&[Need::Grub, Need::Uefi])?;
+    for (name, boot) in [("disk-bios", Boot::Disk), ("disk-uefi", Boot::UefiDisk)] {
+        let machine = Machine::new(name).boot(boot).line("ls /boot").line("xl create -c /boot/hello.cfg");
+        machine.run()?.succeeded()?.says("hello.cfg")?.says("hello: goodbye")?;
+    }
+    Ok(())
 }
 
 /// Nothing in the hypervisor knows that dom0 is ours: any PV kernel boots in its place.
