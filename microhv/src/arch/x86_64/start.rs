@@ -19,7 +19,8 @@ use ring_abi::types::Mfn;
 use super::machine::{self, Hv, Machine};
 use super::percpu::{self, Area};
 use super::{
-    apic, cpu, cpus, descriptors, devices, heap, leave, paging, panic, screen, serial, speculation, switch, time,
+    apic, cpu, cpus, descriptors, devices, heap, leave, paging, panic, screen, serial, speculation, switch,
+    time,
 };
 
 /// End of what the boot tables map 1:1.
