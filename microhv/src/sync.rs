@@ -74,6 +74,13 @@ pub(crate) fn may_come_between() {
     turns::point();
 }
 
+/// Another CPU may come between two words of the scheduler here, which no lock guards. Tests of such words let CPUs take turns here too.
+#[inline(always)]
+pub(crate) fn may_come_between_words() {
+    #[cfg(any(test, feature = "testing"))]
+    turns::fine_point();
+}
+
 /// How many CPUs wait for a lock.
 static WAITING: AtomicU32 = AtomicU32::new(0);
 

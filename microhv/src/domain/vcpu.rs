@@ -19,7 +19,7 @@ use crate::evtchn::state::VcpuEvents;
 use crate::platform::{CpuId, DescriptorWindow};
 use crate::sched::state::VcpuSched;
 use crate::sync::words::AtomicU32;
-use crate::sync::{Mutex, may_come_between, rank};
+use crate::sync::{Mutex, may_come_between, may_come_between_words, rank};
 use crate::time::state::VcpuTime;
 
 /// Why a vCPU does not run: bits of `Vcpu::pause_flags`.
@@ -277,6 +277,7 @@ impl Vcpu {
     /// CPU on which the vCPU runs now.
     #[inline]
     pub fn running_on(&self) -> Option<CpuId> {
+        may_come_between_words();
         CpuId::new(self.running_on.load(Ordering::Acquire))
     }
 
@@ -309,6 +310,7 @@ impl Vcpu {
     /// Sets reasons for which the vCPU does not run. A full barrier: the vCPU's CPU then looks whether what the vCPU waits for has
     /// come, and who sends that does so before it looks at the reasons. So one of the two sees the other.
     pub(crate) fn set_reasons(&self, flags: u32) {
+        may_come_between_words();
         self.pause_flags.fetch_or(flags, Ordering::SeqCst);
     }
 

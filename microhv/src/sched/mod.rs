@@ -44,7 +44,7 @@ use ring_abi::types::DomId;
 use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags, Vcpu, VcpuRef};
 use crate::platform::{CpuId, CpuSet, MAX_CPUS, Platform, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER};
-use crate::sync::{Mutex, MutexGuard, rank, words};
+use crate::sync::{Mutex, MutexGuard, may_come_between_words, rank, words};
 use crate::time::state::Runstate;
 use cores::{Core, Seat};
 use places::News;
@@ -194,6 +194,7 @@ fn counts_pauses(count: &words::AtomicU32) -> bool {
 /// Whether the vCPU of `domain` could run.
 #[inline]
 fn is_runnable(domain: &Domain, vcpu: &Vcpu) -> bool {
+    may_come_between_words();
     vcpu.pause_flags.load(Ordering::Acquire) == 0 && domain.pause_count.load(Ordering::Acquire) == 0
 }
 
@@ -212,6 +213,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Marks work on `cpu`, and interrupts `cpu` when it is another than this CPU.
     #[inline]
     pub fn raise_softirq(&self, cpu: CpuId, bits: u32) {
+        may_come_between_words();
         let old = self.sched.pending(cpu).fetch_or(bits, Ordering::AcqRel);
         if old & bits != bits && cpu != self.platform.cpu() {
             self.platform.kick(cpu);

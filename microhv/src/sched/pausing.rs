@@ -7,7 +7,7 @@ use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags, Vcpu};
 use crate::platform::{CpuId, Platform, SOFTIRQ_SCHEDULE};
 use crate::sync::words::AtomicU32;
-use crate::sync::{may_come_between, wait_for};
+use crate::sync::{may_come_between, may_come_between_words, wait_for};
 
 use super::is_paused;
 
@@ -32,6 +32,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Clears reasons for which a vCPU does not run, and lets the vCPU run if none is left.
     #[cold]
     pub(crate) fn wake(&self, domain: &Arc<Domain>, vcpu: &Vcpu, flags: u32) {
+        may_come_between_words();
         let old = vcpu.pause_flags.fetch_and(!flags, Ordering::AcqRel);
         if old & flags & PauseFlags::POLLING != 0 {
             self.end_poll(domain, vcpu);

@@ -17,7 +17,7 @@ use super::{NO_SLICE, Scheduler, TIME_SLICE_NS, is_runnable};
 use crate::Hypervisor;
 use crate::domain::{Vcpu, VcpuRef};
 use crate::platform::{CpuId, CpuSet, MAX_CPUS, Platform, SOFTIRQ_SCHEDULE};
-use crate::sync::{MutexGuard, lock_pair};
+use crate::sync::{MutexGuard, lock_pair, may_come_between_words};
 
 /// By how much run time a vCPU must lag behind all that a busy CPU has before the CPU takes the vCPU over. vCPUs that only take
 /// turns, on different CPUs, are apart by as much as a slice.
@@ -64,6 +64,7 @@ impl Scheduler {
         let shown = &self.cpus[cpu.index()].shown;
         let (least, wanted) = queue.offer().unwrap_or((u64::MAX, CpuSet::default()));
         let before = shown.wanted.load(Ordering::Relaxed);
+        may_come_between_words();
         shown.floor.store(queue.floor(), Ordering::Relaxed);
         shown.least.store(least, Ordering::Relaxed);
         shown.wanted.store(wanted.bits(), Ordering::Relaxed);
@@ -128,6 +129,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Lets one idle CPU look that may run what waits for `cpu`, and those of `news` that have no slices. These take one, so
     /// that nobody calls them again before its end.
     pub(super) fn call(&self, cpu: CpuId, news: News, now: u64) {
+        may_come_between_words();
         fence(Ordering::SeqCst);
         let idle = CpuSet::from_bits(self.sched.idle.load(Ordering::Relaxed));
         let rests = |other: &CpuId| {
@@ -147,6 +149,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Lets one idle CPU but `other` look that may run what waits for `cpu`.
     fn call_idle(&self, cpu: CpuId, other: CpuId) {
+        may_come_between_words();
         let wanted = CpuSet::from_bits(self.sched.cpus[cpu.index()].shown.wanted.load(Ordering::Relaxed));
         let idle = CpuSet::from_bits(self.sched.idle.load(Ordering::SeqCst));
         let idle = self.sched.fit_for(wanted.and(idle).without(cpu).without(other), None);
@@ -217,6 +220,7 @@ impl<P: Platform> Hypervisor<P> {
         } else {
             least = None;
         }
+        may_come_between_words();
         if least.is_none() {
             self.sched.idle.fetch_or(CpuSet::only(cpu).bits(), Ordering::SeqCst);
         } else if now < self.sched.cpus[cpu.index()].slice_end.load(Ordering::Relaxed) {
@@ -270,6 +274,7 @@ impl<P: Platform> Hypervisor<P> {
             news.cores = CpuSet::from_bits(news.cores.bits() | queue.take_calls().bits());
         }
         let bit = CpuSet::only(cpu).bits();
+        may_come_between_words();
         if queue.current().is_none() {
             if self.sched.idle.fetch_or(bit, Ordering::SeqCst) & bit == 0 && !queue.is_dedicated() {
                 // This CPU has not looked elsewhere since others know that it is idle.

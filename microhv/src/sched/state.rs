@@ -9,6 +9,7 @@ use core::sync::atomic::{
 use ring_abi::types::DomId;
 
 use crate::platform::{CpuId, CpuSet, MAX_CPUS};
+use crate::sync::may_come_between_words;
 pub(crate) use cap::Cap;
 
 /// How long a vCPU keeps the CPU before a waking vCPU takes its place, unless [`COURTEOUS_RUN_NS`] applies. A frontend and a
@@ -136,6 +137,7 @@ impl VcpuSched {
     /// The CPU on which the vCPU runs, or for which it waits or last waited.
     #[inline]
     pub fn cpu(&self) -> CpuId {
+        may_come_between_words();
         CpuId::new(self.cpu.load(Relaxed)).unwrap_or(CpuId::BOOT)
     }
 
@@ -163,10 +165,12 @@ impl VcpuSched {
     /// On which CPUs the vCPU may run; none: it waits until its pool has a CPU for it.
     #[inline]
     pub(crate) fn allowed(&self) -> CpuSet {
+        may_come_between_words();
         CpuSet::from_bits(self.allowed.load(SeqCst))
     }
 
     pub(super) fn set_allowed(&self, cpus: CpuSet) {
+        may_come_between_words();
         self.allowed.store(cpus.bits(), SeqCst);
     }
 
@@ -186,6 +190,14 @@ impl VcpuSched {
         self.run_time.store(weighted_ns, Relaxed);
     }
 
+    /// Sets the run time to that of another queue's scale, or of a vCPU that is owed what it lagged: what the vCPU ran since it woke
+    /// stays what it was.
+    pub(super) fn move_run_time(&self, weighted_ns: u64) {
+        let since = self.run_time().wrapping_sub(self.woke_at.load(Relaxed));
+        self.woke_at.store(weighted_ns.wrapping_sub(since), Relaxed);
+        self.set_run_time(weighted_ns);
+    }
+
     /// What of these weighted ns counts, as far as none are owed to the vCPU.
     #[inline]
     pub(super) fn pay(&self, weighted_ns: u64) -> u64 {
@@ -201,7 +213,7 @@ impl VcpuSched {
 
     /// Whether the vCPU has run for long since it last slept, and so is busy with more than the waking domain's requests.
     pub(super) fn has_run_without_sleep(&self) -> bool {
-        self.run_time().saturating_sub(self.woke_at.load(Relaxed)) > BUSY_NS
+        self.run_time().wrapping_sub(self.woke_at.load(Relaxed)) > BUSY_NS
     }
 
     /// Whether the vCPU gives way early to a vCPU of `domain`, which wakes now.

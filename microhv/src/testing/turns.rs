@@ -21,6 +21,8 @@ const SPINS_BEFORE_YIELD: u32 = 200;
 struct Turns {
     state: Mutex<State>,
     changed: Condvar,
+    /// Another CPU may go on between any two words of the scheduler too.
+    is_fine: bool,
 }
 
 #[derive(Debug)]
@@ -112,6 +114,13 @@ pub(crate) fn point() {
     });
 }
 
+/// Another CPU may come between two words here, in games that are fine.
+pub(crate) fn fine_point() {
+    if PLACE.with_borrow(|place| place.as_ref().is_some_and(|(turns, _)| turns.is_fine)) {
+        point();
+    }
+}
+
 /// This CPU cannot go on before another CPU has: that one's turn. Nothing happens on a thread that takes no turns.
 ///
 /// # Panics
@@ -148,18 +157,24 @@ impl Drop for Leave {
 
 /// Lets each of `cpus` do its part, in turns that `seed` chooses, until all are done. A CPU's panic is told when they are.
 pub(crate) fn play(seed: u64, cpus: Vec<impl FnOnce() + Send>) {
-    play_by(seed, (0, POINTS), None, cpus);
+    play_by(seed, (0, POINTS), None, false, cpus);
+}
+
+/// The same, where another CPU may go on between any two words of the scheduler too, at one point of `points`.
+#[cfg(test)]
+pub(crate) fn play_finely(seed: u64, points: u64, cpus: Vec<impl FnOnce() + Send>) {
+    play_by(seed, (0, points), None, true, cpus);
 }
 
 /// The same, where CPU `turn` begins and another goes on at one point of `points`.
 pub(crate) fn play_often(seed: u64, (turn, points): (usize, u64), cpus: Vec<impl FnOnce() + Send>) {
-    play_by(seed, (turn, points), None, cpus);
+    play_by(seed, (turn, points), None, false, cpus);
 }
 
 /// Does the same in turns that end after so many points each, the first CPU's turn first. The rest is one turn.
 #[cfg(test)]
 pub(crate) fn play_plan(points: &[u32], cpus: Vec<impl FnOnce() + Send>) {
-    play_by(1, (0, POINTS), Some(points.iter().rev().copied().collect()), cpus);
+    play_by(1, (0, POINTS), Some(points.iter().rev().copied().collect()), false, cpus);
 }
 
 /// Turns of the first CPU, of the second, and of the first again, of fewer points than these each.
@@ -184,11 +199,17 @@ impl super::World {
     }
 }
 
-fn play_by(seed: u64, (turn, points): (usize, u64), plan: Option<Vec<u32>>, cpus: Vec<impl FnOnce() + Send>) {
+fn play_by(
+    seed: u64,
+    (turn, points): (usize, u64),
+    plan: Option<Vec<u32>>,
+    is_fine: bool,
+    cpus: Vec<impl FnOnce() + Send>,
+) {
     let players = (1 << cpus.len()) - 1;
     let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let state = State { seed, players, turn, points, waits: 0, plan };
-    let turns = Arc::new(Turns { state: Mutex::new(state), changed: Condvar::new() });
+    let turns = Arc::new(Turns { state: Mutex::new(state), changed: Condvar::new(), is_fine });
     thread::scope(|scope| {
         for (me, act) in cpus.into_iter().enumerate() {
             let turns = turns.clone();

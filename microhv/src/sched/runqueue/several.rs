@@ -184,7 +184,7 @@ impl RunQueue {
         // A vCPU that makes up for its lag at once would keep those that wake waiting.
         let lag = self.minimum.saturating_sub(sched.run_time());
         if lag != 0 {
-            sched.set_run_time(self.minimum);
+            sched.move_run_time(self.minimum);
             sched.owed.fetch_add(lag, Ordering::Relaxed);
         }
         self.push(vcpu);
@@ -201,7 +201,7 @@ impl RunQueue {
         let slice =
             TIME_SLICE_NS * u64::from(DEFAULT_WEIGHT) / u64::from(vcpu.weight.load(Ordering::Relaxed).max(1));
         let ahead = ahead.clamp(-(MOST_LATE_NS as i64), (MOST_AHEAD * slice) as i64);
-        vcpu.set_run_time(self.minimum.saturating_add_signed(ahead));
+        vcpu.move_run_time(self.minimum.saturating_add_signed(ahead));
         vcpu.set_cpu(self.cpu);
     }
 }

@@ -6,12 +6,14 @@ mod cores;
 mod courtesy;
 mod fairness;
 mod latency;
+mod moving;
 mod peace;
 mod poll;
 mod pools;
 mod races;
 mod several;
 mod stopping;
+mod storms;
 mod timers;
 
 use alloc::sync::Arc;
