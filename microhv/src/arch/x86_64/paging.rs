@@ -146,8 +146,9 @@ impl StartTables {
         let tables = frames.map(table);
         tables.iter().flat_map(|table| table.iter()).for_each(|entry| entry.store(0, Ordering::Relaxed));
         let [l4, ..] = tables;
-        for slot in pte::HYPERVISOR_FIRST_SLOT..=pte::HYPERVISOR_LAST_SLOT {
-            l4[slot].store(table(hypervisor_l4())[slot].load(Ordering::Relaxed), Ordering::Relaxed);
+        let slots = pte::HYPERVISOR_FIRST_SLOT..=pte::HYPERVISOR_LAST_SLOT;
+        for (slot, own) in l4[slots.clone()].iter().zip(&table(hypervisor_l4())[slots]) {
+            slot.store(own.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         let entries = [frames[1] | TABLE, frames[2] | TABLE, frames[3] | TABLE, code | P | A];
         for ((table, entry), level) in tables.iter().zip(entries).zip([4, 3, 2, 1]) {
