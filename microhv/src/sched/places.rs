@@ -70,7 +70,8 @@ impl Scheduler {
         shown.wanted.store(wanted.bits(), Ordering::Relaxed);
         let wanted = CpuSet::from_bits(wanted.bits() & !before);
         // Those that came, or may run on other CPUs than before, have not been seen by CPUs that idle beside their domain.
-        let is_news = queue.shares_core() && (queue.has_news() || wanted != CpuSet::default());
+        let is_news =
+            self.has_cores.load(Ordering::Relaxed) && (queue.has_news() || wanted != CpuSet::default());
         let cores = if is_news { self.beside_own(cpu, queue) } else { CpuSet::default() };
         News { wanted, cores }
     }
