@@ -90,7 +90,7 @@ fn control_domain() -> Xenstore {
                 geometry.physical_sector_size = 4096;
             }
         });
-        disks.add(Disk { name: name.into(), serial: None, device });
+        disks.add(Disk { name: name.into(), id: None, device });
     }
     spawn(serve_rings(store.clone()));
     spawn(store.clone().settle());
