@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use xtask::machine::{Boot, Disk, Emulator, Machine as Description, Module, Net, Way};
 use xtask::session::{Attach, Outcome, Session};
-use xtask::{lines, run};
+use xtask::{lines, run, test};
 
 /// How long a machine may run unless the test says otherwise. A hang is what it is for, not a slow host.
 const TIME_LIMIT: Duration = Duration::from_secs(240);
@@ -14,9 +14,9 @@ const TIME_LIMIT: Duration = Duration::from_secs(240);
 /// How much of the console a failure shows.
 const SHOWN_LINES: usize = 60;
 
-/// The number of CPUs that `cargo xtask test --smp` asks for.
-fn asked_cpus() -> Option<u32> {
-    std::env::var(xtask::test::SMP).ok()?.parse().ok()
+/// What `cargo xtask test` asks for by the variable `name`.
+fn asked(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// A machine to be booted: the standard one (1024 MiB, 2 CPUs, `qemu64`) without a network card.
@@ -34,7 +34,9 @@ impl Machine {
         let standard = Description::default();
         let description = Description {
             net: Net::None,
-            cpus: asked_cpus().unwrap_or(standard.cpus),
+            cpus: asked(test::SMP).and_then(|cpus| cpus.parse().ok()).unwrap_or(standard.cpus),
+            cpu_model: asked(test::CPU).unwrap_or(standard.cpu_model),
+            boot: asked(test::BOOT).and_then(|name| Boot::named(&name)).unwrap_or(standard.boot),
             timeout: Some(TIME_LIMIT),
             log: Some(log),
             ..standard

@@ -155,6 +155,11 @@ pub enum Boot {
 }
 
 impl Boot {
+    /// The loader of this name, as the command line spells it.
+    pub fn named(name: &str) -> Option<Self> {
+        <Self as clap::ValueEnum>::from_str(name, true).ok()
+    }
+
     /// Whether the firmware is UEFI.
     pub fn is_by_uefi(self) -> bool {
         matches!(self, Self::Uefi | Self::UefiDisk)

@@ -4,9 +4,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 
 use crate::deps::{self, Need};
-use crate::{cargo, fuzz, images, paths, usage};
+use crate::machine::Boot;
+use crate::{cargo, cpu_model, fuzz, images, paths, usage};
 
 /// Set for the system tests' process: the images are built, so that machines may be booted.
 pub const IMAGES_BUILT: &str = "MICROHV_IMAGES_BUILT";
@@ -17,6 +19,10 @@ const DUEL_PLAYS: &str = "MICROHV_DUEL_PLAYS";
 
 /// Set to the number of CPUs of machines that do not say how many they have.
 pub const SMP: &str = "MICROHV_SMP";
+/// Set to the CPU model of machines that do not say which they have.
+pub const CPU: &str = "MICROHV_CPU";
+/// Set to what starts machines that do not say what does.
+pub const BOOT: &str = "MICROHV_BOOT";
 
 /// What to test.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -35,6 +41,12 @@ pub struct TestOptions {
     /// CPUs of each machine that does not say how many it has.
     #[arg(long, value_name = "N", conflicts_with = "host", value_parser = clap::value_parser!(u32).range(1..=64))]
     smp: Option<u32>,
+    /// The CPU model of each machine that does not say which it has, as for `run --cpu`.
+    #[arg(long, value_name = "MODEL", conflicts_with = "host")]
+    cpu: Option<String>,
+    /// What starts each machine that does not say what does, as for `run --boot`.
+    #[arg(long, value_enum, conflicts_with = "host")]
+    boot: Option<Boot>,
 }
 
 /// How many tests passed and failed.
@@ -99,6 +111,9 @@ pub fn test(options: &TestOptions) -> Result<u8> {
     }
     if !options.host {
         deps::ensure(&[Need::Qemu, Need::Grub])?;
+        if options.boot.is_some_and(Boot::is_by_uefi) {
+            deps::ensure(&[Need::Uefi])?;
+        }
         match images::build(&images::ALL.iter().collect::<Vec<_>>()) {
             Ok(()) => {
                 let mut command = cargo::host(&["test", "--package", "tests", "--test", "system"]);
@@ -108,6 +123,13 @@ pub fn test(options: &TestOptions) -> Result<u8> {
                 }
                 if let Some(cpus) = options.smp {
                     command.env(SMP, cpus.to_string());
+                }
+                if let Some(model) = &options.cpu {
+                    cpu_model::check(model)?;
+                    command.env(CPU, model);
+                }
+                if let Some(boot) = options.boot.and_then(|boot| boot.to_possible_value()) {
+                    command.env(BOOT, boot.get_name());
                 }
                 stage("system tests", with_filter(&mut command, options), &mut totals, std::io::stdout())?;
             }
