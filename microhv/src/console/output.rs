@@ -200,6 +200,11 @@ impl Output {
         self.synchronous = on;
     }
 
+    /// Whether writers wait for the line.
+    pub const fn is_synchronous(&self) -> bool {
+        self.synchronous
+    }
+
     /// Something is to be sent.
     pub const fn has_more(&self) -> bool {
         self.sent != self.written || self.note_at != self.note.len()

@@ -125,6 +125,16 @@ pub struct Levels {
 }
 
 impl Levels {
+    /// What is hidden now.
+    pub(crate) fn draft(&self) -> Draft {
+        let words = |of: &AtomicU32| of.load(Ordering::Relaxed);
+        Draft {
+            hidden: self.hidden.each_ref().map(words),
+            hidden_states: self.hidden_states.load(Ordering::Relaxed),
+            last: self.last.each_ref().map(words),
+        }
+    }
+
     /// Hides what a whole policy hides, before the domain runs.
     pub(crate) fn set(&self, draft: &Draft) {
         for (word, hidden) in self.hidden.iter().zip(draft.hidden) {

@@ -9,7 +9,7 @@ use ring_abi::types::Mfn;
 
 use super::buddy::{MAX_ORDER, Zone};
 use super::info::{FrameInfo, TypeWord, UseWord};
-use super::pte::{FRAME, Pte};
+use super::pte::{FRAME, PSE, Pte};
 use crate::rangeset::RangeSet;
 use crate::sync::{Mutex, rank};
 
@@ -137,7 +137,7 @@ impl FrameTable {
         self.no_absent_below.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether `entry`, which is not present, may be in a page table. Frame 0 is firmware's.
+    /// Whether `entry`, which is not present, may be in a page table. Frame 0 is firmware's; a large page from there on is not.
     #[inline]
     pub(crate) fn may_be_absent(&self, entry: Pte) -> bool {
         entry == Pte::NONE || self.is_no_memory(entry)
@@ -147,7 +147,7 @@ impl FrameTable {
     #[inline(never)]
     fn is_no_memory(&self, entry: Pte) -> bool {
         let at = entry.raw() & L1D_ADDRESS;
-        at == 0 || at >= self.no_absent_below.load(Ordering::Relaxed)
+        at == 0 && !entry.has(PSE) || at >= self.no_absent_below.load(Ordering::Relaxed)
     }
 
     /// Takes 2^`order` free frames, aligned to their size, with any contents; all below 2^`address_bits` bytes if

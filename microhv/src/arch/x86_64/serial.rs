@@ -69,7 +69,9 @@ static WAITING: AtomicBool = AtomicBool::new(false);
 /// Sends what goes at once, and has the timer come back for the rest.
 fn pump(output: &mut Output) {
     output.pump(&mut Com1, time::now_ns);
-    let waiting = output.draw(&mut ScreenMemory, GO_CELLS) || output.has_more();
+    let is_left = output.draw(&mut ScreenMemory, GO_CELLS) || output.has_more();
+    // While writers wait for the line there may be no timer yet.
+    let waiting = is_left && !output.is_synchronous();
     if waiting != WAITING.load(Ordering::Relaxed) {
         WAITING.store(waiting, Ordering::Relaxed);
         time::set_tick(waiting.then_some(TICK_NS));
@@ -89,6 +91,7 @@ pub(crate) fn enable_interrupts() {
     output.drain(&mut Com1);
     output.set_synchronous(false);
     port_out::<u8>(COM1 + INTERRUPT_ENABLE, ON_INPUT);
+    pump(&mut output); // the screen may have something left
     drop(output);
     while read().is_some() {}
 }
@@ -133,8 +136,11 @@ fn read() -> Option<u8> {
 /// Sends more of what waits: at the port's interrupt, and at the timer's for a port whose interrupts do not come.
 #[inline]
 pub(crate) fn send() {
-    if WAITING.load(Ordering::Relaxed) {
+    // One CPU at a time: each CPU's timer comes for the same work, and the others do not wait for it.
+    static BUSY: AtomicBool = AtomicBool::new(false);
+    if WAITING.load(Ordering::Relaxed) && !BUSY.swap(true, Ordering::Acquire) {
         pump(&mut OUTPUT.lock());
+        BUSY.store(false, Ordering::Release);
     }
 }
 
@@ -269,7 +275,9 @@ fn take_input(hv: &Hv) {
             // long.
             OUTPUT.lock().set_synchronous(true);
             hv.debug_key(byte);
-            OUTPUT.lock().set_synchronous(false);
+            let mut output = OUTPUT.lock();
+            output.set_synchronous(false);
+            pump(&mut output);
             continue;
         }
         for _ in 0..held {

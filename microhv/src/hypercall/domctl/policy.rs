@@ -7,7 +7,7 @@ use ring_abi::types::GuestVa;
 use super::Operation;
 use crate::domain::Current;
 use crate::emul::shown;
-use crate::emul::state::{Draft, has_subleaves};
+use crate::emul::state::has_subleaves;
 use crate::hypercall::{Answer, HypercallError};
 use crate::platform::{CpuidResult, Platform};
 use crate::time::state::Runstate;
@@ -91,7 +91,8 @@ impl<P: Platform> Operation<'_, '_, P> {
         });
         HypercallError::Exists.when(has_run)?;
         HypercallError::TooBig.when(op.nr_leaves > MAX_LEAVES)?;
-        let mut draft = Draft::default();
+        // As on Xen, leaves that are not given stay as they are.
+        let mut draft = self.domain.levels.draft();
         for index in 0..op.nr_leaves {
             let given: XenCpuidLeaf = self.cur.copy_in_at(GuestVa::new(op.leaves), index.into())?;
             let subleaf = if has_subleaves(given.leaf) { given.subleaf } else { 0 };

@@ -55,6 +55,7 @@ fn what_a_policy_hides_its_guest_does_not_see() {
     let ecx = |domain| shown(&world.hv, domain, 0, 1, 0)[1].ecx;
     assert_eq!((ecx(&guest) & AVX, ecx(&other) & AVX), (0, AVX));
     assert_eq!(shown(&world.hv, &guest, 0, 7, 0)[1].ebx & 1 << 5, 0, "AVX2 builds on that");
+    assert_eq!((set(&world, guest.id, &[]).0, ecx(&guest) & AVX), (0, 0), "what is not given stays");
     let mut stored = get(&world, guest.id);
     assert_eq!((leaf(&mut stored, 0xd).a, leaf(&mut stored, 1).c & AVX), (3, 0));
     assert_eq!(set(&world, other.id, &stored).0, 0, "what is stored can be given to another");

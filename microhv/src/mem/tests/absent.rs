@@ -2,7 +2,7 @@
 
 use super::{World, entry};
 use crate::frames::PageType;
-use crate::frames::pte::{P, Pte, RW, US};
+use crate::frames::pte::{P, PSE, Pte, RW, US};
 use crate::mem::{FrameOwner, MemError, Update};
 
 /// One past the last address of a [`World`] of 128 frames.
@@ -36,8 +36,10 @@ fn an_absent_entry_that_names_memory_is_refused_with_l1tf() {
     world.hv.pin_table(&dom, l4, 4).expect("valid");
     let mut mm = world.hv.lock_tables(&dom);
     let own = FrameOwner::Domain(&dom);
-    // Bits from 44 on do not lead elsewhere in the cache of each CPU; the last byte of memory counts.
-    for bad in [at, at | RW | US, at | 1 << 44, at | 1 << 51, END - 1, 1 << 12, at | 0x7ff << 52] {
+    // Bits from 44 on do not lead elsewhere in the cache of each CPU; the last byte of memory counts, and a large page from frame 0 on.
+    for bad in
+        [PSE, PSE | 1 << 44, at, at | RW | US, at | 1 << 44, at | 1 << 51, END - 1, 1 << 12, at | 0x7ff << 52]
+    {
         let new = Pte::new(bad & !P);
         let updates = [Update::Plain, Update::PreserveAccessedDirty, Update::CompareExchange(Pte::NONE)];
         for update in updates {
@@ -49,7 +51,7 @@ fn an_absent_entry_that_names_memory_is_refused_with_l1tf() {
         }
     }
     // Linux inverts the address.
-    for good in [0, END, !at & !P, 0xffe, 1 << 43, 1 << 44, 1 << 62] {
+    for good in [0, END, !at & !P, 0xffe & !PSE, 1 << 43, 1 << 44, 1 << 62] {
         mm.update_leaf(l1, 9, Pte::new(good), own, Update::Plain).expect("names no memory");
         mm.update_upper(l2, 2, 9, Pte::new(good), Update::Plain).expect("names no memory");
     }
