@@ -176,14 +176,16 @@ pub(super) fn listen(port: &PortRegisters) {
     port.write(PX_IE, CAUSES);
 }
 
-/// Stops a port after an error and starts it again; a device that is not ready then is reset.
+/// Stops a port after an error and starts it again. The device is reset if it `may_have_commands` still, or is not ready: it would
+/// else go on with a queue that the port has given up, into memory that has another use by then.
 ///
 /// # Errors
 /// [`AhciError::StopTimeout`]: the port may still use memory. Else the port is stopped, and the device is of no use.
-pub(super) async fn restart(port: &PortRegisters) -> Result<(), AhciError> {
+pub(super) async fn restart(port: &PortRegisters, may_have_commands: bool) -> Result<(), AhciError> {
     port.command(0, CMD_START);
     let stopped = wait(STOP_NS, || port.read(PX_CMD) & CMD_RUNS == 0).await;
-    if !stopped || port.read(PX_TFD) & TFD_BUSY != 0 || !port.is_connected() {
+    let resets = may_have_commands || !stopped || port.read(PX_TFD) & TFD_BUSY != 0 || !port.is_connected();
+    if resets {
         port.write(PX_SCTL, SCTL_AWAKE | SCTL_RESET);
         time::sleep(STEP_NS).await;
         port.write(PX_SCTL, SCTL_AWAKE);

@@ -346,7 +346,8 @@ impl<M: Dma> Service<M> {
             self.restarts = if core::mem::take(&mut port.progress) { 1 } else { self.restarts + 1 };
             port.name.clone()
         });
-        let mut outcome = adapter::restart(&self.registers).await;
+        let may_have_commands = self.disk.queue.with(|port| port.may_have_commands(&error));
+        let mut outcome = adapter::restart(&self.registers, may_have_commands).await;
         if outcome.is_ok() && self.restarts > MAX_RESTARTS {
             outcome = Err(error);
         }

@@ -148,6 +148,12 @@ impl<M: Dma> Port<M> {
         self.down = false;
     }
 
+    /// Whether the device may go on with commands after `error`, until the device is reset. One that fails in a queue does nothing
+    /// else before that.
+    pub(super) fn may_have_commands(&self, error: &AhciError) -> bool {
+        self.queued != 0 || !matches!(error, AhciError::Device { .. })
+    }
+
     /// Notes that time has passed.
     ///
     /// # Errors
@@ -174,7 +180,12 @@ impl<M: Dma> Port<M> {
         self.causes |= self.registers.acknowledge();
         let given = self.has & !self.fresh;
         if given == 0 {
-            self.causes = 0;
+            let fatal = core::mem::take(&mut self.causes) & IS_FATAL;
+            if fatal != 0 {
+                // The port has stopped by itself, and would not begin what comes next.
+                self.down = true;
+                self.error = Some(AhciError::Bus(fatal));
+            }
             return;
         }
         // A queued command stays in SACT, any other in CI, until it has ended.

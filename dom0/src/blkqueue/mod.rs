@@ -160,7 +160,12 @@ impl<H: Hardware> BlockQueue<H> {
 
     /// Takes no further request. The requests that the device has stay: the device may still use their memory.
     pub fn close(&self) {
-        self.inner.lock().closed = true;
+        let mut inner = self.inner.lock();
+        inner.closed = true;
+        let turned_away = core::mem::take(&mut inner.claims);
+        drop(inner);
+        // These clients ask again, and are refused.
+        turned_away.iter().for_each(|claim| claim.client.room());
     }
 
     /// Takes no further request, and fails all requests: the device is reset and uses no memory any more.

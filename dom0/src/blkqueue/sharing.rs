@@ -15,7 +15,7 @@ const MAX_CALLS: u32 = 16;
 
 /// A client that was turned away. Free room is kept for such clients, in the order in which they were turned away.
 pub(super) struct Claim {
-    client: Arc<Client>,
+    pub(super) client: Arc<Client>,
     /// How often the client was called since.
     calls: u32,
 }
@@ -39,6 +39,7 @@ impl<H: Hardware> Inner<H> {
         match (may, place) {
             (true, Some(place)) => _ = self.claims.remove(place),
             (false, None) => {
+                self.claims.retain(|claim| Arc::strong_count(&claim.client) > 1); // others have gone
                 // A client that cannot be called must not wait: its request fails.
                 let clients = self.claims.len() + 1;
                 self.claims.try_reserve(1).map_err(|_| SubmitError::Failed)?;

@@ -170,6 +170,10 @@ impl<M: Dma> QueuePair<M> {
             return Err(QueueError::UnknownCommand(id));
         }
         self.has[usize::from(id)] = false;
+        // What has ended was read: a controller that says otherwise would have the queue full for ever.
+        if read != self.told_tail && !self.has.contains(&true) {
+            return Err(QueueError::BadHead(read));
+        }
         self.read = read;
         self.head += 1;
         if self.head == self.entries {

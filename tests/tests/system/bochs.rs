@@ -3,7 +3,7 @@
 use anyhow::Result;
 use tests::Machine;
 use xtask::deps::{self, Need};
-use xtask::machine::Emulator;
+use xtask::machine::{Boot, Emulator};
 
 use crate::Case;
 
@@ -30,6 +30,7 @@ fn machine(name: &str, model: &str) -> Option<Machine> {
     let machine = Machine::new(&format!("bochs-{name}-{model}")).seconds(600);
     Some(machine.with(|machine| {
         machine.emulator = Emulator::Bochs;
+        machine.boot = Boot::Direct; // whatever the others are started by
         machine.cpu_model = model.into();
         machine.memory_mib = 512;
     }))

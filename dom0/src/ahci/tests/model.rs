@@ -64,6 +64,8 @@ struct State {
     failing: BTreeMap<u64, u8>,
     /// After an error of a queued command the disk does nothing until its port is started anew.
     halted: bool,
+    /// After an error of a queued command the disk aborts all commands until it is reset.
+    aborts: bool,
     gone: bool,
     commands: Vec<u8>,
     restarts: usize,
@@ -89,6 +91,7 @@ impl Model {
             cache: BTreeMap::new(),
             failing: BTreeMap::new(),
             halted: false,
+            aborts: false,
             gone: false,
             commands: Vec::new(),
             restarts: 0,
@@ -236,6 +239,7 @@ impl Model {
             }
         };
         state.commands.push(code);
+        let error = if state.aborts { Some(0x04) } else { error };
         state.end(slot, queued, error);
     }
 
@@ -329,6 +333,7 @@ impl State {
         if error.is_some() {
             causes |= IS_TASK_FILE;
             self.halted = true;
+            self.aborts |= queued;
         } else {
             self.clear(DISK + PX_SACT, 1 << slot);
         }
@@ -420,6 +425,7 @@ impl Registers for Model {
         match register {
             PX_CMD => state.port_command(port, value),
             PX_IS | PX_SERR => state.clear(offset, value),
+            PX_SCTL => state.aborts &= value & SCTL_RESET == 0,
             PX_CI | PX_SACT => {
                 assert_eq!(port, DISK);
                 assert_ne!(

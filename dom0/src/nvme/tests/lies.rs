@@ -154,3 +154,15 @@ fn what_a_controller_may_still_use_is_nobody_elses() {
         assert_eq!(arena.dropped(), 3, "the test's own pages alone");
     }
 }
+
+#[test]
+fn a_controller_that_says_it_read_nothing_is_out_of_use() {
+    let (arena, model, disk, service) = disk(Limits::default());
+    let client = Client::new(1);
+    disk.submit(&client, 0, BlockOp::Read, 0, &[segment(&arena)]).unwrap();
+    disk.kick();
+    model.lie(Lie::Head(0));
+    model.run_some(1);
+    assert_eq!(disk.service(), Err(NvmeError::Queue(QueueError::BadHead(0))));
+    drop(service);
+}
