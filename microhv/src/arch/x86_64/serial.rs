@@ -136,11 +136,8 @@ fn read() -> Option<u8> {
 /// Sends more of what waits: at the port's interrupt, and at the timer's for a port whose interrupts do not come.
 #[inline]
 pub(crate) fn send() {
-    // One CPU at a time: each CPU's timer comes for the same work, and the others do not wait for it.
-    static BUSY: AtomicBool = AtomicBool::new(false);
-    if WAITING.load(Ordering::Relaxed) && !BUSY.swap(true, Ordering::Acquire) {
+    if WAITING.load(Ordering::Relaxed) {
         pump(&mut OUTPUT.lock());
-        BUSY.store(false, Ordering::Release);
     }
 }
 
