@@ -302,11 +302,19 @@ impl Live {
     }
 }
 
-/// The end of a console, for a failure's message.
+/// What a failure's message shows of a console: which conformance cases failed, wherever they say so, and the end.
 fn tail(console: &str) -> String {
     let lines: Vec<&str> = console.lines().collect();
     let shown = lines.len().saturating_sub(SHOWN_LINES);
-    format!("\n--- the console's end ---\n{}\n---", lines[shown..].join("\n"))
+    let failed = lines[..shown].iter().filter(|line| is_failed_case(line));
+    let failed: String = failed.map(|line| format!("{line}\n")).collect();
+    format!("\n{failed}--- the console's end ---\n{}\n---", lines[shown..].join("\n"))
+}
+
+/// A line `conformance: result ID fail MS DETAIL`, or with `error`.
+fn is_failed_case(line: &str) -> bool {
+    let words = line.split_once("conformance: result ").map(|(_, words)| words.split(' ').nth(1));
+    matches!(words, Some(Some("fail" | "error")))
 }
 
 #[cfg(test)]
@@ -325,6 +333,15 @@ mod tests {
             error.contains("Panicked") && error.contains("line 99") && !error.contains("line 39\n"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_failure_names_the_conformance_cases_that_failed() {
+        let mut console =
+            String::from("conformance: result smp.up pass 0\nconformance: result smp.down fail 4 why\n");
+        console.extend((0..100).map(|line| format!("line {line}\n")));
+        let error = run(Outcome::Panicked, &console).succeeded().expect_err("it panicked").to_string();
+        assert!(error.contains("smp.down fail 4 why\n---") && !error.contains("smp.up"), "{error}");
     }
 
     #[test]

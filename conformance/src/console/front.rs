@@ -123,7 +123,10 @@ impl Front {
     }
 
     /// Waits until at most `left` bytes are left in the ring. The wait ends by events alone.
-    async fn until(&mut self, left: usize) -> Verdict {
+    ///
+    /// # Errors
+    /// [`Problem::Fail`]: the daemon does not take that much, or sends no event for it.
+    pub async fn until(&mut self, left: usize) -> Verdict {
         let end = time::now_ns() + PATIENCE_NS;
         while self.check()? as usize > left {
             let patience = end.saturating_sub(time::now_ns());
@@ -155,14 +158,19 @@ impl Front {
         Ok(())
     }
 
-    /// Waits for an event.
+    /// Waits for an event and until at least `count` bytes of input wait in the ring. The daemon's event for bytes
+    /// that it took before may come this late, so one event is not enough.
     ///
     /// # Errors
     /// [`Problem::Fail`]: no event comes.
-    pub async fn event(&self) -> Verdict {
-        let came = time::timeout(PATIENCE_NS, self.port.wait()).await.is_ok();
-        ensure!(came, "no event came");
-        Ok(())
+    pub async fn typed(&self, count: usize) -> Verdict {
+        loop {
+            let came = time::timeout(PATIENCE_NS, self.port.wait()).await.is_ok();
+            ensure!(came, "no event came, and {} bytes of {count} are there", self.waiting());
+            if self.waiting() >= count {
+                return Ok(());
+            }
+        }
     }
 
     /// Drops an event that came earlier.

@@ -100,7 +100,7 @@ async fn data(env: &mut Env) -> Verdict {
     let mut front = Front::take(env).await?;
     let before = front.indices();
     ensure_eq!(front.enter(b"root\n")?, 5, "bytes taken");
-    front.event().await?;
+    front.typed(5).await?;
     let at = front.indices();
     ensure_eq!(at.in_prod, before.in_prod.wrapping_add(5), "in_prod");
     ensure_eq!(at.in_cons, before.in_cons, "in_cons, which is the domain's");
@@ -113,7 +113,7 @@ async fn event(env: &mut Env) -> Verdict {
     for byte in b"abc" {
         front.forget_event();
         front.enter(&[*byte])?;
-        front.event().await?;
+        front.typed(1).await?;
         ensure_eq!(front.read(10), [*byte], "what was typed");
         quiet().await;
     }
@@ -124,7 +124,7 @@ async fn every_byte(env: &mut Env) -> Verdict {
     let mut front = Front::take(env).await?;
     let bytes: Vec<u8> = (0..=255).collect();
     front.enter(&bytes)?;
-    front.event().await?;
+    front.typed(bytes.len()).await?;
     ensure_eq!(front.read(IN_BYTES), bytes, "what was typed");
     Ok(())
 }
@@ -134,7 +134,7 @@ async fn wrap(env: &mut Env) -> Verdict {
     let bytes = pattern(5 * IN_BYTES);
     for piece in bytes.chunks(300) {
         ensure_eq!(front.enter(piece)?, piece.len(), "bytes taken");
-        front.event().await?;
+        front.typed(piece.len()).await?;
         ensure!(front.read(IN_BYTES) == piece, "other bytes than were typed");
         // The daemon has an event to look at.
         quiet().await;
@@ -151,7 +151,7 @@ async fn index_wrap(env: &mut Env) -> Verdict {
     require!(ahead < IN_BYTES, "the indices are far from 2^32");
     let bytes = pattern(IN_BYTES);
     front.enter(&bytes)?;
-    front.event().await?;
+    front.typed(IN_BYTES).await?;
     ensure_eq!(front.indices().in_prod, (IN_BYTES - ahead) as u32, "in_prod");
     ensure!(front.read(IN_BYTES) == bytes, "other bytes than were typed");
     Ok(())
@@ -178,7 +178,7 @@ async fn room(env: &mut Env) -> Verdict {
     ensure_eq!(front.enter(&bytes)?, 3000, "bytes taken");
     let mut got = Vec::new();
     while got.len() < bytes.len() {
-        front.event().await?;
+        front.typed(1).await?;
         while front.waiting() > 0 {
             ensure!(front.waiting() <= IN_BYTES, "{} bytes in the ring", front.waiting());
             got.extend(front.read(100));
