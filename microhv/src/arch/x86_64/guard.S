@@ -4,6 +4,7 @@
 /* Called by an entry. In: all registers are saved. Changes rax, rcx, rdx. */
     .balign 16
     function guard_entry
+    place guard_control
     place guard_predictions
     place guard_return_stack
     place guard_history
@@ -56,6 +57,68 @@
     jne 1b
     ret
 
+/* On an entry by NMI, machine check, debug exception or double fault, whatever was interrupted: that may be a guest, or the
+   hypervisor before guard_entry or behind the last step of a return. In: all registers are saved. Keeps rdi, rbp; r12 is ist_end's. */
+    .balign 16
+    function guard_ist
+    xor r12d, r12d
+    place guard_ist_control
+    call guard_entry
+    .irp register, eax, ebx, ecx, edx, esi, r8d, r9d, r10d, r11d, r13d, r14d, r15d
+    xor \register, \register
+    .endr
+    ret
+
+/* MSR_SPEC_CTRL: IBRS while the hypervisor runs, none while a guest does; an entry by IST keeps what was, in r12. */
+    .balign 16
+    function keep_control
+    mov ecx, 0x48
+    rdmsr
+    mov r12d, eax
+    ret
+    function restore_control
+    mov eax, r12d
+    jmp 1f
+    function set_hypervisor_control
+    mov eax, [rip + {hypervisor_control}]
+    jmp 1f
+    function set_guest_control
+    mov eax, [rip + {guest_control}]
+1:  mov ecx, 0x48
+    xor edx, edx
+    wrmsr
+    ret
+
+/* The beginnings of leave_by_sysret and leave_by_iret on CPUs that need anything there. */
+    .balign 16
+    function guarded_sysret
+    call guard_exit
+    mov r15, [rax]
+    mov r14, [rax + 8]
+    jmp leave_by_sysret_rest
+    .balign 16
+    function guarded_iret
+    call guard_exit
+    push [rax + {regs_ss}]
+    jmp leave_by_iret_rest
+
+/* In and out: rax = the frame of the vCPU to run. Changes rcx, rdx, rdi. */
+    .balign 16
+    function guard_exit
+    mov rdi, rax
+    place guard_divider
+    place guard_exit_control
+    mov rax, rdi
+    ret
+
+/* Leaves a result in the divider that tells nothing. */
+    function scrub_divider
+    xor edx, edx
+    mov eax, 1
+    mov ecx, eax
+    div ecx
+    ret
+
 /* The ends of leave_by_sysret and leave_by_iret, once buffers of the CPU are cleared, whose entries the guest could sample. */
     .balign 16
     function verw_sysret
@@ -66,6 +129,14 @@
     .globl guest_iret_cleared
 guest_iret_cleared:
     iretq
+    function verw_ist
+    verw word ptr [rip + verw_selector]
+    iretq
+
+/* Called ahead of idleness: another thread of the core may get what this one's buffers hold. */
+    function verw_idle
+    verw word ptr [rip + verw_selector]
+    ret
 
 /* VERW clears buffers if its operand is in memory; with a good selector it does so fast. */
     .pushsection .rodata.entry, "a", @progbits

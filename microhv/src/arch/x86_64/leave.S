@@ -7,6 +7,8 @@
     .balign 16
     function leave_by_iret
     push [rax + {regs_ss}]
+    .globl leave_by_iret_rest
+leave_by_iret_rest:
     push [rax + {regs_rsp}]
     push [rax + {regs_rflags}]
     push [rax + {regs_cs}]

@@ -39,19 +39,28 @@
     call \to
     .endm
 
-/* Goes back to what was interrupted in ring 0. In: rsp = its frame. */
-    .macro return_to_ring_0
+/* Goes back to what was interrupted in ring 0. In: rsp = its frame. `\last` names the last instruction. */
+    .macro return_to_ring_0 last
     .irp register, r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi
     pop \register
     .endr
     add rsp, 8
+    .ifnb \last
+    .globl \last
+\last:
+    .endif
     iretq
     .endm
 
-/* Loads a vCPU's registers but rax. In: rax = frame. Without `all`, rcx and r11 too are the caller's to load. */
-    .macro load_registers all=0
+/* Loads a vCPU's registers but rax. In: rax = frame. Without `all`, rcx and r11 too are the caller's to load. `\rest` names
+   what follows the first two. */
+    .macro load_registers all=0, rest
     mov r15, [rax]
     mov r14, [rax + 8]
+    .ifnb \rest
+    .globl \rest
+\rest:
+    .endif
     mov r13, [rax + 16]
     mov r12, [rax + 24]
     mov rbp, [rax + 32]

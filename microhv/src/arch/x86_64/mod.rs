@@ -60,6 +60,8 @@ core::arch::global_asm!(
     include_str!("trap.S"),
     include_str!("leave.S"),
     include_str!("guard.S"),
+    hypervisor_control = sym speculation::HYPERVISOR_CONTROL,
+    guest_control = sym speculation::GUEST_CONTROL,
     hypervisor_ds = const descriptors::HYPERVISOR_DS,
     local_scratch = const percpu::LOCAL_SCRATCH,
     stack_to_regs_top = const percpu::STACK_TO_REGS_TOP,

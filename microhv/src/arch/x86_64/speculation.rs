@@ -4,14 +4,21 @@
 //! the guest with room for a jump. So a CPU that needs nothing executes nothing more.
 #![allow(unsafe_code)] // code that is changed, and registers of the CPU
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use microhv::boot::speculation::Measures;
 
 use super::{cpu, fpu, paging};
 
+/// Opcodes, before an offset of 32 bits.
+const CALL: u8 = 0xe8;
+const JMP: u8 = 0xe9;
 const SPEC_CTRL: u32 = 0x48;
 const PRED_CMD: u32 = 0x49;
+const DE_CFG: u32 = 0xc001_1029;
+const DE_CFG_9: u64 = 1 << 9;
+/// `SPEC_CTRL`.
+const IBRS: u64 = 1;
 /// `PRED_CMD`: forget all predictions of indirect branches.
 const IBPB: u64 = 1;
 /// [`CONTROL`] where there is no `SPEC_CTRL`.
@@ -21,6 +28,13 @@ const NO_CONTROL: u64 = u64::MAX;
 static CONTROL: AtomicU64 = AtomicU64::new(NO_CONTROL);
 /// Whether [`between_domains`] does anything.
 static BARRIER: AtomicBool = AtomicBool::new(false);
+/// Whether [`ahead_of_idleness`] does anything.
+static CLEARS_AHEAD_OF_IDLENESS: AtomicBool = AtomicBool::new(false);
+/// Whether `DE_CFG` gets its bit 9.
+static SETS_DE_CFG: AtomicBool = AtomicBool::new(false);
+/// What `SPEC_CTRL` holds while the hypervisor runs, and while a guest does, where these differ.
+pub(super) static HYPERVISOR_CONTROL: AtomicU32 = AtomicU32::new(0);
+pub(super) static GUEST_CONTROL: AtomicU32 = AtomicU32::new(0);
 
 unsafe extern "C" {
     // Places, and what they are to lead to instead.
@@ -40,6 +54,25 @@ unsafe extern "C" {
     fn overwrite_return_stack();
     static guard_history: u8;
     fn clear_history();
+    static guard_control: u8;
+    fn set_hypervisor_control();
+    static guard_exit_control: u8;
+    fn set_guest_control();
+    static guard_divider: u8;
+    fn scrub_divider();
+    fn leave_by_sysret();
+    fn leave_by_iret();
+    fn guarded_sysret();
+    fn guarded_iret();
+    static call_ist_guard: u8;
+    fn guard_ist();
+    static guard_ist_control: u8;
+    fn keep_control();
+    static call_ist_end: u8;
+    fn restore_control();
+    static return_by_ist: u8;
+    fn verw_ist();
+    fn verw_idle();
     static return_by_sysret: u8;
     fn guest_iret();
     fn verw_sysret();
@@ -48,12 +81,11 @@ unsafe extern "C" {
 
 /// Does what was chosen, on the boot CPU: before other CPUs start, and before guests and interrupts.
 pub(crate) fn apply(measures: &Measures) {
-    const CALL: u8 = 0xe8;
-    const JMP: u8 = 0xe9;
     if measures.clear_registers {
         patch(&raw const call_syscall, CALL, cleared_syscall);
         patch(&raw const call_compat_syscall, CALL, cleared_compat_syscall);
         patch(&raw const call_trap, CALL, cleared_trap);
+        patch(&raw const call_ist_guard, CALL, guard_ist);
     }
     if measures.guards_entry() {
         for place in [
@@ -76,13 +108,36 @@ pub(crate) fn apply(measures: &Measures) {
     if measures.verw {
         patch(&raw const return_by_sysret, JMP, verw_sysret);
         patch(guest_iret as *const u8, JMP, verw_iret);
+        patch(&raw const return_by_ist, JMP, verw_ist);
+    }
+    if measures.ibrs_entry {
+        patch_control(measures.control.unwrap_or(0));
+    }
+    if measures.scrub_divider {
+        patch(&raw const guard_divider, CALL, scrub_divider);
+    }
+    if measures.ibrs_entry || measures.scrub_divider {
+        patch(leave_by_sysret as *const u8, JMP, guarded_sysret);
+        patch(leave_by_iret as *const u8, JMP, guarded_iret);
     }
     if measures.overwrite_fpu_pointers {
         fpu::overwrite_pointers();
     }
     BARRIER.store(measures.ibpb, Ordering::Relaxed);
+    CLEARS_AHEAD_OF_IDLENESS.store(measures.verw, Ordering::Relaxed);
+    SETS_DE_CFG.store(measures.set_de_cfg_9, Ordering::Relaxed);
     CONTROL.store(measures.control.unwrap_or(NO_CONTROL), Ordering::Relaxed);
     set_up();
+}
+
+/// Has entries set IBRS beside the bits of `control`, and returns to guests take it back.
+fn patch_control(control: u64) {
+    HYPERVISOR_CONTROL.store((control | IBRS) as u32, Ordering::Relaxed);
+    GUEST_CONTROL.store(control as u32, Ordering::Relaxed);
+    patch(&raw const guard_control, CALL, set_hypervisor_control);
+    patch(&raw const guard_exit_control, CALL, set_guest_control);
+    patch(&raw const guard_ist_control, CALL, keep_control);
+    patch(&raw const call_ist_end, CALL, restore_control);
 }
 
 /// Makes the five bytes at `place` a jump or call of `target`.
@@ -96,12 +151,25 @@ fn patch(place: *const u8, opcode: u8, target: unsafe extern "C" fn()) {
     cpu::cpuid(0, 0);
 }
 
-/// Sets this CPU's register.
+/// Sets this CPU's registers.
 pub(crate) fn set_up() {
     let control = CONTROL.load(Ordering::Relaxed);
     if control != NO_CONTROL {
         // SAFETY: the register was enumerated with the bits that are set; they change nothing but what the CPU predicts.
         unsafe { cpu::write_msr(SPEC_CTRL, control) };
+    }
+    if SETS_DE_CFG.load(Ordering::Relaxed) {
+        // SAFETY: the CPU is a Zen2, which has the register; the bit changes how fast vector registers move.
+        unsafe { cpu::write_msr(DE_CFG, cpu::read_msr(DE_CFG) | DE_CFG_9) };
+    }
+}
+
+/// This CPU is about to halt: another thread of the core may get what this one's buffers hold.
+#[inline]
+pub(crate) fn ahead_of_idleness() {
+    if CLEARS_AHEAD_OF_IDLENESS.load(Ordering::Relaxed) {
+        // SAFETY: VERW changes flags and nothing else that software sees.
+        unsafe { verw_idle() };
     }
 }
 

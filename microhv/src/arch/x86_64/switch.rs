@@ -83,6 +83,7 @@ pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
             // No wake-up is lost: the CPU takes no interrupt before it sleeps.
             // The compiler may move no store past the sleep: handlers read what this CPU runs.
             compiler_fence(Ordering::SeqCst);
+            speculation::ahead_of_idleness();
             interrupts::enable_and_hlt();
             interrupts::disable();
         }

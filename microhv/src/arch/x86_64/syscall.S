@@ -50,7 +50,7 @@
 
 /* Ends with SYSRET. In: rax = frame whose rip is canonical and cs:ss are 0xe033:0xe02b. */
     function leave_by_sysret
-    load_registers
+    load_registers rest=leave_by_sysret_rest
     mov rcx, [rax + {regs_rip}]
     mov r11, [rax + {regs_rflags}]
     mov rsp, [rax + {regs_rsp}]

@@ -81,7 +81,12 @@ vector_\high\low:
     mov rdi, rsp
     mov rbp, rsp
     and rsp, -16
+    place call_ist_guard
     call trap_on_own_stack
+    place call_ist_end
     mov rsp, rbp
-    return_to_ring_0
+    return_to_ring_0 return_by_ist
+    int3                                /* with these, room for a jump to verw_ist */
+    int3
+    int3
     .text

@@ -24,7 +24,7 @@ pub struct Choices {
     pub rsb: Option<bool>,
     /// `spec-ctrl=bhb-entry`: the history of branches is overwritten on each entry.
     pub bhb_entry: Option<bool>,
-    /// `spec-ctrl=ibrs`: predictions are kept apart by privilege, where the CPU does that once told (eIBRS).
+    /// `spec-ctrl=ibrs`: predictions are kept apart by privilege: once and for all (eIBRS), or told on each entry.
     pub ibrs: Option<bool>,
     /// `spec-ctrl=bhi-dis-s`: the history of branches in ring 3 does not count in ring 0.
     pub bhi_dis_s: Option<bool>,
@@ -32,6 +32,8 @@ pub struct Choices {
     pub ssbd: Option<bool>,
     /// `spec-ctrl=psfd`: stores are not predicted to be loaded.
     pub psfd: Option<bool>,
+    /// `spec-ctrl=div-scrub`: the divider holds a result of the hypervisor's own when a guest goes on.
+    pub div_scrub: Option<bool>,
 }
 
 const UNKNOWN: &str = "no such value";
@@ -45,11 +47,10 @@ impl Choices {
     /// Why the item is ignored.
     pub fn spec_ctrl(&mut self, item: &str) -> Result<(), &'static str> {
         /// What Xen knows, and microhv has not.
-        const OF_XEN: [&str; 14] = [
+        const OF_XEN: [&str; 13] = [
             "bhb-seq",
             "branch-harden",
             "bti-thunk",
-            "div-scrub",
             "eager-fpu",
             "gds-mit",
             "hvm",
@@ -77,6 +78,7 @@ impl Choices {
             "bhi-dis-s" => &mut self.bhi_dis_s,
             "ssbd" => &mut self.ssbd,
             "psfd" => &mut self.psfd,
+            "div-scrub" => &mut self.div_scrub,
             "xen" if wanted == Some(false) => {
                 self.is_off = true;
                 return Ok(());

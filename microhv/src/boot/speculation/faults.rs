@@ -229,6 +229,52 @@ pub(super) fn has_bhi(facts: &Facts) -> bool {
     bhi(facts).0.is_ok()
 }
 
+fn retbleed(facts: &Facts) -> Need {
+    // Intel's CPUs with the MSR and without these bits predict returns by the return stack alone.
+    let alternative = facts.says(RSBA) || facts.says(RRSBA) || facts.has_eibrs();
+    let denied = [
+        (facts.capabilities != 0 && !alternative, "the CPU says neither RSBA nor RRSBA nor eIBRS"),
+        (!alternative && facts.is_model(PLAIN_RETURNS, true), "not a fault of this model"),
+    ];
+    Need::of(facts, Intel, &denied, "returns may be predicted as indirect branches are")
+}
+
+/// Whether a guest may steer where returns are predicted to go.
+pub(super) fn has_retbleed(facts: &Facts) -> bool {
+    retbleed(facts).0.is_ok()
+}
+
+/// STIBP, by which Zen1 and Zen2 are told apart, as Xen does.
+fn is_zen2(facts: &Facts) -> bool {
+    facts.extended_8.ebx & 1 << 15 != 0
+}
+
+fn div_leak(facts: &Facts) -> Need {
+    let denied = [
+        (facts.is_no_family(&[0x17, 0x18]), "not a fault of this family"),
+        (facts.maker() == Amd && is_zen2(facts), "a fault of Zen1"),
+    ];
+    Need::of(facts, Amd, &denied, "a division leaves its result in the divider")
+}
+
+/// Whether a guest may see the result of another's division.
+pub(super) fn has_div_leak(facts: &Facts) -> bool {
+    div_leak(facts).0.is_ok()
+}
+
+fn zenbleed(facts: &Facts) -> Need {
+    let denied = [
+        (facts.is_no_family(&[0x17]), "not a fault of this family"),
+        (facts.maker() == Amd && !is_zen2(facts), "a fault of Zen2"),
+    ];
+    Need::of(facts, Amd, &denied, "vector registers may show what others had there")
+}
+
+/// Whether a guest may see what others had in vector registers.
+pub(super) fn has_zenbleed(facts: &Facts) -> bool {
+    zenbleed(facts).0.is_ok()
+}
+
 fn fpu_pointers(facts: &Facts) -> Need {
     let denied = [(facts.extended_8.ebx & 1 << 2 != 0, "the CPU says RSTR_FP_ERR_PTRS")];
     Need::of(facts, Amd, &denied, "FXRSTOR leaves the last guest's pointers of floating-point errors")
@@ -332,15 +378,9 @@ fn branches(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add
     let history = state(is_on, choices.bhb_entry, missing);
     let measure = if facts.has_bhi_dis_s() { "BHI_DIS_S" } else { "a loop of branches on entry" };
     add("BHI", bhi(facts), history, measure);
-    // Intel's CPUs with the MSR and without these bits predict returns by the return stack alone.
-    let alternative = says(RSBA) || says(RRSBA) || eibrs;
-    let returns = [
-        (facts.capabilities != 0 && !alternative, "the CPU says neither RSBA nor RRSBA nor eIBRS"),
-        (!alternative && facts.is_model(PLAIN_RETURNS, true), "not a fault of this model"),
-    ];
-    let need = of(Intel, &returns, "returns may be predicted as indirect branches are");
-    let apart = state(measures.controls(IBRS), choices.ibrs, missing);
-    add("Retbleed", need, apart, if eibrs { "eIBRS" } else { "IBRS on entry" });
+    let is_on = measures.controls(IBRS) || measures.ibrs_entry;
+    let apart = state(is_on, choices.ibrs, missing);
+    add("Retbleed", retbleed(facts), apart, if eibrs { "eIBRS" } else { "IBRS on entry" });
     let predictions = state(measures.ibpb_entry, choices.ibpb_entry, missing);
     add("branch type confusion", btc(facts), predictions, "IBPB on entry");
     let is_on = measures.ibpb_entry && facts.has_ibpb_brtype();
@@ -359,8 +399,7 @@ fn branches(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add
 /// Faults of other kinds.
 fn rest(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add<'_>, missing: State) {
     let of = |maker, denied: &[(bool, &'static str)], affected| Need::of(facts, maker, denied, affected);
-    let amd = facts.extended_8.ebx;
-    let ssb_no = facts.capabilities & SSB_NO != 0 || amd & 1 << 26 != 0;
+    let ssb_no = facts.capabilities & SSB_NO != 0 || facts.extended_8.ebx & 1 << 26 != 0;
     let need = of(Maker::Unknown, &[(ssb_no, "the CPU says SSB_NO")], "loads overtake stores");
     // Both by choice alone, as in Xen: they slow everything down, and the hypervisor runs no code of guests.
     let by_choice = |has: bool, bits, choice: Option<bool>| {
@@ -377,23 +416,8 @@ fn rest(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add<'_>
     add("FXSAVE leak", fpu_pointers(facts), overwritten, "pointers overwritten");
     let eager = [(true, "floating-point registers are switched with the vCPU")];
     add("lazy FPU", of(Intel, &eager, ""), missing, "");
-    // Zen1 and Zen2 are told apart by STIBP, as Xen does.
-    let has_stibp = amd & 1 << 15 != 0;
-    let is_known = facts.maker() == Amd;
-    let div = [
-        (facts.is_no_family(&[0x17, 0x18]), "not a fault of this family"),
-        (is_known && has_stibp, "a fault of Zen1"),
-    ];
-    add(
-        "DIV leak",
-        of(Amd, &div, "a division leaves its result in the divider"),
-        missing,
-        "a division ahead of guests",
-    );
-    let bleed = [
-        (facts.is_no_family(&[0x17]), "not a fault of this family"),
-        (is_known && !has_stibp, "a fault of Zen2"),
-    ];
-    let need = of(Amd, &bleed, "vector registers may show what others had there");
-    add("Zenbleed", need, missing, "DE_CFG bit 9, or microcode");
+    let scrubbed = state(measures.scrub_divider, choices.div_scrub, missing);
+    add("DIV leak", div_leak(facts), scrubbed, "a division ahead of guests");
+    let set = state(measures.set_de_cfg_9, None, missing);
+    add("Zenbleed", zenbleed(facts), set, "DE_CFG bit 9");
 }

@@ -1,7 +1,7 @@
 //! What is done on this machine: by what the CPU needs and can, and by the command line.
 
 use super::faults::{self, Buffers};
-use super::{Choices, Facts};
+use super::{Choices, Facts, Maker};
 
 /// Counter-measures that are chosen at boot. None costs anything where it is not chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +19,12 @@ pub struct Measures {
     pub overwrite_return_stack: bool,
     /// The CPU's history of branches is overwritten on each entry.
     pub clear_history: bool,
+    /// IBRS is set on each entry, and taken back on each return to a guest.
+    pub ibrs_entry: bool,
+    /// A division is the last before each return to a guest.
+    pub scrub_divider: bool,
+    /// Registers of vectors show nobody what others had there, by a bit of `DE_CFG`.
+    pub set_de_cfg_9: bool,
     /// Pointers of floating-point errors are overwritten where another vCPU's registers are loaded.
     pub overwrite_fpu_pointers: bool,
     /// Page-table entries that are not present name no memory.
@@ -50,7 +56,9 @@ impl Measures {
         let return_stack = faults::has_return_stack(facts) || ibpb_entry && !facts.has_ibpb_ret();
         let overwrite_return_stack = wanted(choices.rsb, return_stack);
         let clear_history = wanted(choices.bhb_entry, faults::has_bhi(facts) && control & BHI_DIS_S == 0);
-        let guards = ibpb_entry || overwrite_return_stack || clear_history;
+        let ibrs_entry =
+            wanted(choices.ibrs, faults::has_retbleed(facts)) && facts.has_ibrs() && !facts.has_eibrs();
+        let guards = ibpb_entry || overwrite_return_stack || clear_history || ibrs_entry;
         let clears = |fault: Buffers| fault.is_there(facts) && fault.has_verw(facts);
         Self {
             // What guards the entry comes with that.
@@ -62,6 +70,10 @@ impl Measures {
             ibpb_entry,
             overwrite_return_stack,
             clear_history,
+            ibrs_entry,
+            scrub_divider: wanted(choices.div_scrub, faults::has_div_leak(facts)),
+            // A hypervisor below keeps the register to itself.
+            set_de_cfg_9: wanted(None, faults::has_zenbleed(facts)) && facts.maker() == Maker::Amd,
             overwrite_fpu_pointers: wanted(None, faults::keeps_fpu_pointers(facts)),
             refuse_absent_memory: wanted(choices.l1tf, faults::has_l1tf(facts)),
             control: facts.has_control().then_some(control),
@@ -70,7 +82,7 @@ impl Measures {
 
     /// Whether anything is done on entry before registers are cleared.
     pub fn guards_entry(&self) -> bool {
-        self.ibpb_entry || self.overwrite_return_stack || self.clear_history
+        self.ibpb_entry || self.overwrite_return_stack || self.clear_history || self.ibrs_entry
     }
 
     /// Whether `MSR_SPEC_CTRL` has `bits`.

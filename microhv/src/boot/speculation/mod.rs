@@ -118,6 +118,11 @@ impl Facts {
             || self.maker() == Maker::Amd && matches!(self.family(), 0x17 | 0x18)
     }
 
+    /// `MSR_SPEC_CTRL` with IBRS.
+    const fn has_ibrs(&self) -> bool {
+        self.seven.edx & 1 << 26 != 0 || self.extended_8.ebx & 1 << 14 != 0
+    }
+
     const fn has_ssbd(&self) -> bool {
         self.seven.edx & 1 << 31 != 0 || self.extended_8.ebx & 1 << 24 != 0
     }

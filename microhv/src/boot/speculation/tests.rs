@@ -132,7 +132,16 @@ fn a_skylake_predicts_returns_as_branches() {
     let expected = ["Meltdown", "L1TF", "MDS", "TAA", "MMIO stale data", "GDS", "Retbleed"];
     assert_eq!(affected(&facts), expected);
     assert_eq!(state(&facts, "GDS"), State::Missing, "microcode without GDS_CTRL");
-    assert_eq!(state(&facts, "Retbleed"), State::Missing);
+    // The MSR has IBRS with later microcode, and no eIBRS.
+    assert_eq!(state(&facts, "Retbleed"), State::On);
+    let measures = Measures::of(&facts, &Choices::default());
+    assert_eq!((measures.ibrs_entry, measures.control), (true, Some(0)));
+    assert!(!Measures::of(&facts, &chosen("no-ibrs")).ibrs_entry);
+    let old = intel(0x0005_0654, [0, 0xd39f_fffb, 8, 0x400], None);
+    assert_eq!(
+        (state(&old, "Retbleed"), Measures::of(&old, &chosen("ibrs")).ibrs_entry),
+        (State::Missing, false)
+    );
 }
 
 #[test]
@@ -178,6 +187,12 @@ fn amds_cpus_have_faults_of_their_own() {
     assert_eq!(affected(&amd(0x00a1_0f11, 0x791e_f757, [0, 0, 2, 0])), ["TSA", "SRSO", "PSF"]);
     // Zen5: SRSO_NO, SRSO_US_NO.
     assert_eq!(affected(&amd(0x00b0_0f21, 0x791e_f757, [3 << 29, 0, 0, 0])), ["PSF"]);
+    let [zen1, zen2] = [amd(0x0080_0f12, ZEN1, none), amd(0x0083_0f10, ZEN2, none)];
+    let of = |facts: &Facts| Measures::of(facts, &chosen("no-ssbd"));
+    assert_eq!((of(&zen1).scrub_divider, of(&zen1).set_de_cfg_9), (true, false));
+    assert_eq!((of(&zen2).scrub_divider, of(&zen2).set_de_cfg_9), (false, true));
+    assert_eq!([state(&zen1, "DIV leak"), state(&zen2, "Zenbleed")], [State::On; 2]);
+    assert_eq!(state_by(&zen1, &chosen("no-div-scrub"), "DIV leak"), State::Off);
     // Before Zen: error pointers stay.
     let piledriver = amd(0x0060_0f20, 1 << 12, none);
     assert_eq!(affected(&piledriver), ["branch type confusion", "FXSAVE leak"]);
@@ -194,6 +209,9 @@ fn amds_bits_count_below_another_hypervisor() {
         read(&[leaf_0(0x10, AMD), one, below(KVM), last, extended[0], extended[1]], &[])
     };
     let silent = affected(&leaves(0, [0; 4]));
+    let measures = Measures::of(&leaves(0, [0; 4]), &Choices::default());
+    assert!(measures.scrub_divider && !measures.set_de_cfg_9, "the register may not be there");
+    assert_eq!(state(&leaves(0, [0; 4]), "Zenbleed"), State::Missing);
     for fault in ["branch type confusion", "SRSO", "TSA", "FXSAVE leak", "Meltdown", "Zenbleed", "DIV leak"] {
         assert!(silent.contains(&fault), "{fault}");
     }
@@ -225,7 +243,7 @@ fn what_is_not_done_is_said_to_be_missing() {
         assert!(text(&off, fault).starts_with(&std::format!("{fault}: off (")), "{fault}");
     }
     assert!(text(&off, "MDS").starts_with("MDS: on ("));
-    assert!(text(&off, "Retbleed").starts_with("Retbleed: MISSING (IBRS on entry)"));
+    assert!(text(&off, "Retbleed").starts_with("Retbleed: on (IBRS on entry)"));
 }
 
 #[test]
@@ -250,6 +268,7 @@ fn the_emulator_does_what_is_asked_for_by_name() {
     let l1tf = Choices { l1tf: Some(true), ..Choices::default() };
     assert_eq!(Measures::of(&qemu64(TCG), &l1tf), Measures { refuse_absent_memory: true, ..none });
     assert_eq!(of("verw,clear-regs"), Measures { verw: true, clear_registers: true, ..none });
+    assert_eq!(of("div-scrub"), Measures { scrub_divider: true, ..none });
     // There is no MSR for these.
     assert_eq!(of("ibpb,ssbd,psfd,ibrs,bhi-dis-s"), none);
 }
@@ -325,12 +344,14 @@ fn entries_are_guarded_by_what_the_cpu_needs() {
         [measures.ibpb_entry, measures.overwrite_return_stack, measures.clear_history]
     }
     let none = [false; 3];
+    // IBRS is told on each entry where the CPU does not keep predictions apart once told.
+    let skylake = intel(0x0005_0654, [0, 0xd39f_fffb, 8, 0x9c00_0400], None);
+    assert!(Measures::of(&skylake, &chosen("no-ssbd")).guards_entry());
     // Without SMEP returns may go to a guest's code.
     let westmere = intel(0x0002_06c2, [0, 0, 0, 1 << 26], None);
     assert_eq!([of(&westmere, "no-ssbd"), of(&westmere, "no-rsb")], [[false, true, false], none]);
     assert_eq!((state(&westmere, "return stack"), of(&westmere, "xen=no")), (State::On, none));
-    let skylake = intel(0x0005_0654, [0, 0xd39f_fffb, 8, 0x9c00_0400], None);
-    assert_eq!(of(&skylake, "no-ssbd"), none);
+    assert_eq!(of(&skylake, "no-ibrs"), none);
     // eIBRS without BHI_DIS_S, and with it.
     let ice_lake = intel(0x0006_06a6, [2, 0xf3bf_fbff, 0x4041_7f5e, 0xbc04_0412], Some(0xab));
     let rapids = Facts { seven_two: CpuidResult { edx: 0x17, ..CpuidResult::default() }, ..ice_lake };
