@@ -13,6 +13,7 @@ mod cpus;
 mod debugger;
 mod disks;
 mod domains;
+mod edges;
 mod hostile;
 mod kernels;
 mod linux;
@@ -71,6 +72,7 @@ fn main() {
     let soak = std::env::var_os(xtask::test::SOAK).is_some();
     let cases = [
         speculation::cases(),
+        edges::cases(),
         spine::cases(),
         storms::cases(),
         conformance::cases(),

@@ -1,0 +1,116 @@
+//! What QEMU writes down of the code that runs: each block's instructions when QEMU translates it, and each run of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use object::{Object, ObjectSymbol, SymbolKind};
+
+/// An executed instruction.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub(super) function: String,
+    /// As QEMU disassembles the instruction, in AT&T's syntax.
+    pub(super) text: String,
+    /// The CPU came here from elsewhere: by an interruption or a system call.
+    pub(super) is_entry: bool,
+}
+
+impl Step {
+    pub(super) fn is_return(&self) -> bool {
+        self.text.contains("sysret") || self.text.contains("iret")
+    }
+}
+
+/// The entry code of the hypervisor.
+pub(super) struct Code {
+    /// By their addresses.
+    functions: BTreeMap<u64, String>,
+    range: std::ops::Range<u64>,
+}
+
+/// The last function of the entry code.
+const LAST: &str = "cleared_trap";
+
+impl Code {
+    /// The functions of the linked image.
+    pub(super) fn of_image() -> Result<Self> {
+        let path = xtask::images::find("microhv")?.linked();
+        let bytes = std::fs::read(&path).with_context(|| format!("{}", path.display()))?;
+        let file = object::File::parse(&*bytes)?;
+        let symbols = file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.size() == 0);
+        let functions: BTreeMap<u64, String> =
+            symbols.filter_map(|symbol| Some((symbol.address(), symbol.name().ok()?.to_string()))).collect();
+        let named =
+            |wanted: &str| functions.iter().find(|(_, name)| *name == wanted).map(|(address, _)| *address);
+        let entries = functions.iter().filter(|(_, name)| is_entry(name)).map(|(address, _)| *address);
+        let start = entries.min().context("no entry in the image")?;
+        let end = named(LAST).context("no end of the entry code")? + 64;
+        Ok(Self { functions, range: start..end })
+    }
+
+    pub(super) fn address(&self, function: &str) -> Result<u64> {
+        let found = self.functions.iter().find(|(_, name)| *name == function);
+        Ok(*found.with_context(|| format!("no function {function}"))?.0)
+    }
+
+    /// What QEMU is to be told.
+    pub(super) fn trace_to(&self, file: &Path) -> Vec<String> {
+        let range = format!("{:#x}..{:#x}", self.range.start, self.range.end - 1);
+        let file = file.display().to_string();
+        ["-d", "in_asm,exec,nochain", "-dfilter", &range, "-D", &file].map(str::to_string).to_vec()
+    }
+
+    /// The steps, in their order.
+    pub(super) fn read(&self, file: &Path) -> Result<Vec<Step>> {
+        let lines = BufReader::new(std::fs::File::open(file)?).lines();
+        let mut blocks: HashMap<u64, Vec<Step>> = HashMap::new();
+        let (mut block, mut steps, mut last) = (None, Vec::new(), 0);
+        for line in lines {
+            let line = line?;
+            if let Some((address, step)) = self.instruction(&line) {
+                let begin = *block.get_or_insert_with(|| {
+                    blocks.insert(address, Vec::new());
+                    address
+                });
+                blocks.entry(begin).or_default().push(step);
+                continue;
+            }
+            block = None;
+            if line.starts_with("Trace ") {
+                // Trace CPU: BLOCK [BASE/ADDRESS/...
+                let address = line.split('/').nth(1).and_then(|word| u64::from_str_radix(word, 16).ok());
+                let steps_of = address.and_then(|address| blocks.get(&address));
+                let steps_of =
+                    steps_of.with_context(|| format!("a block that was not translated: {line}"))?;
+                last = steps.len();
+                steps.extend(steps_of.iter().cloned());
+            } else if line.starts_with("Stopped execution") {
+                steps.truncate(last);
+            }
+        }
+        ensure!(!steps.is_empty(), "nothing was executed: {}", file.display());
+        Ok(steps)
+    }
+
+    /// `ADDRESS:  BYTES  MNEMONIC OPERANDS`
+    fn instruction(&self, line: &str) -> Option<(u64, Step)> {
+        let (address, rest) = line.strip_prefix("0x")?.split_once(':')?;
+        let address = u64::from_str_radix(address, 16).ok()?;
+        let (begin, name) = self.functions.range(..=address).next_back()?;
+        let words = rest
+            .split_whitespace()
+            .skip_while(|word| word.len() == 2 && u8::from_str_radix(word, 16).is_ok());
+        let text = words.collect::<Vec<_>>().join(" ");
+        Some((address, Step { function: name.clone(), text, is_entry: *begin == address && is_entry(name) }))
+    }
+}
+
+/// Whether the CPU itself goes to a function of this name.
+fn is_entry(name: &str) -> bool {
+    let of_cpu = |prefix: &str| name.strip_prefix(prefix).is_some_and(|cpu| cpu.len() == 2);
+    ["syscall_entry_", "syscall32_entry_", "vector_"].iter().any(|prefix| of_cpu(prefix))
+        || ["sysenter_entry", "debug_stub", "nmi_stub", "machine_check_stub", "double_fault_stub"]
+            .contains(&name)
+}
