@@ -21,6 +21,7 @@ pub mod gnttab;
 mod growth;
 pub mod hypercall;
 pub mod lifecycle;
+pub mod machine_check;
 pub mod mem;
 pub mod pirq;
 pub mod platform;

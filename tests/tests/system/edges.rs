@@ -1,7 +1,6 @@
 //! The ways into the hypervisor and back to guests, instruction by instruction: counter-measures against side channels
 //! are on exactly the edges that need them. One CPU, whose emulator writes down what runs of the entry code.
 
-mod gdb;
 mod log;
 
 use std::collections::BTreeSet;
@@ -9,8 +8,10 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use tests::{Machine, Scratch};
 
-use self::log::{Code, Step};
+pub(crate) use self::log::Code;
+use self::log::Step;
 use crate::Case;
+use crate::gdb::Stub;
 
 pub(crate) fn cases() -> Vec<Case> {
     Vec::from(crate::cases![edges:
@@ -118,14 +119,14 @@ fn ways(name: &str, words: &str, windows: &[(&str, u64)]) -> Result<Vec<Way>> {
     let scratch = Scratch::new(name)?;
     let file = scratch.path("trace");
     let code = Code::of_image()?;
-    let port = gdb::free_port()?;
+    let stub = Stub::new()?;
     let mut machine = Machine::new(name)
         .with(|machine| {
             machine.hypervisor_arguments = words.into();
             // Two CPUs would write beside each other.
             machine.cpus = 1;
             machine.qemu_arguments.extend(code.trace_to(&file));
-            machine.qemu_arguments.extend(["-gdb".into(), format!("tcp:127.0.0.1:{port}")]);
+            stub.add_to(machine);
         })
         .seconds(180)
         .start()?;
@@ -134,7 +135,7 @@ fn ways(name: &str, words: &str, windows: &[(&str, u64)]) -> Result<Vec<Way>> {
     machine.type_line("xl create -c /boot/hello.cfg extra='store-reads=3000'")?;
     let addresses: Result<Vec<u64>> =
         windows.iter().map(|(name, offset)| Ok(code.address(name)? + offset)).collect();
-    gdb::nmi_at(port, &addresses?)?;
+    stub.nmi_at(&addresses?)?;
     machine.expect("hello: goodbye", 60)?;
     machine.expect("dom0# ", 60)?;
     machine.type_line("xl create -c /boot/hostile.cfg extra='case=traps'")?;

@@ -14,6 +14,7 @@ mod debugger;
 mod disks;
 mod domains;
 mod edges;
+mod gdb;
 mod hostile;
 mod kernels;
 mod linux;
@@ -28,6 +29,7 @@ mod linux_network;
 mod linux_newer;
 mod linux_storm;
 mod linux_tap;
+mod machine_check;
 mod misuse;
 mod monitor;
 mod network;
@@ -73,6 +75,7 @@ fn main() {
     let cases = [
         speculation::cases(),
         edges::cases(),
+        machine_check::cases(),
         spine::cases(),
         storms::cases(),
         conformance::cases(),

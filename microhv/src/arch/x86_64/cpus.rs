@@ -14,7 +14,7 @@ use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 use super::machine::{Hv, hypervisor};
 use super::paging::{self, StartTables};
 use super::percpu::{self, AREA_BYTES, Area, this_cpu};
-use super::{apic, cpu, fpu, leave, speculation, time, tsc};
+use super::{apic, cpu, fpu, leave, machine_check, speculation, time, tsc};
 
 /// How long a CPU may take until it says that it is up. An emulator on a busy host lets a CPU wait for hundreds of milliseconds,
 /// and a CPU that is left out is lost until the machine boots anew.
@@ -55,6 +55,7 @@ pub(crate) fn set_up() {
             cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, has_smep);
         });
     }
+    machine_check::set_up();
     fpu::init();
     speculation::set_up();
 }

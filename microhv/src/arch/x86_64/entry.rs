@@ -16,7 +16,7 @@ use x86_64::registers::debug::Dr6;
 use super::leave::{Exit, leave, leave_afresh};
 use super::machine::{Cur, hypervisor};
 use super::percpu::{self, Local};
-use super::{apic, cpu, guest_access, panic, serial, switch, time, windows};
+use super::{apic, cpu, guest_access, machine_check, panic, serial, switch, time, windows};
 
 /// The debug status register with nothing to say.
 const DR6_CLEAR: u64 = 0xffff_0ff0;
@@ -79,8 +79,8 @@ extern "C" fn compat_syscall_from_guest() -> Exit {
 const UNDEFINED: u32 = 6;
 /// #PF.
 const PAGE_FAULT: u32 = 14;
-/// Exceptions that are more than bounced, a bit each: #DB, #UD, #NM, #GP, #PF.
-const SPECIAL: u32 = 1 << 1 | 1 << 6 | 1 << 7 | 1 << 13 | 1 << 14;
+/// Exceptions that are more than bounced, a bit each: #DB, #UD, #NM, #GP, #PF, #MC.
+const SPECIAL: u32 = 1 << 1 | 1 << 6 | 1 << 7 | 1 << 13 | 1 << 14 | 1 << 18;
 /// Exceptions with an error code that are just bounced: #TS, #NP, #SS, #AC.
 const WITH_ERROR: u32 = 1 << 10 | 1 << 11 | 1 << 12 | 1 << 17;
 
@@ -144,6 +144,7 @@ fn special_trap(cur: &mut Cur<'_>, vector: u32) {
                 traps::deliver_exception(cur, TrapVector::PROTECTION, Some(error));
             }
         }
+        18 => machine_check::of_guest(cur),
         0x80 => traps::int80(cur),
         32.. => interrupt(vector as u8),
         _ => traps::deliver_exception(cur, TrapVector(vector as u8), Some(error)),
@@ -163,6 +164,7 @@ fn interrupt(vector: u8) {
                 hv.clock_changed();
             }
             serial::send();
+            machine_check::look(cpu::rdtsc());
             hv.raise_softirq(percpu::this_cpu(), SOFTIRQ_TIMER);
         }
         apic::KICK_VECTOR => {
@@ -207,7 +209,7 @@ fn refused_iret(vector: u32, error: u32) -> ! {
     percpu::on_empty_stack(leave_afresh)
 }
 
-/// NMI, machine check, double fault, and debug exceptions in ring 0.
+/// NMI, double fault, and machine checks and debug exceptions in ring 0.
 #[unsafe(no_mangle)]
 extern "C" fn trap_on_own_stack(regs: &mut CpuUserRegs) {
     match regs.entry_vector {
@@ -218,6 +220,7 @@ extern "C" fn trap_on_own_stack(regs: &mut CpuUserRegs) {
             cpu::set_dr6(DR6_CLEAR);
         }
         2 => panic::stop_if_another_panics(),
+        18 => machine_check::of_hypervisor(regs),
         _ => panic::unexpected_trap(regs),
     }
 }

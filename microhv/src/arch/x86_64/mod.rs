@@ -13,6 +13,7 @@
 //! | `fpu.rs`, `windows.rs` | what of a vCPU lives in the processor |
 //! | `apic.rs`, `time.rs`, `tsc.rs`, `serial.rs`, `screen.rs` | interrupt controllers, clock, whether TSCs differ, console |
 //! | `speculation.rs` | counter-measures against side channels |
+//! | `machine_check.rs` | errors that the hardware reports |
 //! | `heap.rs`, `panic.rs`, `devices.rs` | the heap, a report at the end, ports, power and facts |
 //! | `switch.rs` | one vCPU's registers for another's, and idleness |
 //! | `macros.S`, `syscall.S`, `trap.S`, `leave.S`, `guard.S` | the ways in and out, a file each; what is done there on some CPUs |
@@ -34,6 +35,7 @@ mod guest_access;
 mod heap;
 mod leave;
 mod machine;
+mod machine_check;
 mod memory;
 
 mod paging;

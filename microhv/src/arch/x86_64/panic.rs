@@ -232,6 +232,14 @@ pub(crate) fn unexpected_trap(regs: &CpuUserRegs) -> ! {
     die(Some(regs), regs.rbp)
 }
 
+/// The hardware lost something, and nobody knows whose that was.
+pub(crate) fn machine_check(regs: &CpuUserRegs, banks: &dyn core::fmt::Display) -> ! {
+    begin();
+    report!("PANIC: machine check{banks}");
+    report!("  #- {:#018x}", regs.rip);
+    die(Some(regs), regs.rbp)
+}
+
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     begin();

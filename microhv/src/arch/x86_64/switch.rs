@@ -23,7 +23,7 @@ use super::cpu::{self, msr};
 use super::guest_access::{load_gs_selector, load_selectors};
 use super::machine::{Hv, Machine};
 use super::percpu::{self, Local, this_cpu};
-use super::{apic, descriptors, fpu, paging, speculation, windows};
+use super::{apic, descriptors, fpu, machine_check, paging, speculation, windows};
 
 /// How far before the frame the word lies that entry code takes for its stack pointer.
 pub(crate) const STACK_BEFORE_REGS: usize = 8;
@@ -72,6 +72,8 @@ pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
             local.with_current(traps::deliver_nmi);
             continue;
         }
+        // What that logs may be work for this CPU, so that comes before the last look for work.
+        machine_check::look(cpu::rdtsc());
         while pending.load(Ordering::Acquire) == 0 {
             if local.asked_to_let_go.load(Ordering::Acquire) {
                 let_go(hv, local);

@@ -43,11 +43,13 @@ vector_\high\low:
 
 /* Debug exceptions: on a stack of their own, since a guest can have one taken at the first instruction of
    syscall_entry, where the guest's stack pointer is still loaded (a breakpoint hit by MOV SS, then SYSCALL; XSA-260).
+   Machine checks: likewise, since they come anywhere.
    From ring 3 the words are moved to the vCPU's frame, and the exception goes on as any other. */
+    .macro own_stack_but_from_guest name, vector
     .balign 16
-    function debug_stub
+    function \name
     push 0
-    mov dword ptr [rsp + 4], 1
+    mov dword ptr [rsp + 4], \vector
     test byte ptr [rsp + 16], 3
     je ist_common
     push rax
@@ -63,8 +65,11 @@ vector_\high\low:
     pop rdx
     pop rax
     jmp trap_common
+    .endm
+    own_stack_but_from_guest debug_stub, 1
+    own_stack_but_from_guest machine_check_stub, 18
 
-/* NMI, machine check, double fault: on stacks of their own, whatever was running. */
+/* NMI, double fault: on stacks of their own, whatever was running. */
     .macro own_stack_stub name, vector
     function \name
     push 0
@@ -72,7 +77,6 @@ vector_\high\low:
     jmp ist_common
     .endm
     own_stack_stub nmi_stub, 2
-    own_stack_stub machine_check_stub, 18
     function double_fault_stub
     mov dword ptr [rsp + 4], 8
     function ist_common

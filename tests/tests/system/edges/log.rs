@@ -24,9 +24,11 @@ impl Step {
 }
 
 /// The entry code of the hypervisor.
-pub(super) struct Code {
+pub(crate) struct Code {
     /// By their addresses.
     functions: BTreeMap<u64, String>,
+    /// The addresses of these and of all other names.
+    names: HashMap<String, u64>,
     range: std::ops::Range<u64>,
 }
 
@@ -35,24 +37,27 @@ const LAST: &str = "cleared_trap";
 
 impl Code {
     /// The functions of the linked image.
-    pub(super) fn of_image() -> Result<Self> {
+    pub(crate) fn of_image() -> Result<Self> {
         let path = xtask::images::find("microhv")?.linked();
         let bytes = std::fs::read(&path).with_context(|| format!("{}", path.display()))?;
         let file = object::File::parse(&*bytes)?;
-        let symbols = file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.size() == 0);
-        let functions: BTreeMap<u64, String> =
-            symbols.filter_map(|symbol| Some((symbol.address(), symbol.name().ok()?.to_string()))).collect();
-        let named =
-            |wanted: &str| functions.iter().find(|(_, name)| *name == wanted).map(|(address, _)| *address);
-        let entries = functions.iter().filter(|(_, name)| is_entry(name)).map(|(address, _)| *address);
-        let start = entries.min().context("no entry in the image")?;
-        let end = named(LAST).context("no end of the entry code")? + 64;
-        Ok(Self { functions, range: start..end })
+        let is_function =
+            |symbol: &object::Symbol<'_, '_>| symbol.kind() == SymbolKind::Text && symbol.size() == 0;
+        let mut code = Self { functions: BTreeMap::new(), names: HashMap::new(), range: 0..0 };
+        for symbol in file.symbols() {
+            let (name, address) = (symbol.name()?.to_string(), symbol.address());
+            if is_function(&symbol) {
+                code.functions.insert(address, name.clone());
+            }
+            code.names.insert(name, address);
+        }
+        let entries = code.functions.iter().filter(|(_, name)| is_entry(name)).map(|(address, _)| *address);
+        code.range = entries.min().context("no entry in the image")?..code.address(LAST)? + 64;
+        Ok(code)
     }
 
-    pub(super) fn address(&self, function: &str) -> Result<u64> {
-        let found = self.functions.iter().find(|(_, name)| *name == function);
-        Ok(*found.with_context(|| format!("no function {function}"))?.0)
+    pub(crate) fn address(&self, name: &str) -> Result<u64> {
+        self.names.get(name).copied().with_context(|| format!("no {name} in the image"))
     }
 
     /// What QEMU is to be told.
