@@ -3,7 +3,8 @@
  *
  *     nopl 0x4d4b0000+N(%rax)        bytes 0f 1f 80 NN NN 4b 4d
  *
- * one line each: "mark N cpu C firmware F hyp H kernel K user U". Mark 65535 is the machine's end.
+ * one line each: "mark N cpu C firmware F hyp H kernel K user U cr3 L wrmsr W". Mark 65535 is the machine's end. L and W: how often
+ * the hypervisor loaded CR3 and wrote an MSR.
  *
  * Arguments: out=FILE (required); hot=A-B also lists, at the first mark B after a mark A, the
  * translation blocks of the hypervisor and of kernels that ran in between: "hot ADDRESS RUNS INSTRUCTIONS". A = 0 is the machine's start.
@@ -53,7 +54,7 @@ enum part { FIRMWARE, HYPERVISOR, KERNEL, USER, PARTS };
 #define HYPERVISOR_START 0xffff800000000000u
 #define HYPERVISOR_END   0xffff880000000000u
 
-static uint64_t executed[PARTS];
+static uint64_t executed[PARTS], cr3_loads, msr_writes;
 static int system_seen;
 static FILE *out;
 
@@ -278,6 +279,21 @@ static int opens_interrupts(const struct qemu_plugin_insn *instruction, uint64_t
     return address == guest_iret || (size == 1 && (bytes[0] == 0xf4 || bytes[0] == 0xfb)) || (size == 3 && !memcmp(bytes, "\x48\x0f\x07", 3));
 }
 
+/* MOV to CR3, with or without a REX prefix. */
+static int loads_cr3(const struct qemu_plugin_insn *instruction)
+{
+    const uint8_t *bytes = qemu_plugin_insn_data(instruction);
+    size_t size = qemu_plugin_insn_size(instruction);
+    if (size == 4 && (bytes[0] & 0xf0) == 0x40)
+        bytes++, size--;
+    return size == 3 && !memcmp(bytes, "\x0f\x22", 2) && (bytes[2] >> 3 & 7) == 3;
+}
+
+static int writes_msr(const struct qemu_plugin_insn *instruction)
+{
+    return qemu_plugin_insn_size(instruction) == 2 && !memcmp(qemu_plugin_insn_data(instruction), "\x0f\x30", 2);
+}
+
 static int is_ret(const struct qemu_plugin_insn *instruction)
 {
     const uint8_t *bytes = qemu_plugin_insn_data(instruction);
@@ -298,8 +314,8 @@ static enum part part_of(uint64_t address)
 static void mark(unsigned cpu, void *number_as_pointer)
 {
     long number = (long)(uintptr_t)number_as_pointer;
-    fprintf(out, "mark %ld cpu %u firmware %" PRIu64 " hyp %" PRIu64 " kernel %" PRIu64 " user %" PRIu64 "\n",
-            number, cpu, executed[FIRMWARE], executed[HYPERVISOR], executed[KERNEL], executed[USER]);
+    fprintf(out, "mark %ld cpu %u firmware %" PRIu64 " hyp %" PRIu64 " kernel %" PRIu64 " user %" PRIu64 " cr3 %" PRIu64 " wrmsr %" PRIu64 "\n",
+            number, cpu, executed[FIRMWARE], executed[HYPERVISOR], executed[KERNEL], executed[USER], cr3_loads, msr_writes);
     if (guest_iret)
         print_longest();
     if (hot_running && number == hot_to)
@@ -342,6 +358,10 @@ static void translated(plugin_id id, struct qemu_plugin_tb *block)
         uint64_t page = i ? 0 : page_of(instruction, address);
         long number = marker(instruction);
         qemu_plugin_register_vcpu_insn_exec_inline(instruction, INLINE_ADD_U64, &executed[part], 1);
+        if (part == HYPERVISOR && loads_cr3(instruction))
+            qemu_plugin_register_vcpu_insn_exec_inline(instruction, INLINE_ADD_U64, &cr3_loads, 1);
+        if (part == HYPERVISOR && writes_msr(instruction))
+            qemu_plugin_register_vcpu_insn_exec_inline(instruction, INLINE_ADD_U64, &msr_writes, 1);
         if (number >= 0)
             qemu_plugin_register_vcpu_insn_exec_cb(instruction, mark, CB_NO_REGISTERS, (void *)(uintptr_t)number);
         if (guest_iret && part == HYPERVISOR) {

@@ -20,6 +20,10 @@ pub struct Counts {
     pub kernel: u64,
     /// The lower half.
     pub user: u64,
+    /// Loads of CR3 among the hypervisor's.
+    pub cr3_loads: u64,
+    /// Writes of MSRs among the hypervisor's.
+    pub msr_writes: u64,
 }
 
 impl Counts {
@@ -35,6 +39,8 @@ impl Counts {
             hypervisor: self.hypervisor + other.hypervisor,
             kernel: self.kernel + other.kernel,
             user: self.user + other.user,
+            cr3_loads: self.cr3_loads + other.cr3_loads,
+            msr_writes: self.msr_writes + other.msr_writes,
         }
     }
 
@@ -46,6 +52,8 @@ impl Counts {
             hypervisor: each(self.hypervisor),
             kernel: each(self.kernel),
             user: each(self.user),
+            cr3_loads: each(self.cr3_loads),
+            msr_writes: each(self.msr_writes),
         }
     }
 
@@ -56,6 +64,8 @@ impl Counts {
             hypervisor: self.hypervisor.saturating_sub(earlier.hypervisor),
             kernel: self.kernel.saturating_sub(earlier.kernel),
             user: self.user.saturating_sub(earlier.user),
+            cr3_loads: self.cr3_loads.saturating_sub(earlier.cr3_loads),
+            msr_writes: self.msr_writes.saturating_sub(earlier.msr_writes),
         }
     }
 }
@@ -222,7 +232,7 @@ fn block(line: &str, word: &str) -> Option<Block> {
     Some(Block { address, runs: number()?, instructions: number()?, page: number() })
 }
 
-/// `mark N cpu C firmware F hyp H kernel K user U`.
+/// `mark N cpu C firmware F hyp H kernel K user U cr3 L wrmsr W`.
 fn mark(line: &str) -> Option<(u32, Counts)> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let pairs = words.chunks_exact(2).map(|pair| Some((pair[0], pair[1].parse::<u64>().ok()?)));
@@ -233,6 +243,8 @@ fn mark(line: &str) -> Option<(u32, Counts)> {
         hypervisor: field("hyp")?,
         kernel: field("kernel")?,
         user: field("user")?,
+        cr3_loads: field("cr3")?,
+        msr_writes: field("wrmsr")?,
     };
     Some((u32::try_from(field("mark")?).ok()?, counts))
 }
@@ -243,10 +255,13 @@ mod tests {
 
     #[test]
     fn marks_are_read_in_order() {
-        let output = "mark 3 cpu 0 firmware 1 hyp 2 kernel 3 user 4\nhot ffff82d080200000 1 2\nmark 65535 cpu 1 firmware 1 hyp 20 kernel 30 user 18446744073709551615\n";
+        let output = "mark 3 cpu 0 firmware 1 hyp 2 kernel 3 user 4 cr3 0 wrmsr 0\nhot ffff82d080200000 1 2\nmark 65535 cpu 1 firmware 1 hyp 20 kernel 30 user 18446744073709551615 cr3 0 wrmsr 0\n";
         let marks = marks(output);
         assert_eq!(marks.len(), 2);
-        assert_eq!(marks[0], (3, Counts { firmware: 1, hypervisor: 2, kernel: 3, user: 4 }));
+        assert_eq!(
+            marks[0],
+            (3, Counts { firmware: 1, hypervisor: 2, kernel: 3, user: 4, ..Counts::default() })
+        );
         assert_eq!(marks[0].1.total(), 9);
         assert_eq!(marks[1].1.user, u64::MAX);
         assert_eq!(marks[1].1.since(&marks[0].1).hypervisor, 18);
@@ -255,9 +270,12 @@ mod tests {
 
     #[test]
     fn counts_add_up_and_divide() {
-        let counts = Counts { firmware: 0, hypervisor: 10, kernel: 7, user: 1 };
+        let counts = Counts { firmware: 0, hypervisor: 10, kernel: 7, user: 1, ..Counts::default() };
         assert_eq!(counts.plus(&counts).total(), 36);
-        assert_eq!(counts.each(2), Counts { firmware: 0, hypervisor: 5, kernel: 4, user: 1 });
+        assert_eq!(
+            counts.each(2),
+            Counts { firmware: 0, hypervisor: 5, kernel: 4, user: 1, ..Counts::default() }
+        );
     }
 
     #[test]
@@ -292,7 +310,7 @@ mod tests {
 
     #[test]
     fn stretches_belong_to_the_mark_before_them() {
-        let output = "mark 300 cpu 0 firmware 1 hyp 2 kernel 3 user 4\nstretch 0 0 0\nmark 301 cpu 0 firmware 1 hyp 2 kernel 3 user 4\n\
+        let output = "mark 300 cpu 0 firmware 1 hyp 2 kernel 3 user 4 cr3 0 wrmsr 0\nstretch 0 0 0\nmark 301 cpu 0 firmware 1 hyp 2 kernel 3 user 4 cr3 0 wrmsr 0\n\
                       stretch 70 ffffffff80000000 30\nin ffff82d080200000 3 5\n";
         let all = stretches(output);
         assert_eq!(all.iter().map(|one| (one.mark, one.length)).collect::<Vec<_>>(), [(300, 0), (301, 70)]);

@@ -54,6 +54,15 @@ pub struct BenchOptions {
     /// The bench guest as a domain under dom0, not as dom0 itself.
     #[arg(long)]
     domu: bool,
+    /// QEMU's CPU model, of microhv and of Xen: the operations' alone.
+    #[arg(long, value_name = "MODEL")]
+    cpu: Option<String>,
+    /// Words for the hypervisor's command line, of microhv and of Xen: the operations' alone.
+    #[arg(long, value_name = "WORDS", default_value = "")]
+    append: String,
+    /// Also how often each operation loads CR3 and writes an MSR.
+    #[arg(long)]
+    registers: bool,
     /// Also where the hypervisor and dom0 spend the instructions of the operation that --only names.
     #[arg(long, requires = "only")]
     hot: bool,

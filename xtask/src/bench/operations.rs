@@ -3,14 +3,16 @@
 //! The guest `guests/bench` times each operation by the TSC, which counts instructions here. The same image runs on
 //! both hypervisors, and does not know on which.
 
+mod table;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Map, Value, json};
 
+use self::table::Table;
 use super::{BenchOptions, On, TIME_LIMIT, counting_machine, print_hot, run};
-use crate::plugin;
+use crate::plugin::{self, Counts};
 use crate::qemu::RunDirectory;
 use crate::session::Outcome;
 use crate::xen;
@@ -103,10 +105,11 @@ const OPERATIONS: &[Operation] = &[
 /// Instructions of one operation, by name.
 type Figures = BTreeMap<String, u64>;
 
-/// The results of the machines: figures, and lines about skipped operations.
+/// The results of the machines: figures, what the plugin counted, and lines about skipped operations.
 #[derive(Debug, Default)]
 struct Measured {
     figures: Figures,
+    registers: BTreeMap<String, Counts>,
     skipped: Vec<String>,
 }
 
@@ -136,7 +139,13 @@ pub(super) fn bench(options: &BenchOptions) -> Result<bool> {
     let scenes = scenes(options.only.as_deref());
     let ours = ours.then(|| on_microhv(options, &scenes, &words)).transpose()?;
     let theirs = theirs.then(|| on_xen(options, &scenes, &words)).transpose()?;
-    let table = Table { only: options.only.as_deref(), ours: ours.as_ref(), theirs: theirs.as_ref() };
+    let table = Table {
+        only: options.only.as_deref(),
+        ours: ours.as_ref(),
+        theirs: theirs.as_ref(),
+        is_standard: options.cpu.is_none() && options.append.is_empty(),
+        registers_of: options.registers.then_some(options.ops),
+    };
     let (text, complete) = table.text();
     print!("{text}");
     if let Some(path) = &options.json {
@@ -161,6 +170,8 @@ fn on_microhv(options: &BenchOptions, scenes: &[Scene], words: &str) -> Result<M
     let mut all = Measured::default();
     for scene in scenes {
         let mut machine = counting_machine();
+        machine.cpu_model = options.cpu.clone().unwrap_or(machine.cpu_model);
+        machine.hypervisor_arguments.clone_from(&options.append);
         let create = |words: &str| format!("xl create -c /boot/bench.cfg extra=\"{words}\"");
         match scene {
             Scene::Alone if options.domu => machine.script = Some(vec![create(words)]),
@@ -176,14 +187,17 @@ fn on_microhv(options: &BenchOptions, scenes: &[Scene], words: &str) -> Result<M
         }
         let directory = RunDirectory::new()?;
         let counts = directory.file("counts");
-        if options.hot {
-            machine.qemu_arguments.extend(plugin::arguments(&counts, Some(MARKERS))?);
+        if options.hot || options.registers {
+            machine.qemu_arguments.extend(plugin::arguments(&counts, options.hot.then_some(MARKERS))?);
         }
         let console = run(&machine)?;
         if options.hot {
             print_hot(&std::fs::read_to_string(&counts)?, options.ops)?;
         }
         all.add(&console);
+        if options.registers {
+            all.add_registers(&console, &std::fs::read_to_string(&counts)?);
+        }
     }
     Ok(all)
 }
@@ -191,7 +205,19 @@ fn on_microhv(options: &BenchOptions, scenes: &[Scene], words: &str) -> Result<M
 fn on_xen(options: &BenchOptions, scenes: &[Scene], words: &str) -> Result<Measured> {
     let host = xen::prepare()?;
     let kernel = images::find(IMAGE)?.bootable();
-    let machine = xen::Options { icount: true, timeout: TIME_LIMIT, ..xen::Options::default() };
+    let standard = xen::Options::default();
+    let mut machine = xen::Options {
+        icount: true,
+        timeout: TIME_LIMIT,
+        cpu_model: options.cpu.clone().unwrap_or(standard.cpu_model),
+        hypervisor_arguments: options.append.clone(),
+        ..xen::Options::default()
+    };
+    let directory = RunDirectory::new()?;
+    let counts = directory.file("counts");
+    if options.registers {
+        machine.qemu_arguments.extend(plugin::arguments(&counts, None)?);
+    }
     let domain = |name: &str, extra: &str, vcpus: u32| xen::Domain {
         name: name.into(),
         kernel: kernel.clone(),
@@ -211,6 +237,9 @@ fn on_xen(options: &BenchOptions, scenes: &[Scene], words: &str) -> Result<Measu
                     bail!("the machine with Xen {}", output.outcome);
                 }
                 all.add(&output.console);
+                if options.registers {
+                    all.add_registers(&output.console, &std::fs::read_to_string(&counts)?);
+                }
                 continue;
             }
             Scene::Company => {
@@ -219,132 +248,41 @@ fn on_xen(options: &BenchOptions, scenes: &[Scene], words: &str) -> Result<Measu
             }
         };
         let (ran, _) = host.run_domains(&domains, TIME_LIMIT, &machine)?;
-        all.add(&ran.last().context("there is a domain")?.console);
+        let console = &ran.last().context("there is a domain")?.console;
+        all.add(console);
+        if options.registers {
+            all.add_registers(console, &std::fs::read_to_string(&counts)?);
+        }
     }
     Ok(all)
-}
-
-/// What there is to print.
-struct Table<'a> {
-    only: Option<&'a str>,
-    ours: Option<&'a Measured>,
-    theirs: Option<&'a Measured>,
-}
-
-impl Table<'_> {
-    /// The operations asked for, with their figures: ours, Xen's.
-    fn rows(&self) -> Vec<(&Operation, Option<u64>, Option<u64>)> {
-        let figure = |measured: Option<&Measured>, name: &str| measured?.figures.get(name).copied();
-        let wanted = OPERATIONS.iter().filter(|known| self.only.is_none_or(|only| only == known.name));
-        let row = |known: &'static Operation| {
-            let Operation { name, xen, .. } = *known;
-            let xen = if self.theirs.is_some() { figure(self.theirs, name) } else { Some(xen) };
-            (known, figure(self.ours, name), xen)
-        };
-        wanted.map(row).collect()
-    }
-
-    /// The table, and whether every figure is there that was to be measured.
-    fn text(&self) -> (String, bool) {
-        let mut text = String::from(
-            "| operation | microhv | Xen 4.17 | ratio | aim | |\n| --- | --- | --- | --- | --- | --- |\n",
-        );
-        let mut complete = true;
-        let shown = |figure: Option<u64>| figure.map_or("-".into(), thousands);
-        for (known, ours, xen) in self.rows() {
-            let verdict = match (ours, xen) {
-                (Some(ours), Some(xen)) => known.verdict(ours, xen),
-                _ if ours.is_none() && self.ours.is_some() || xen.is_none() => {
-                    complete = false;
-                    "missing"
-                }
-                _ => "",
-            };
-            let ratio = ratio(ours, xen)
-                .map_or("-".into(), |hundredths| format!("{}.{:02}", hundredths / 100, hundredths % 100));
-            let (title, ours, xen, aim) = (known.title, shown(ours), shown(xen), thousands(known.aim));
-            let _ = writeln!(text, "| {title} | {ours} | {xen} | {ratio} | {aim} | {verdict} |");
-        }
-        for measured in [self.ours, self.theirs].into_iter().flatten() {
-            for (name, ticks) in &measured.figures {
-                if !OPERATIONS.iter().any(|known| known.name == name) {
-                    let _ = writeln!(text, "{name}: {ticks}");
-                }
-            }
-            for line in &measured.skipped {
-                let _ = writeln!(text, "{line}");
-            }
-        }
-        (text, complete)
-    }
-
-    /// The same for programs: the image, and by name the figures and their ratio in hundredths.
-    fn json(&self) -> Result<Value> {
-        let mut operations = Map::new();
-        for (known, ours, xen) in self.rows() {
-            let row = json!({
-                "title": known.title,
-                "microhv": ours,
-                "xen": xen,
-                "ratio_percent": ratio(ours, xen),
-                "aim": known.aim,
-            });
-            operations.insert(known.name.into(), row);
-        }
-        Ok(json!({
-            "image": IMAGE,
-            "sha256": images::find(IMAGE)?.sha256()?,
-            "xen_measured": self.theirs.is_some(),
-            "operations": operations,
-        }))
-    }
-}
-
-/// Ours by Xen's, in hundredths.
-fn ratio(ours: Option<u64>, xen: Option<u64>) -> Option<u64> {
-    let (ours, xen) = (ours?, xen.filter(|xen| *xen > 0)?);
-    Some((ours * 100 + xen / 2) / xen)
-}
-
-/// A number with commas.
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-impl Operation {
-    fn verdict(&self, ours: u64, xen: u64) -> &'static str {
-        if ours > xen {
-            "over Xen"
-        } else if ours <= self.aim {
-            "reached"
-        } else {
-            "below Xen"
-        }
-    }
 }
 
 impl Measured {
     /// Adds a console's figures, from lines `bench NAME TICKS ticks-per-op N ops` behind any prefix.
     fn add(&mut self, console: &str) {
-        let figure = |line: &str| {
-            let mut words = line.split_whitespace().skip_while(|word| *word != "bench").skip(1);
-            let (name, ticks, unit) = (words.next()?, words.next()?, words.next()?);
-            (unit == "ticks-per-op").then_some((name.to_string(), ticks.parse().ok()?))
-        };
-        // In an attached domain's line "bench" may stand twice: its name, then the figure.
-        let after_name = |line: &str| line.split_once(") ").and_then(|(_, rest)| figure(rest));
-        self.figures.extend(console.lines().filter_map(|line| figure(line).or_else(|| after_name(line))));
+        self.figures.extend(figures(console));
         let skipped = console.lines().filter(|line| line.contains(" skipped: "));
         self.skipped.extend(skipped.map(|line| line.trim().to_string()));
     }
+
+    /// Adds what the plugin counted in each operation's loop: one passage from marker to marker for each figure.
+    fn add_registers(&mut self, console: &str, counts: &str) {
+        let [from, to] = <[u16; 2]>::from(MARKERS).map(u32::from);
+        let passages = plugin::windows(counts, from, to).into_iter().map(|window| window.counts);
+        self.registers.extend(figures(console).map(|(name, _)| name).zip(passages));
+    }
+}
+
+/// The figures of a console, in their order.
+fn figures(console: &str) -> impl Iterator<Item = (String, u64)> {
+    let figure = |line: &str| {
+        let mut words = line.split_whitespace().skip_while(|word| *word != "bench").skip(1);
+        let (name, ticks, unit) = (words.next()?, words.next()?, words.next()?);
+        (unit == "ticks-per-op").then_some((name.to_string(), ticks.parse().ok()?))
+    };
+    // In an attached domain's line "bench" may stand twice: its name, then the figure.
+    let after_name = move |line: &str| line.split_once(") ").and_then(|(_, rest)| figure(rest));
+    console.lines().filter_map(move |line| figure(line).or_else(|| after_name(line)))
 }
 
 #[cfg(test)]
@@ -357,7 +295,7 @@ mod tests {
                        bench clts skipped: no\r\nbench done\r\nbench x y ticks-per-op 1 ops\r\n";
         let mut all = Measured::default();
         all.add(console);
-        let Measured { figures, skipped } = all;
+        let Measured { figures, skipped, .. } = all;
         assert_eq!(figures.len(), 2);
         assert_eq!((figures["xen_version"], figures["int3"]), (335, 401));
         assert_eq!(skipped, ["bench clts skipped: no"]);
@@ -371,43 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_at_their_edges() {
-        let known = operation("x", "x", 300, 100);
-        assert_eq!(known.verdict(100, 300), "reached");
-        assert_eq!(known.verdict(101, 300), "below Xen");
-        assert_eq!(known.verdict(300, 300), "below Xen");
-        assert_eq!(known.verdict(301, 300), "over Xen");
-        assert_eq!(known.verdict(100, 99), "over Xen");
-    }
-
-    #[test]
     fn every_aim_is_below_xens_figure() {
         assert!(OPERATIONS.iter().all(|known| known.aim < known.xen));
-    }
-
-    #[test]
-    fn the_table_says_what_is_missing() {
-        let of = |figures: &[(&str, u64)]| Measured {
-            figures: figures.iter().map(|(name, ticks)| (name.to_string(), *ticks)).collect(),
-            skipped: vec![],
-        };
-        let (ours, theirs) = (of(&[("clts", 1_500)]), of(&[("clts", 3_000)]));
-        let table = Table { only: Some("clts"), ours: Some(&ours), theirs: Some(&theirs) };
-        let (text, complete) = table.text();
-        assert!(
-            complete && text.contains("| emulated `clts` | 1,500 | 3,000 | 0.50 | 500 | below Xen |"),
-            "{text}"
-        );
-        let none = of(&[]);
-        for (ours, theirs) in [(Some(&none), None), (Some(&ours), Some(&none)), (None, Some(&none))] {
-            assert!(!Table { only: Some("clts"), ours, theirs }.text().1);
-        }
-        assert!(Table { only: Some("clts"), ours: None, theirs: Some(&theirs) }.text().1);
-        assert!(!Table { only: None, ours: Some(&ours), theirs: None }.text().1);
-    }
-
-    #[test]
-    fn numbers_are_read_easily() {
-        assert_eq!(["0", "999", "1,000", "12,345,678"], [0, 999, 1_000, 12_345_678].map(thousands));
     }
 }

@@ -108,7 +108,10 @@ mod tests {
     }
 
     fn window(blocks: Vec<Block>) -> plugin::Window {
-        plugin::Window { counts: Counts { firmware: 0, hypervisor: 50, kernel: 100, user: 20 }, blocks }
+        plugin::Window {
+            counts: Counts { firmware: 0, hypervisor: 50, kernel: 100, user: 20, ..Counts::default() },
+            blocks,
+        }
     }
 
     #[test]
