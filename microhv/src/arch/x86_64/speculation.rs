@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use microhv::boot::speculation::Measures;
 
-use super::{cpu, fpu, paging};
+use super::{cpu, fpu, paging, roots};
 
 const SPEC_CTRL: u32 = 0x48;
 const PRED_CMD: u32 = 0x49;
@@ -44,6 +44,19 @@ unsafe extern "C" {
     fn guest_iret();
     fn verw_sysret();
     fn verw_iret();
+    // The same of page tables for guests.
+    fn trap_common();
+    fn own_trap();
+    fn ist_common();
+    fn own_ist();
+    static debug_from_guest: u8;
+    fn own_debug();
+    fn leave_by_sysret();
+    fn own_sysret();
+    static own_return_by_sysret: u8;
+    fn leave_by_iret();
+    fn own_iret();
+    fn own_guest_iret();
 }
 
 /// Does what was chosen, on the boot CPU: before other CPUs start, and before guests and interrupts.
@@ -76,6 +89,16 @@ pub(crate) fn apply(measures: &Measures) {
     if measures.verw {
         patch(&raw const return_by_sysret, JMP, verw_sysret);
         patch(guest_iret as *const u8, JMP, verw_iret);
+        patch(&raw const own_return_by_sysret, JMP, verw_sysret);
+        patch(own_guest_iret as *const u8, JMP, verw_iret);
+    }
+    if measures.own_tables {
+        roots::begin();
+        patch(trap_common as *const u8, JMP, own_trap);
+        patch(ist_common as *const u8, JMP, own_ist);
+        patch(&raw const debug_from_guest, JMP, own_debug);
+        patch(leave_by_sysret as *const u8, JMP, own_sysret);
+        patch(leave_by_iret as *const u8, JMP, own_iret);
     }
     if measures.overwrite_fpu_pointers {
         fpu::overwrite_pointers();
@@ -96,8 +119,9 @@ fn patch(place: *const u8, opcode: u8, target: unsafe extern "C" fn()) {
     cpu::cpuid(0, 0);
 }
 
-/// Sets this CPU's register.
+/// Sets this CPU's register, and has this CPU's guests run on tables for guests.
 pub(crate) fn set_up() {
+    roots::set_up();
     let control = CONTROL.load(Ordering::Relaxed);
     if control != NO_CONTROL {
         // SAFETY: the register was enumerated with the bits that are set; they change nothing but what the CPU predicts.
