@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn counter_measures_are_spelt_as_for_xen() {
-        let off = Choices { is_off: true, xpti_off: true, l1tf: Some(false), ..Choices::default() };
+        let off = Choices { is_off: true, xpti: Some(false), l1tf: Some(false), ..Choices::default() };
         for word in ["spec-ctrl=no", "spec-ctrl=off", "spec-ctrl=0", "spec-ctrl=false", "spec-ctrl=disable"] {
             assert_eq!(known(word).speculation, off, "{word}");
         }
@@ -232,6 +232,9 @@ mod tests {
         let choices = known("xpti=no pv-l1tf=off").speculation;
         assert_eq!(choices, Choices { is_off: false, ..off });
         assert_eq!(known("xpti=no xpti=default").speculation, Choices::default());
+        for line in ["xpti", "xpti=yes", "xpti spec-ctrl=no", "spec-ctrl=no xpti=1"] {
+            assert_eq!(known(line).speculation.xpti, Some(true), "{line}");
+        }
         let list =
             known("spec-ctrl=no,verw,no-ibpb,ssbd=1,psfd=off,ibrs=no,no-bhi-dis-s,clear-regs").speculation;
         let some =
@@ -252,7 +255,6 @@ mod tests {
             ("spec-ctrl=xen", "xen", "no such value"),
             ("spec-ctrl=ibpb=2", "ibpb=2", "no such value"),
             ("spec-ctrl=bti-thunk=jmp", "bti-thunk=jmp", "microhv has no such counter-measure"),
-            ("xpti", "xpti", "microhv has no such counter-measure"),
             ("xpti=dom0=no", "xpti=dom0=no", "dom0 and other domains cannot differ"),
             ("pv-l1tf=domu", "pv-l1tf=domu", "dom0 and other domains cannot differ"),
             ("mitigations=off", "mitigations=off", "no such option"),

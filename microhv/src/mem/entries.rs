@@ -118,18 +118,29 @@ impl<P: Platform> Mm<'_, P> {
             }
             self.exchange(table, slot, old, new, update)?;
         } else if was_present && old.differs_harmlessly(new) && new.is_allowed(level) {
-            return self.exchange(table, slot, old, new.stored(level), update);
+            self.exchange(table, slot, old, new.stored(level), update)?;
+            self.forget_copies(table, level);
+            return Ok(());
         } else {
             self.get_child(level, new)?;
             let done = self.exchange(table, slot, old, new.stored(level), update);
             done.inspect_err(|_| self.put_table(new.frame()))?;
         }
+        self.forget_copies(table, level);
         if was_present {
             // Paging-structure caches may hold the old entry (XSA-286). Not before it is gone, or a CPU could take it in
             // again; and before the table that it names can become something else.
             self.forget_table(old.frame());
         }
         Ok(())
+    }
+
+    /// An entry of `table` has changed: CPUs that run guests on copies of a level 4 table are to make new ones. Ahead of the flush
+    /// that gets them out of their guests.
+    fn forget_copies(&mut self, table: Mfn, level: u8) {
+        if level == 4 && self.hv.platform.root_changed(table) {
+            self.owe_flush();
+        }
     }
 
     /// Replaces the entry at byte `offset` of `mfn`, a frame of the session's domain. If the frame is a page table, the

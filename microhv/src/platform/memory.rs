@@ -43,6 +43,10 @@ pub trait Paging {
     fn invlpg(&self, va: GuestVa);
     /// Flushes the TLBs of `cpus`, and waits until it is done.
     fn flush_tlb(&self, cpus: CpuSet);
+    /// An entry of a guest's checked L4 has changed. Whether CPUs run guests on copies of such tables: the caller then owes a
+    /// flush, behind which no CPU runs a guest on a copy that was made before.
+    #[must_use]
+    fn root_changed(&self, l4: Mfn) -> bool;
     /// Writes the hypervisor's slots (256-271) of a guest L4 that is being validated.
     fn fill_hypervisor_slots(&self, l4: Mfn);
 }

@@ -234,6 +234,11 @@ impl TestMachine {
         self.tlb.lock().watch(frames.entries());
     }
 
+    /// CPUs run guests on copies of level 4 tables from now on.
+    pub fn run_on_copies(&self) {
+        self.tlb.lock().run_on_copies();
+    }
+
     /// This thread is this CPU from now on.
     pub fn on_cpu(&self, cpu: usize) {
         assert!(cpu < CPUS);

@@ -134,8 +134,13 @@ impl Paging for TestMachine {
         });
     }
 
+    fn root_changed(&self, l4: Mfn) -> bool {
+        self.tlb.lock().root_changed(l4)
+    }
+
     fn fill_hypervisor_slots(&self, l4: Mfn) {
         self.written(l4.maddr());
+        self.tlb.lock().root_changed(l4);
         for slot in &self.words(l4)[pte::HYPERVISOR_FIRST_SLOT..=pte::HYPERVISOR_LAST_SLOT] {
             slot.store(0, Ordering::Relaxed);
         }

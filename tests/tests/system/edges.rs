@@ -17,12 +17,22 @@ pub(crate) fn cases() -> Vec<Case> {
     Vec::from(crate::cases![edges:
         nothing_is_done_where_nothing_is_needed,
         everything_is_done_on_each_edge_that_needs_it,
+        tables_are_changed_on_each_edge_that_needs_it,
         an_nmi_in_a_window_is_an_edge_of_its_own,
     ])
 }
 
 /// All that needs no MSR of the CPU: the emulator has none of these.
 const EVERYTHING: &str = "spec-ctrl=verw,rsb,bhb-entry,clear-regs,div-scrub";
+
+/// What is on in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum On {
+    Nothing,
+    Everything,
+    /// With page tables of the hypervisor's own.
+    OwnTables,
+}
 
 /// A way through the entry code: from the first instruction of an entry to the IRET or SYSRET that ends it. A way that an
 /// exception or an NMI interrupts goes on behind that one's end.
@@ -36,10 +46,11 @@ struct Way {
 }
 
 impl Way {
-    /// The functions that the way goes through, but for what a CPU does ahead of idleness.
+    /// The functions that the way goes through, but for what a CPU does ahead of idleness, and for those that change tables.
     fn functions(&self) -> Vec<&str> {
         let names = self.steps.iter().map(|step| step.function.as_str());
-        let mut names: Vec<&str> = names.filter(|name| *name != "verw_idle").collect();
+        let mut names: Vec<&str> =
+            names.filter(|name| *name != "verw_idle" && !name.starts_with("own_")).collect();
         names.dedup();
         names
     }
@@ -49,9 +60,10 @@ impl Way {
     }
 
     /// Checks that the way goes through what is due on it, and through nothing else.
-    fn check(&self, is_all_on: bool) -> Result<()> {
+    fn check(&self, on: On) -> Result<()> {
         const GUARDS: [&str; 5] =
             ["guard_entry", "overwrite_return_stack", "guard_entry", "clear_history", "guard_entry"];
+        let (is_all_on, is_own) = (on != On::Nothing, on == On::OwnTables);
         let names = self.functions();
         let mut due = vec![names[0]];
         let from_own_stack = self.has("ist_common");
@@ -70,7 +82,10 @@ impl Way {
         let is_entry = names[0] != "enter_guest";
         if is_all_on && is_entry && (from_own_stack || !self.is_nested) {
             let last = due[due.len() - 1];
-            due.extend([&[clearing][..], &GUARDS, &[clearing, last]].concat());
+            due.extend([&[clearing][..], &GUARDS, &[clearing]].concat());
+            if !(is_own && from_own_stack) {
+                due.push(last);
+            }
             // rbp and rsp are the hypervisor's before; on a stack of its own rdi has the frame.
             self.check_cleared(clearing, if from_own_stack { 13 } else { 14 })?;
         }
@@ -82,7 +97,9 @@ impl Way {
             let guarded = by("guarded_iret", "guarded_sysret");
             due.push(leave);
             if is_all_on {
-                due.extend([guarded, "guard_exit", "scrub_divider", "guard_exit", guarded, leave]);
+                let guards = ["guard_exit", "scrub_divider", "guard_exit"];
+                let around = if is_own { [&[][..], &[]] } else { [&[guarded][..], &[guarded, leave]] };
+                due.extend([around[0], &guards, around[1]].concat());
                 due.push(by("verw_iret", "verw_sysret"));
             }
         }
@@ -91,6 +108,35 @@ impl Way {
         let [.., before, last] = &self.steps[..] else { anyhow::bail!("a way of one step") };
         ensure!(last.is_return(), "a way ends with {}", last.text);
         ensure!(before.text.contains("verw") == is_cleared, "ahead of {}: {}", last.text, before.text);
+        self.check_tables(is_own, from_own_stack)
+    }
+
+    /// Checks that tables are changed ahead of everything else on the way in, and behind everything else on the way out.
+    fn check_tables(&self, is_own: bool, from_own_stack: bool) -> Result<()> {
+        let is_load = |step: &Step| step.text.starts_with("mov") && step.text.ends_with("%cr3");
+        let loads: Vec<usize> =
+            self.steps.iter().enumerate().filter(|(_, step)| is_load(step)).map(|(at, _)| at).collect();
+        let is_entry = !self.has("enter_guest");
+        let due = match is_own {
+            true if from_own_stack => 2,
+            true if !self.is_nested => 1 + usize::from(is_entry),
+            _ => 0,
+        };
+        ensure!(loads.len() == due, "{} loads of CR3, not {due}, on {:?}", loads.len(), self.functions());
+        let (Some(first), Some(last)) = (loads.first(), loads.last()) else { return Ok(()) };
+        // All between belongs to the entry, which guests' tables map; behind the last load come pops alone.
+        let is_early = |step: &Step| step.is_own() || step.is_stub() || step.function.ends_with("_common");
+        ensure!(
+            !is_entry || self.steps[..*first].iter().all(is_early),
+            "late tables: {:?}",
+            self.functions()
+        );
+        let rest = &self.steps[last + 1..self.steps.len() - 1];
+        let is_late = |step: &Step| {
+            ["pop", "verw", "addq", "movq %rbp, %rsp", "jmp"].iter().any(|text| step.text.starts_with(text))
+        };
+        let other = rest.iter().find(|step| !is_late(step));
+        ensure!(other.is_none(), "{other:?} runs on a guest's tables");
         Ok(())
     }
 
@@ -178,9 +224,9 @@ fn apart(steps: &[Step]) -> Result<Vec<Way>> {
 }
 
 /// Checks all ways of a run, and that there were ways of each kind.
-fn check(ways: &[Way], is_all_on: bool) -> Result<()> {
+fn check(ways: &[Way], on: On) -> Result<()> {
     for way in ways {
-        way.check(is_all_on)?;
+        way.check(on)?;
     }
     let all =
         ["enter_guest", "syscall_entry_00", "vector_06", "vector_0d", "vector_0e", "vector_80", "debug_stub"];
@@ -200,11 +246,20 @@ fn check(ways: &[Way], is_all_on: bool) -> Result<()> {
 fn nothing_is_done_where_nothing_is_needed() -> Result<()> {
     let ways = ways("edges-plain", "", &[("syscall_entry_00", 0)])?;
     ensure!(ways.iter().any(|way| way.has("nmi_stub")), "no NMI");
-    check(&ways, false)
+    check(&ways, On::Nothing)
 }
 
 fn everything_is_done_on_each_edge_that_needs_it() -> Result<()> {
-    check(&ways("edges-all", EVERYTHING, &[])?, true)
+    check(&ways("edges-all", EVERYTHING, &[])?, On::Everything)
+}
+
+fn tables_are_changed_on_each_edge_that_needs_it() -> Result<()> {
+    let windows =
+        [("own_syscall_entry_00", 0), ("own_syscall_entry_00", 17), ("own_sysret", 0), ("verw_sysret", 0)];
+    let ways = ways("edges-own", &format!("{EVERYTHING} xpti=yes"), &windows)?;
+    let count = ways.iter().filter(|way| way.has("nmi_stub")).count();
+    ensure!(count == windows.len(), "{count} NMIs");
+    check(&ways, On::OwnTables)
 }
 
 /// Behind VERW, at the first two instructions of an entry, and within the guards.
@@ -218,7 +273,7 @@ fn an_nmi_in_a_window_is_an_edge_of_its_own() -> Result<()> {
         ("guard_entry", 0),
     ];
     let ways = ways("edges-nmi", EVERYTHING, &windows)?;
-    check(&ways, true)?;
+    check(&ways, On::Everything)?;
     let count = ways.iter().filter(|way| way.has("nmi_stub")).count();
     ensure!(count == windows.len(), "{count} NMIs");
     for last in ["sysret", "iret"] {

@@ -14,7 +14,7 @@ use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 use super::machine::{Hv, hypervisor};
 use super::paging::{self, StartTables};
 use super::percpu::{self, AREA_BYTES, Area, this_cpu};
-use super::{apic, cpu, fpu, leave, machine_check, speculation, time, tsc};
+use super::{apic, cpu, fpu, leave, machine_check, roots, speculation, time, tsc};
 
 /// How long a CPU may take until it says that it is up. An emulator on a busy host lets a CPU wait for hundreds of milliseconds,
 /// and a CPU that is left out is lost until the machine boots anew.
@@ -132,6 +132,7 @@ fn start_one(hv: &Hv, cpu: CpuId, apic_id: u32, page: u64) -> Result<(), &'stati
     let area = NonNull::new(percpu::area_address(cpu) as *mut Area).ok_or("has no place")?;
     // SAFETY: the area was mapped just now, and the CPU does not run yet.
     unsafe { Area::begin(area) };
+    roots::prepare(cpu).ok_or("gets no memory for page tables")?;
     start_stack.store(Area::stack_top(area), Ordering::Release);
     tsc::await_cpu();
     let is_up = || {

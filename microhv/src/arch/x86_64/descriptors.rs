@@ -132,6 +132,9 @@ unsafe extern "C" {
     fn syscall_entry_00();
     fn syscall32_entry_00();
     fn sysenter_entry();
+    fn own_syscall_entry_00();
+    fn own_syscall32_entry_00();
+    fn own_sysenter_entry();
 }
 
 /// Bytes between the entry stubs of `trap.S`.
@@ -188,4 +191,29 @@ pub(crate) unsafe fn load_entries(cpu: CpuId, sysenter_stack: Option<u64>) {
             cpu::write_msr(msr::SYSENTER_EIP, sysenter_entry as *const () as u64);
         }
     }
+}
+
+/// Loads another task state of `cpu`, and the entries that load the hypervisor's page tables first.
+///
+/// # Safety
+/// On `cpu` itself, after [`load_entries`]; `tss` is filled, and stays.
+pub(crate) unsafe fn load_own_entries(cpu: CpuId, tss: *const TaskStateSegment, sysenter_stack: Option<u64>) {
+    GDT_PAGE.set_system(tss_selector(cpu), tss as u64, size_of::<TaskStateSegment>() as u32 - 1, 0x89);
+    let entry_of =
+        |first: unsafe extern "C" fn()| first as *const () as u64 - CPU_STUB_BYTES * cpu.index() as u64;
+    // SAFETY: the selector names the descriptor just set; the entries exist for the whole run.
+    unsafe {
+        load_tss(SegmentSelector(tss_selector(cpu)));
+        cpu::write_msr(msr::LSTAR, entry_of(own_syscall_entry_00));
+        cpu::write_msr(msr::CSTAR, entry_of(own_syscall32_entry_00));
+        if let Some(stack) = sysenter_stack {
+            cpu::write_msr(msr::SYSENTER_ESP, stack);
+            cpu::write_msr(msr::SYSENTER_EIP, own_sysenter_entry as *const () as u64);
+        }
+    }
+}
+
+/// The address of the IDT, which is a page.
+pub(crate) fn idt_address() -> u64 {
+    IDT.0.get() as u64
 }

@@ -24,6 +24,7 @@ const DR6_CLEAR: u64 = 0xffff_0ff0;
 unsafe extern "C" {
     fn guest_iret();
     fn guest_iret_cleared();
+    fn own_guest_iret();
 }
 
 /// SYSCALL from 64-bit ring 3: a hypercall of the guest's kernel, or a system call for that kernel.
@@ -185,16 +186,28 @@ fn interrupt(vector: u8) {
 extern "C" fn trap_from_hypervisor(regs: &mut CpuUserRegs) {
     match regs.entry_vector {
         vector @ 32.. => return interrupt(vector as u8),
-        PAGE_FAULT if ldt_page_brought_in(Cr2::read_raw()) => return,
+        PAGE_FAULT if ldt_page_brought_in(Cr2::read_raw()) => {
+            if is_guest_iret(regs.rip) {
+                // The frame of the vCPU is whole; the IRET may have begun on other tables, and on another stack.
+                percpu::on_empty_stack(leave_afresh)
+            }
+            return;
+        }
         _ => {}
     }
-    if [guest_iret as *const (), guest_iret_cleared as *const ()].contains(&(regs.rip as *const ())) {
+    if is_guest_iret(regs.rip) {
         refused_iret(regs.entry_vector, regs.error_code);
     }
     match guest_access::fix_up(regs.rip) {
         Some(to) => regs.rip = to,
         None => panic::unexpected_trap(regs),
     }
+}
+
+/// Whether the instruction at `rip` is an IRET to a guest.
+fn is_guest_iret(rip: u64) -> bool {
+    [guest_iret as *const (), guest_iret_cleared as *const (), own_guest_iret as *const ()]
+        .contains(&(rip as *const ()))
 }
 
 /// The IRET to the guest faulted: the guest's registers cannot be as the frame says. The guest's kernel gets the

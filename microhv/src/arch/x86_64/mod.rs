@@ -8,8 +8,9 @@
 //! | `cpu.rs`, `memops.S` | single instructions; C's memory functions, and what else the compiler names |
 //! | `descriptors.rs` | GDT, TSS, IDT |
 //! | `machine.rs` | the type [`machine::Machine`], and the hypervisor over it |
-//! | `percpu.rs` | each CPU's stacks and data, the vCPU that runs |
+//! | `entry_page.rs`, `percpu.rs` | each CPU's stacks and data, the vCPU that runs |
 //! | `paging.rs`, `memory.rs`, `guest_access.rs` | the hypervisor's address space, machine memory, guests' |
+//! | `roots.rs`, `roots.S` | page tables for guests that map next to nothing of the hypervisor's, and the ways in and out there |
 //! | `fpu.rs`, `windows.rs` | what of a vCPU lives in the processor |
 //! | `apic.rs`, `time.rs`, `tsc.rs`, `serial.rs`, `screen.rs` | interrupt controllers, clock, whether TSCs differ, console |
 //! | `speculation.rs` | counter-measures against side channels |
@@ -30,6 +31,7 @@ mod cpus;
 mod descriptors;
 mod devices;
 mod entry;
+mod entry_page;
 mod fpu;
 mod guest_access;
 mod heap;
@@ -41,6 +43,7 @@ mod memory;
 mod paging;
 mod panic;
 mod percpu;
+mod roots;
 mod screen;
 mod serial;
 mod speculation;
@@ -62,10 +65,18 @@ core::arch::global_asm!(
     include_str!("trap.S"),
     include_str!("leave.S"),
     include_str!("guard.S"),
+    include_str!("roots.S"),
     hypervisor_control = sym speculation::HYPERVISOR_CONTROL,
     guest_control = sym speculation::GUEST_CONTROL,
     hypervisor_ds = const descriptors::HYPERVISOR_DS,
-    local_scratch = const percpu::LOCAL_SCRATCH,
+    entry_scratch = const percpu::ENTRY_SCRATCH,
+    entry_full = const percpu::ENTRY_FULL,
+    entry_hypervisor = const percpu::ENTRY_HYPERVISOR,
+    entry_page = const percpu::ENTRY_PAGE,
+    entry_stack = const percpu::ENTRY_STACK,
+    own_copies = const percpu::OWN_COPIES,
+    own_tables = const percpu::OWN_TABLES,
+    stack_top = const percpu::LOCAL_OFFSET,
     stack_to_regs_top = const percpu::STACK_TO_REGS_TOP,
     local_regs_top = const percpu::LOCAL_REGS_TOP,
     stack_before_regs = const switch::STACK_BEFORE_REGS,

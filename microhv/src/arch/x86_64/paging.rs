@@ -29,7 +29,7 @@ use super::machine::Machine;
 use super::percpu::{self, AREA_BYTES, FLUSH_ORDERS, GUARD_OFFSET, this_cpu};
 
 /// Entry of a table above L1.
-const TABLE: u64 = P | RW | A | D;
+pub(crate) const TABLE: u64 = P | RW | A | D;
 /// Hypervisor data.
 const DATA: u64 = P | RW | A | D | G | NX;
 
@@ -42,6 +42,8 @@ pub(crate) const M2P: u64 = HYPERVISOR_VIRT_START;
 pub(crate) const WINDOWS: u64 = 0xffff_8200_0000_0000;
 /// Bytes of one descriptor window.
 pub(crate) const WINDOW_BYTES: u64 = 128 << 10;
+/// What the windows' level 1 tables map, each.
+pub(crate) const WINDOW_TABLE_BYTES: u64 = LARGE_PAGE;
 /// Offset of the LDT in a window.
 pub(crate) const WINDOW_LDT: u64 = 64 << 10;
 /// An address within the image less this is the machine address.
@@ -212,7 +214,7 @@ pub(crate) unsafe fn load() {
 }
 
 /// A table in the direct map.
-fn table(maddr: u64) -> &'static [AtomicU64; 512] {
+pub(crate) fn table(maddr: u64) -> &'static [AtomicU64; 512] {
     // SAFETY: every caller passes a page-table frame of the hypervisor or one that the frame table vouches for; the
     // direct map covers all RAM for ever. The boot tables' covers what `new_table` takes.
     unsafe { &*(direct(maddr) as *const [AtomicU64; 512]) }
@@ -229,7 +231,11 @@ pub(crate) fn m2p_entry(mfn: u64) -> Option<&'static AtomicU64> {
 }
 
 /// The hypervisor's table of `level` on the way to `va`. Where one is absent, `make` gives its entry; `None`: nor does that.
-fn table_of(va: u64, level: u8, mut make: impl FnMut() -> Option<u64>) -> Option<&'static [AtomicU64; 512]> {
+pub(crate) fn table_of(
+    va: u64,
+    level: u8,
+    mut make: impl FnMut() -> Option<u64>,
+) -> Option<&'static [AtomicU64; 512]> {
     let mut at = table(hypervisor_l4());
     for step in (level + 1..=4).rev() {
         let slot = &at[index(va, step)];
@@ -385,7 +391,14 @@ impl Paging for Machine {
         }
     }
 
+    #[inline]
+    fn root_changed(&self, l4: Mfn) -> bool {
+        percpu::forget_copies(l4.maddr().raw())
+    }
+
     fn fill_hypervisor_slots(&self, l4: Mfn) {
+        // A CPU may have a copy of what the frame was before.
+        percpu::forget_copies(l4.maddr().raw());
         let (from, to) = (table(hypervisor_l4()), table(l4.maddr().raw()));
         for slot in pte::HYPERVISOR_FIRST_SLOT..=pte::HYPERVISOR_LAST_SLOT {
             to[slot].store(from[slot].load(Ordering::Relaxed), Ordering::Relaxed);

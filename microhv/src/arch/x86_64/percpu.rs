@@ -22,6 +22,7 @@ use x86_64::VirtAddr;
 use x86_64::structures::tss::TaskStateSegment;
 
 use super::descriptors;
+use super::entry_page::{EntryPage, OwnTables};
 use super::machine::{self, Cur, Hv};
 
 /// Size and alignment of a CPU's area.
@@ -31,15 +32,13 @@ const IST_BYTES: usize = 4096;
 /// The number of these stacks.
 const IST_STACKS: usize = 4;
 /// Bytes of the main stack.
-const STACK_BYTES: usize = AREA_BYTES - IST_STACKS * IST_BYTES - 4096 - size_of::<Local>();
+const STACK_BYTES: usize = AREA_BYTES - IST_STACKS * IST_BYTES - 2 * 4096 - size_of::<Local>();
 
 /// A CPU's own data.
 #[repr(C, align(64))]
 pub(crate) struct Local {
     /// One past the frame of the running vCPU that entry code fills: `Vcpu::entry_stack`.
     pub(crate) regs_top: AtomicU64,
-    /// The guest's stack pointer, for the first instructions of SYSCALL.
-    scratch: AtomicU64,
     /// The scheduler's word of work that waits on this CPU.
     pending: AtomicPtr<AtomicU32>,
     /// The vCPU that runs; null while idle. What `loaded` refers to, found with one load.
@@ -63,23 +62,26 @@ pub(crate) struct Local {
     pub(crate) gives_way: AtomicBool,
     /// Task state: the stacks that the CPU switches to. Zeros, which cost no room in the file, until `load_segments`.
     pub(crate) tss: UnsafeCell<MaybeUninit<TaskStateSegment>>,
+    /// The page tables that guests run on here, where those are not the guests'.
+    pub(crate) own: OwnTables,
 }
 
-/// A CPU's area: four stacks for the interruptions that nothing masks, a guard page, the main stack, the data.
+/// A CPU's area: four stacks for the interruptions that nothing masks, the entry page, a guard page, the main stack, the data.
 #[repr(C, align(4096))]
 pub(crate) struct Area {
     ist: UnsafeCell<[[u8; IST_BYTES]; IST_STACKS]>,
+    entry: EntryPage,
     guard: UnsafeCell<[u8; 4096]>,
     stack: UnsafeCell<[u8; STACK_BYTES]>,
     local: Local,
 }
 
 const _: () = assert!(size_of::<Area>() == AREA_BYTES);
-const _: () = assert!(offset_of!(Area, guard).is_multiple_of(4096));
+const _: () = assert!(offset_of!(Area, guard).is_multiple_of(4096) && size_of::<EntryPage>() == 4096);
 const _: () = assert!(offset_of!(Area, local) % 16 == 0);
 
 /// Offset of [`Local`] in an area: also where the main stack begins.
-const LOCAL_OFFSET: usize = offset_of!(Area, local);
+pub(crate) const LOCAL_OFFSET: usize = offset_of!(Area, local);
 /// Where the guard page begins in an area.
 pub(crate) const GUARD_OFFSET: usize = offset_of!(Area, guard);
 /// Offsets that entry code uses: from the area's start, and from the top of the main stack.
@@ -87,7 +89,19 @@ pub(crate) const LOCAL_REGS_TOP: usize = LOCAL_OFFSET + offset_of!(Local, regs_t
 /// Likewise.
 pub(crate) const STACK_TO_REGS_TOP: usize = offset_of!(Local, regs_top);
 /// Likewise.
-pub(crate) const LOCAL_SCRATCH: usize = LOCAL_OFFSET + offset_of!(Local, scratch);
+pub(crate) const ENTRY_SCRATCH: usize = ENTRY_PAGE + offset_of!(EntryPage, scratch);
+/// Likewise.
+pub(crate) const ENTRY_FULL: usize = ENTRY_PAGE + offset_of!(EntryPage, full);
+/// Likewise.
+pub(crate) const ENTRY_HYPERVISOR: usize = ENTRY_PAGE + offset_of!(EntryPage, hypervisor);
+/// Likewise.
+pub(crate) const OWN_COPIES: usize = LOCAL_OFFSET + offset_of!(Local, own.copies.of);
+/// Likewise.
+pub(crate) const OWN_TABLES: usize = LOCAL_OFFSET + offset_of!(Local, own.tables);
+/// Where the entry page begins in an area; the interrupt stacks lie before.
+pub(crate) const ENTRY_PAGE: usize = offset_of!(Area, entry);
+/// Where the entry page's stack begins: at the page's end.
+pub(crate) const ENTRY_STACK: usize = ENTRY_PAGE + 4096;
 
 // SAFETY: the cells are stacks, the TSS and the current vCPU, which only their own CPU uses; the rest are atomics.
 unsafe impl Sync for Area {}
@@ -95,6 +109,7 @@ unsafe impl Sync for Area {}
 /// The boot CPU's area: until the final tables are loaded, at its place in the image, and then only in its row.
 static BOOT_AREA: Area = Area {
     ist: UnsafeCell::new([[0; IST_BYTES]; IST_STACKS]),
+    entry: EntryPage::new(),
     guard: UnsafeCell::new([0; 4096]),
     stack: UnsafeCell::new([0; STACK_BYTES]),
     local: Local::new(),
@@ -133,6 +148,15 @@ pub(crate) static FLUSH_ORDERS: FlushOrders = FlushOrders::new();
 /// The data of another CPU that is up.
 pub(crate) fn local_of(cpu: CpuId) -> Option<&'static Local> {
     online().contains(cpu).then(|| local_once_up(cpu)).flatten()
+}
+
+/// The data of a CPU that may not have come up yet.
+///
+/// # Safety
+/// The area of `cpu` is mapped, and its data were made.
+pub(crate) unsafe fn local_at(cpu: CpuId) -> &'static Local {
+    // SAFETY: the caller's duty; what others use of `Local` are atomics.
+    unsafe { &*((area_address(cpu) as usize + LOCAL_OFFSET) as *const Local) }
 }
 
 /// The data of another CPU that came up once, and may be parked.
@@ -193,13 +217,52 @@ impl Area {
             descriptors::load_entries(cpu, has_sysenter.then_some(stack));
         }
     }
+
+    /// Has the processor push on the entry page's stack from now on, and enter by what `roots.S` has for that.
+    ///
+    /// # Safety
+    /// After [`Area::load_tables`], on `cpu`, whose area this is; the tables for guests are made.
+    pub(crate) unsafe fn load_own_entries(area: NonNull<Self>, cpu: CpuId) {
+        let stack = area.as_ptr() as u64 + ENTRY_STACK as u64;
+        let has_sysenter = super::cpu::cpuid(1, 0).edx & 1 << 11 != 0;
+        // SAFETY: the caller's duty; nobody else uses either task state.
+        unsafe {
+            let of_local: *const TaskStateSegment = (*area.as_ptr()).local.tss.get().cast();
+            let tss: *mut TaskStateSegment = (*area.as_ptr()).entry.tss.get().cast();
+            tss.write(*of_local);
+            (*tss).privilege_stack_table[0] = VirtAddr::new(stack);
+            descriptors::load_own_entries(cpu, tss, has_sysenter.then_some(stack));
+        }
+    }
+}
+
+/// The entry page of a CPU whose area is mapped.
+///
+/// # Safety
+/// The area of `cpu` is mapped.
+pub(crate) unsafe fn entry_page(cpu: CpuId) -> &'static EntryPage {
+    // SAFETY: the caller's duty; what is used of the page by reference are atomics.
+    unsafe { &*((area_address(cpu) as usize + ENTRY_PAGE) as *const EntryPage) }
+}
+
+/// Whether guests run on page tables of the hypervisor's own: set at start-up.
+pub(crate) static HAS_OWN_TABLES: AtomicBool = AtomicBool::new(false);
+
+/// Has all CPUs forget their copies of the level 4 table at `l4`. Whether CPUs run guests on copies.
+#[inline]
+pub(crate) fn forget_copies(l4: u64) -> bool {
+    let is_on = HAS_OWN_TABLES.load(Ordering::Relaxed);
+    if is_on {
+        let came_up = CpuSet::from_bits(CAME_UP.load(Ordering::Acquire));
+        came_up.iter().filter_map(local_once_up).for_each(|local| local.own.copies.forget(l4));
+    }
+    is_on
 }
 
 impl Local {
     const fn new() -> Self {
         Self {
             regs_top: AtomicU64::new(0),
-            scratch: AtomicU64::new(0),
             pending: AtomicPtr::new(core::ptr::null_mut()),
             vcpu: AtomicPtr::new(core::ptr::null_mut()),
             loaded: UnsafeCell::new(None),
@@ -211,6 +274,7 @@ impl Local {
             interrupt_waits: AtomicBool::new(false),
             gives_way: AtomicBool::new(false),
             tss: UnsafeCell::new(MaybeUninit::zeroed()),
+            own: OwnTables::new(),
         }
     }
 

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use microhv::boot::speculation::Measures;
 
-use super::{cpu, fpu, paging};
+use super::{cpu, fpu, paging, roots};
 
 /// Opcodes, before an offset of 32 bits.
 const CALL: u8 = 0xe8;
@@ -77,6 +77,24 @@ unsafe extern "C" {
     fn guest_iret();
     fn verw_sysret();
     fn verw_iret();
+    // The same of page tables for guests.
+    fn trap_common();
+    fn own_trap();
+    fn ist_common();
+    fn own_ist();
+    static debug_stub_from_guest: u8;
+    static machine_check_stub_from_guest: u8;
+    static own_ist_guard: u8;
+    static own_ist_end: u8;
+    static own_return_by_ist: u8;
+    static own_sysret_guard: u8;
+    static own_iret_guard: u8;
+    fn guard_exit();
+    fn own_debug();
+    fn own_sysret();
+    static own_return_by_sysret: u8;
+    fn own_iret();
+    fn own_guest_iret();
 }
 
 /// Does what was chosen, on the boot CPU: before other CPUs start, and before guests and interrupts.
@@ -86,6 +104,7 @@ pub(crate) fn apply(measures: &Measures) {
         patch(&raw const call_compat_syscall, CALL, cleared_compat_syscall);
         patch(&raw const call_trap, CALL, cleared_trap);
         patch(&raw const call_ist_guard, CALL, guard_ist);
+        patch(&raw const own_ist_guard, CALL, guard_ist);
     }
     if measures.guards_entry() {
         for place in [
@@ -109,6 +128,9 @@ pub(crate) fn apply(measures: &Measures) {
         patch(&raw const return_by_sysret, JMP, verw_sysret);
         patch(guest_iret as *const u8, JMP, verw_iret);
         patch(&raw const return_by_ist, JMP, verw_ist);
+        patch(&raw const own_return_by_sysret, JMP, verw_sysret);
+        patch(own_guest_iret as *const u8, JMP, verw_iret);
+        patch(&raw const own_return_by_ist, JMP, verw_ist);
     }
     if measures.ibrs_entry {
         patch_control(measures.control.unwrap_or(0));
@@ -116,7 +138,20 @@ pub(crate) fn apply(measures: &Measures) {
     if measures.scrub_divider {
         patch(&raw const guard_divider, CALL, scrub_divider);
     }
-    if measures.ibrs_entry || measures.scrub_divider {
+    let guards_exit = measures.ibrs_entry || measures.scrub_divider;
+    if measures.own_tables {
+        roots::begin();
+        patch(trap_common as *const u8, JMP, own_trap);
+        patch(ist_common as *const u8, JMP, own_ist);
+        patch(&raw const debug_stub_from_guest, JMP, own_debug);
+        patch(&raw const machine_check_stub_from_guest, JMP, own_debug);
+        patch(leave_by_sysret as *const u8, JMP, own_sysret);
+        patch(leave_by_iret as *const u8, JMP, own_iret);
+        if guards_exit {
+            patch(&raw const own_sysret_guard, CALL, guard_exit);
+            patch(&raw const own_iret_guard, CALL, guard_exit);
+        }
+    } else if guards_exit {
         patch(leave_by_sysret as *const u8, JMP, guarded_sysret);
         patch(leave_by_iret as *const u8, JMP, guarded_iret);
     }
@@ -138,6 +173,7 @@ fn patch_control(control: u64) {
     patch(&raw const guard_exit_control, CALL, set_guest_control);
     patch(&raw const guard_ist_control, CALL, keep_control);
     patch(&raw const call_ist_end, CALL, restore_control);
+    patch(&raw const own_ist_end, CALL, restore_control);
 }
 
 /// Makes the five bytes at `place` a jump or call of `target`.
@@ -151,8 +187,9 @@ fn patch(place: *const u8, opcode: u8, target: unsafe extern "C" fn()) {
     cpu::cpuid(0, 0);
 }
 
-/// Sets this CPU's registers.
+/// Sets this CPU's registers, and has this CPU's guests run on tables for guests.
 pub(crate) fn set_up() {
+    roots::set_up();
     let control = CONTROL.load(Ordering::Relaxed);
     if control != NO_CONTROL {
         // SAFETY: the register was enumerated with the bits that are set; they change nothing but what the CPU predicts.

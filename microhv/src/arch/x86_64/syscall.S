@@ -11,10 +11,11 @@
     .macro entry_of_cpu name, cpu, common
     .balign 32
     function \name
-    mov [rip + cpu_areas + \cpu * 0x10000 + {local_scratch}], rsp
+    mov [rip + cpu_areas + \cpu * 0x10000 + {entry_scratch}], rsp
+\name\()_saved:
     mov rsp, [rip + cpu_areas + \cpu * 0x10000 + {local_regs_top}]
     push 0xe02b
-    push [rip + cpu_areas + \cpu * 0x10000 + {local_scratch}]
+    push [rip + cpu_areas + \cpu * 0x10000 + {entry_scratch}]
     .if \cpu
     jmp \common
     .endif

@@ -23,7 +23,9 @@ vector_\high\low:
 
     .balign 16
     function trap_common
-    push_registers
+    push_registers                       /* five bytes at least, which may become a jump to own_trap */
+    .globl trap_saved
+trap_saved:
     cld
     mov rdi, rsp
     xor ebp, ebp
@@ -52,6 +54,8 @@ vector_\high\low:
     mov dword ptr [rsp + 4], \vector
     test byte ptr [rsp + 16], 3
     je ist_common
+    .globl \name\()_from_guest
+\name\()_from_guest:                     /* five bytes that may become a jump to own_debug */
     push rax
     push rdx
     mov rax, rsp
@@ -80,7 +84,7 @@ vector_\high\low:
     function double_fault_stub
     mov dword ptr [rsp + 4], 8
     function ist_common
-    push_registers
+    push_registers                       /* may become a jump to own_ist */
     cld
     mov rdi, rsp
     mov rbp, rsp

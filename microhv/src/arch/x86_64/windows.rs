@@ -15,7 +15,7 @@ use x86_64::instructions::tables::{lgdt, sgdt};
 use super::descriptors::{GDT_LIMIT, GDT_OUR_OFFSET, GDT_PAGE, ldt_selector};
 use super::machine::Machine;
 use super::percpu::this_cpu;
-use super::{cpu, paging};
+use super::{cpu, paging, roots};
 
 /// The page of a window's GDT that is ours; the pages before are the guest's.
 const GDT_OUR_PAGE: usize = GDT_OUR_OFFSET as usize / PAGE_SIZE;
@@ -23,6 +23,7 @@ const GDT_OUR_PAGE: usize = GDT_OUR_OFFSET as usize / PAGE_SIZE;
 /// Loads the GDT and LDT of a window. The window's address is [`DescriptorWindow::place`].
 pub(crate) fn load(window: &DescriptorWindow, ldt_entries: u16) {
     let base = window.place();
+    roots::show_window(base);
     // SAFETY: the window's page 14 is our GDT page since `create_window`; the LDT descriptor is written before it is
     // loaded.
     unsafe {
@@ -47,11 +48,16 @@ static WINDOWS_USED: Mutex<rank::Windows, [u64; WINDOW_COUNT / 64]> = Mutex::new
 struct ZeroPage([u8; PAGE_SIZE]);
 static ZERO_PAGE: ZeroPage = ZeroPage([0; PAGE_SIZE]);
 
+/// From one window to the next. Tables for guests map a level 1 table of windows as a whole, so there each has one for itself.
+fn stride() -> u64 {
+    if roots::are_on() { paging::WINDOW_TABLE_BYTES } else { paging::WINDOW_BYTES }
+}
+
 fn take_window() -> Option<u64> {
     let mut used = WINDOWS_USED.lock();
     let (word, bits) = used.iter_mut().enumerate().find(|(_, bits)| **bits != u64::MAX)?;
     let bit = bits.trailing_ones() as usize;
-    let va = paging::WINDOWS + (word * 64 + bit) as u64 * paging::WINDOW_BYTES;
+    let va = paging::WINDOWS + (word * 64 + bit) as u64 * stride();
     // The L1 table is never freed, since it also serves the windows around.
     let has_table = paging::has_window_table(va, || {
         let layout = core::alloc::Layout::new::<ZeroPage>();
@@ -90,7 +96,7 @@ impl DescriptorWindows for Machine {
             "a CPU that has a vCPU's tables loaded keeps its domain"
         );
         paging::set_window(base, &[]);
-        let place = ((base - paging::WINDOWS) / paging::WINDOW_BYTES) as usize;
+        let place = ((base - paging::WINDOWS) / stride()) as usize;
         WINDOWS_USED.lock()[place / 64] &= !(1 << (place % 64));
     }
 

@@ -7,8 +7,8 @@ use crate::boot::command_line::boolean;
 pub struct Choices {
     /// `spec-ctrl=no`: nothing that can be left out, but what is asked for by name.
     pub is_off: bool,
-    /// `xpti=no`: no page tables of the hypervisor's own.
-    pub xpti_off: bool,
+    /// `xpti`: guests run on page tables of the hypervisor's own, whatever the CPU needs.
+    pub xpti: Option<bool>,
     /// `pv-l1tf`: page-table entries that are not present name no memory.
     pub l1tf: Option<bool>,
     /// `spec-ctrl=clear-regs`: a guest's registers do not stay in the CPU while the hypervisor runs. Xen, which always clears
@@ -84,7 +84,8 @@ impl Choices {
                 return Ok(());
             }
             _ if !item.is_empty() && boolean(item) == Some(false) => {
-                (self.is_off, self.xpti_off) = (true, true);
+                self.is_off = true;
+                self.xpti = self.xpti.or(Some(false));
                 self.l1tf = self.l1tf.or(Some(false));
                 return Ok(());
             }
@@ -99,10 +100,9 @@ impl Choices {
     /// # Errors
     /// Why the value is ignored.
     pub fn xpti(&mut self, value: &str) -> Result<(), &'static str> {
-        self.xpti_off = match value {
-            "default" => false,
-            _ if truth(value)? => return Err(ABSENT),
-            _ => true,
+        self.xpti = match value {
+            "default" => None,
+            _ => Some(truth(value)?),
         };
         Ok(())
     }

@@ -180,6 +180,11 @@ fn rdcl(facts: &Facts) -> Need {
     Need::of(facts, Intel, &denied, "the CPU does not say RDCL_NO")
 }
 
+/// Whether a guest reads ahead what its page tables map without the right to it.
+pub(super) fn has_meltdown(facts: &Facts) -> bool {
+    rdcl(facts).0.is_ok()
+}
+
 /// Whether an entry that is not present leads a guest to what the first-level cache has of the memory there.
 pub(super) fn has_l1tf(facts: &Facts) -> bool {
     rdcl(facts).0.is_ok()
@@ -337,7 +342,7 @@ fn data(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add<'_>
     let says = |bit: u64| facts.says(bit);
     let of = |maker, denied: &[(bool, &'static str)], affected| Need::of(facts, maker, denied, affected);
     let need = rdcl(facts);
-    let own = state(false, choices.xpti_off.then_some(false), missing);
+    let own = state(measures.own_tables, choices.xpti, missing);
     add("Meltdown", need, own, "page tables of the hypervisor's own");
     let refused = state(measures.refuse_absent_memory, choices.l1tf, missing);
     add("L1TF", need, refused, "entries that are not present name no memory");

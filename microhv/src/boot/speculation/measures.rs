@@ -29,6 +29,8 @@ pub struct Measures {
     pub overwrite_fpu_pointers: bool,
     /// Page-table entries that are not present name no memory.
     pub refuse_absent_memory: bool,
+    /// Guests run on page tables that map next to nothing of the hypervisor's.
+    pub own_tables: bool,
     /// The value of `MSR_SPEC_CTRL`, if there is one.
     pub control: Option<u64>,
 }
@@ -76,6 +78,7 @@ impl Measures {
             set_de_cfg_9: wanted(None, faults::has_zenbleed(facts)) && facts.maker() == Maker::Amd,
             overwrite_fpu_pointers: wanted(None, faults::keeps_fpu_pointers(facts)),
             refuse_absent_memory: wanted(choices.l1tf, faults::has_l1tf(facts)),
+            own_tables: choices.xpti.unwrap_or(faults::has_meltdown(facts) && speculates),
             control: facts.has_control().then_some(control),
         }
     }

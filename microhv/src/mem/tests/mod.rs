@@ -4,6 +4,7 @@ use crate::platform::MachineMemory;
 mod absent;
 mod basics;
 mod calls;
+mod copies;
 mod cpus;
 mod descriptors;
 mod exchange;

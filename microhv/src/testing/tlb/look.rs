@@ -14,6 +14,7 @@ impl Tlb {
             return;
         }
         self.catch_up(memory);
+        self.check_copies(memory);
         // A CPU that is amid a call of its own is looked at when it uses a guest's address, or returns.
         for cpu in 0..CPUS {
             if cpu == self.me || !self.inside[cpu] {

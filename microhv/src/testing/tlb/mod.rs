@@ -37,7 +37,9 @@
 //! 4. Where a table is checked for the first time, or given back (`present_groups`), no CPU holds a way to it, and no *other*
 //!    CPU can write it. This CPU runs the hypervisor, and may flush itself later, but before the next access to a guest's
 //!    address.
-//! 5. The windows through which a CPU reads a guest's descriptors lead to descriptor pages.
+//! 5. Where CPUs run guests on copies of level 4 tables ([`TestMachine::run_on_copies`](super::TestMachine::run_on_copies)), a guest's
+//!    copy is as its table is. A CPU that is flushed, or goes back to its guest, makes a new copy if the old one is forgotten.
+//! 6. The windows through which a CPU reads a guest's descriptors lead to descriptor pages.
 //!
 //! The model checks these rules against the frame table, which [`TestMachine::watch`](super::TestMachine::watch) gives it.
 //!
@@ -54,6 +56,7 @@
 //! **What is left out.** Large pages count as their first page: no table of a guest may have one. Accessed and dirty
 //! bits are not written. Code fetches are reads. The hypervisor does not use process context identifiers.
 
+mod copies;
 mod frames;
 mod look;
 mod reach;
@@ -66,6 +69,7 @@ use core::sync::atomic::AtomicU64;
 
 use ring_abi::types::{DomId, Mfn};
 
+use self::copies::Copies;
 use self::frames::Frames;
 use crate::frames::info::{FrameInfo, PageType, TypeWord};
 use crate::platform::DescriptorPage;
@@ -128,6 +132,8 @@ impl Seen {
 struct Cpu {
     /// The loaded base, and its owner. `None`: the CPU has no watched tables loaded.
     root: Option<(u32, Seen)>,
+    /// Copies of such bases.
+    copies: Copies,
     /// Something that a walk of this CPU reads has changed.
     changed: bool,
     leaves: BTreeMap<Leaf, Seen>,
@@ -180,6 +186,8 @@ pub(super) struct Tlb {
     me: usize,
     /// The CPUs that are in the hypervisor.
     inside: [bool; CPUS],
+    /// CPUs run guests on copies of level 4 tables.
+    uses_copies: bool,
     /// Frames of descriptor windows, by number.
     windows: BTreeMap<u64, [Option<u32>; WINDOW_PAGES]>,
     violations: Vec<String>,
@@ -201,6 +209,7 @@ impl Tlb {
             cpus: core::array::from_fn(|_| Cpu::default()),
             me: 0,
             inside: [false; CPUS],
+            uses_copies: false,
             windows: BTreeMap::new(),
             violations: Vec::new(),
             scratch: Vec::new(),
@@ -299,6 +308,7 @@ impl Tlb {
 
     /// Takes in again what can be reached, right after a flush.
     fn refill(&mut self, memory: &Memory, cpu: usize) {
+        self.go_to_guest(memory, cpu);
         self.cpus[cpu].read.clear();
         self.cpus[cpu].changed = true;
         self.take_in(memory, cpu);

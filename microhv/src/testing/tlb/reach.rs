@@ -171,8 +171,10 @@ impl Tlb {
             if !self.known.has(frame) {
                 self.read_again(memory, frame);
             }
-            for n in 0..self.contents[frame as usize].len() {
-                let (slot, entry) = self.contents[frame as usize][n];
+            let copy = |tlb: &Self| tlb.top(cpu).filter(|_| level == 4).map(<[_]>::len);
+            for n in 0..copy(self).unwrap_or(self.contents[frame as usize].len()) {
+                let top = self.top(cpu).filter(|_| level == 4);
+                let (slot, entry) = top.unwrap_or(&self.contents[frame as usize])[n];
                 if entry & USER == 0 || (level == 4 && HYPERVISOR_SLOTS.contains(&slot)) {
                     continue;
                 }

@@ -18,6 +18,16 @@ pub(super) struct Step {
 }
 
 impl Step {
+    /// Whether the step is one of those that change tables.
+    pub(super) fn is_own(&self) -> bool {
+        self.function.starts_with("own_")
+    }
+
+    /// Whether the step is of an entry's first function.
+    pub(super) fn is_stub(&self) -> bool {
+        is_entry(&self.function)
+    }
+
     pub(super) fn is_return(&self) -> bool {
         self.text.contains("sysret") || self.text.contains("iret")
     }
@@ -115,7 +125,16 @@ impl Code {
 /// Whether the CPU itself goes to a function of this name.
 fn is_entry(name: &str) -> bool {
     let of_cpu = |prefix: &str| name.strip_prefix(prefix).is_some_and(|cpu| cpu.len() == 2);
-    ["syscall_entry_", "syscall32_entry_", "vector_"].iter().any(|prefix| of_cpu(prefix))
-        || ["sysenter_entry", "debug_stub", "nmi_stub", "machine_check_stub", "double_fault_stub"]
-            .contains(&name)
+    ["syscall_entry_", "syscall32_entry_", "own_syscall_entry_", "own_syscall32_entry_", "vector_"]
+        .iter()
+        .any(|prefix| of_cpu(prefix))
+        || [
+            "sysenter_entry",
+            "own_sysenter_entry",
+            "debug_stub",
+            "nmi_stub",
+            "machine_check_stub",
+            "double_fault_stub",
+        ]
+        .contains(&name)
 }
