@@ -22,6 +22,7 @@ mod growth;
 pub mod hypercall;
 pub mod lifecycle;
 pub mod mem;
+pub mod nospec;
 pub mod pirq;
 pub mod platform;
 pub mod rangeset;
