@@ -23,6 +23,7 @@ pub mod hypercall;
 pub mod lifecycle;
 pub mod machine_check;
 pub mod mem;
+pub mod nospec;
 pub mod pirq;
 pub mod platform;
 pub mod rangeset;

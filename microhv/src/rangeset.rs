@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use crate::nospec::At;
+
 /// Ranges of a set at most: each change walks and copies them.
 const MAX_RANGES: usize = 1024;
 
@@ -67,7 +69,7 @@ impl RangeSet {
     /// Whether all of `first..=last` is in the set.
     pub fn contains_range(&self, first: u64, last: u64) -> bool {
         let at = self.ranges.partition_point(|&(_, b)| b < first);
-        self.ranges.get(at).is_some_and(|&(a, b)| a <= first && last <= b && first <= last)
+        self.ranges.at(at).is_some_and(|&(a, b)| a <= first && last <= b && first <= last)
     }
 
     /// Whether `value` is in the set.

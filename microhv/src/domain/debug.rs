@@ -4,6 +4,7 @@ use ring_abi::segment::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START};
 
 use super::GuestCpu;
 use crate::frames::pte::is_canonical;
+use crate::nospec::Wrapped;
 use crate::platform::Platform;
 
 /// DR7: bits that are always one, that are always zero, and general detect.
@@ -76,7 +77,7 @@ impl GuestCpu {
                 platform.set_debug_register(index, self.debug[usize::from(index)]);
             }
         }
-        self.debug[index as usize] = value;
+        *self.debug.wrapped_mut(index as usize) = value;
         platform.set_debug_register(index as u8, value);
         Ok(())
     }
@@ -87,7 +88,7 @@ impl GuestCpu {
     /// `NoDevice`: there is no such register.
     pub(crate) fn debug_register(&self, index: u64) -> Result<u64, DebugRegisterError> {
         match index {
-            0..=3 | 6 | 7 => Ok(self.debug[index as usize]),
+            0..=3 | 6 | 7 => Ok(*self.debug.wrapped(index as usize)),
             _ => Err(DebugRegisterError::NoDevice),
         }
     }

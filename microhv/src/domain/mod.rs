@@ -37,6 +37,7 @@ use crate::emul::state::Levels;
 use crate::evtchn::state::Ports;
 use crate::gnttab::state::GrantTable;
 use crate::mem::state::DomainMm;
+use crate::nospec::At;
 use crate::rangeset::RangeSet;
 use crate::sched::state::DomainSched;
 use crate::sync::{Mutex, rank, words};
@@ -253,6 +254,12 @@ impl Domain {
 
     /// vCPU number `id`, if there is one.
     pub fn vcpu(&self, id: u32) -> Option<&Vcpu> {
+        self.vcpus.at(id as usize)
+    }
+
+    /// vCPU number `id`, which the hypervisor keeps since it found the vCPU, and no guest chooses now.
+    #[inline]
+    pub(crate) fn known_vcpu(&self, id: u32) -> Option<&Vcpu> {
         self.vcpus.get(id as usize)
     }
 
@@ -291,8 +298,8 @@ pub struct VcpuRef {
 impl VcpuRef {
     /// vCPU `id` of `domain`, if there is one.
     pub fn new(domain: &Arc<Domain>, id: u32) -> Option<Self> {
-        domain.vcpu(id)?;
-        Some(Self { domain: domain.clone(), index: id })
+        let index = domain.vcpu(id)?.id.raw();
+        Some(Self { domain: domain.clone(), index })
     }
 
     /// The domain to which the vCPU belongs.

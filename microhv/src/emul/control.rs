@@ -4,6 +4,7 @@ use super::state::{XCR0_AVX, XCR0_AVX512};
 use super::{Emulated, edx_eax};
 use crate::domain::{Current, GuestCpu};
 use crate::mem::MemError;
+use crate::nospec::Wrapped;
 use crate::platform::Platform;
 use ring_abi::types::Maddr;
 
@@ -60,7 +61,7 @@ pub(super) fn write_cr<P: Platform>(cur: &mut Current<'_, P>, cr: u8, number: u8
 
 pub(super) fn read_dr<P: Platform>(cur: &mut Current<'_, P>, dr: u8, number: u8) -> Emulated {
     let Some(dr) = debug_register(cur, dr) else { return Emulated::NotEmulated };
-    let value = cur.vcpu.cpu.lock().debug[usize::from(dr)];
+    let value = *cur.vcpu.cpu.lock().debug.wrapped(usize::from(dr));
     *cur.regs.general(number) = value;
     Emulated::Done
 }

@@ -5,6 +5,8 @@
 
 use ring_abi::guest_context::CpuUserRegs;
 
+use crate::nospec::At;
+
 /// The longest legal x86 instruction.
 pub(super) const MAX_INSTRUCTION_BYTES: usize = 15;
 
@@ -113,7 +115,7 @@ impl<'a> Instruction<'a> {
     /// The address of the memory operand; an immediate of `immediate` bytes follows it.
     pub(super) fn address(&mut self, modrm: ModRm, immediate: u8, regs: &mut CpuUserRegs) -> Option<u64> {
         let mode = modrm.byte >> 6;
-        let mut displacement = [0, 1, 4][usize::from(mode)];
+        let mut displacement = *[0, 1, 4].at(usize::from(mode))?;
         let from = match modrm.byte & 7 {
             4 => {
                 let sib = self.byte()?;

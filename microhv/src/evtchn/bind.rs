@@ -14,6 +14,7 @@ use super::state::{BUCKET, Binding, PortCell, PortState};
 use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::growth::make_room;
+use crate::nospec::At;
 use crate::platform::{GuestFault, Platform};
 use crate::sync::{self, MutexGuard};
 
@@ -134,7 +135,8 @@ impl<P: Platform> Hypervisor<P> {
         if virq >= NR_VIRQS || (!is_per_vcpu(virq) && vcpu != 0) {
             return Err(EvtchnError::Invalid);
         }
-        let slot = &domain.vcpu(vcpu).ok_or(EvtchnError::NoEntry)?.events.virqs[virq as usize];
+        let vcpu_events = &domain.vcpu(vcpu).ok_or(EvtchnError::NoEntry)?.events;
+        let slot = vcpu_events.virqs.at(virq as usize).ok_or(EvtchnError::Invalid)?;
         self.open_port(domain, vcpu, |port| {
             if slot.load(Ordering::Relaxed) != 0 {
                 return Err(EvtchnError::Exists);

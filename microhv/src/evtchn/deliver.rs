@@ -123,7 +123,7 @@ impl<P: Platform> Hypervisor<P> {
     #[must_use = "the vCPU may be to be roused"]
     #[inline(always)]
     fn mark(&self, domain: &Domain, cell: &PortCell, port: Port) -> bool {
-        let Some(vcpu) = domain.vcpu(cell.vcpu()) else { return false };
+        let Some(vcpu) = domain.known_vcpu(cell.vcpu()) else { return false };
         vcpu.info.mark(port.raw() / 64) && !vcpu.runs_on(self.platform.cpu())
     }
 

@@ -5,6 +5,8 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use crate::nospec::{At, Wrapped};
+
 /// Number of frames in one region: 2 MiB.
 pub(crate) const REGION_FRAMES: u64 = 512;
 /// Regions whose counts lie together: 512 MiB.
@@ -28,19 +30,22 @@ impl Regions {
         if group >= self.groups.len() {
             self.groups.resize_with(group + 1, || None);
         }
-        self.groups[group].get_or_insert_with(|| Box::new([0; GROUP]))[slot] += frames;
+        *self
+            .groups
+            .at_mut(group)
+            .expect("made just now")
+            .get_or_insert_with(|| Box::new([0; GROUP]))
+            .wrapped_mut(slot) += frames;
     }
 
     /// Counts a frame less in a region; `false`: there was none.
     pub(crate) fn remove(&mut self, region: u32) -> bool {
         let (group, slot) = place(region);
-        match self.groups.get_mut(group) {
-            Some(Some(counts)) if counts[slot] > 0 => {
-                counts[slot] -= 1;
-                true
-            }
-            _ => false,
-        }
+        let Some(Some(counts)) = self.groups.at_mut(group) else { return false };
+        let count = counts.wrapped_mut(slot);
+        let is_counted = *count > 0;
+        *count -= u16::from(is_counted);
+        is_counted
     }
 
     /// The first region from `from` on with frames.

@@ -10,6 +10,7 @@ use ring_abi::types::Mfn;
 use super::buddy::{MAX_ORDER, Zone};
 use super::info::{FrameInfo, TypeWord, UseWord};
 use super::pte::{FRAME, PSE, Pte};
+use crate::nospec::At;
 use crate::rangeset::RangeSet;
 use crate::sync::{Mutex, rank};
 
@@ -85,12 +86,20 @@ impl FrameTable {
     /// The entry of a frame, if the table reaches to the frame.
     #[inline]
     pub fn info(&self, mfn: Mfn) -> Option<&FrameInfo> {
-        #[cfg(any(test, feature = "testing"))]
-        crate::testing::turns::point();
-        self.infos.get(mfn.raw() as usize)
+        self.find(mfn).map(|(_, info)| info)
     }
 
-    /// The entry of a frame on which there is a reference.
+    /// A frame that a guest may have named, and its entry, if the table reaches to the frame. Code that goes on to use the frame
+    /// uses this number.
+    #[inline]
+    pub(crate) fn find(&self, mfn: Mfn) -> Option<(Mfn, &FrameInfo)> {
+        #[cfg(any(test, feature = "testing"))]
+        crate::testing::turns::point();
+        let (at, info) = self.infos.find(mfn.raw() as usize)?;
+        Some((Mfn::new(at as u64), info))
+    }
+
+    /// The entry of a frame on which there is a reference. [`FrameTable::find`] gave its number, or a page table has it.
     ///
     /// # Panics
     /// If the table does not reach to the frame.

@@ -151,14 +151,14 @@ impl<P: Platform> Hypervisor<P> {
         op: &GnttabCopy,
     ) -> Result<(), GrantError> {
         let (from, _marked) = source.frame(&op.source, me, Access::Read)?;
-        let _page = self.get_page_of(from, source.owner).ok_or(GrantError::BadPage)?;
+        let from = self.get_page_of(from, source.owner).ok_or(GrantError::BadPage)?;
         let (to, _marked) = dest.frame(&op.dest, me, Access::Write)?;
-        let _page = self.get_page_still_writable(to, dest.owner).ok_or(GrantError::NotWhole)?;
+        let to = self.get_page_still_writable(to, dest.owner).ok_or(GrantError::NotWhole)?;
         if !is_inside(&op.source, op.len, &PAGE) || !is_inside(&op.dest, op.len, &PAGE) {
             return Err(GrantError::BadCopyArg);
         }
         let len = usize::from(op.len);
-        self.platform.copy_bytes(at(to, op.dest.offset), at(from, op.source.offset), len);
+        self.platform.copy_bytes(at(to.mfn(), op.dest.offset), at(from.mfn(), op.source.offset), len);
         Ok(())
     }
 

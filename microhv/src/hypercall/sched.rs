@@ -9,6 +9,7 @@ use ring_abi::types::{DomId, GuestVa, Port};
 
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::PauseFlags;
+use crate::nospec::At;
 use crate::platform::Platform;
 use crate::time::state::TimerKind;
 
@@ -61,7 +62,7 @@ fn watchdog<P: Platform>(cur: &Current<'_, P>, op: &SchedWatchdog) -> HypercallR
         None => known.iter().position(|known| !known).ok_or(HypercallError::NoSpace)?,
         Some(index) => index as usize,
     };
-    let entry = known.get_mut(index).ok_or(HypercallError::Invalid)?;
+    let entry = known.at_mut(index).ok_or(HypercallError::Invalid)?;
     HypercallError::Invalid.when(op.id != 0 && !*entry)?;
     *entry = op.id == 0 || op.timeout != 0;
     let kind = if index == 0 { TimerKind::FirstWatchdog } else { TimerKind::SecondWatchdog };

@@ -12,6 +12,7 @@ use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::frames::info::{PageType, TypeWord};
 use crate::frames::pte::is_guest_address;
+use crate::nospec::Wrapped;
 use crate::platform::{DescriptorPage, Platform};
 
 /// Most entries of a guest's GDT: 14 pages. The entries behind these are the hypervisor's.
@@ -139,8 +140,8 @@ impl<'a, P: Platform> Mm<'a, P> {
     fn drop_ldt_pages(&mut self, vcpu: &Vcpu) -> bool {
         let mut gone = ArrayVec::<Mfn, 16>::new();
         let mut cpu = vcpu.cpu.lock();
-        for page in 0..cpu.ldt_frames.len() {
-            if let Some(mfn) = cpu.ldt_frames[page].take() {
+        for (page, frame) in cpu.ldt_frames.iter_mut().enumerate() {
+            if let Some(mfn) = frame.take() {
                 self.hv.platform.set_descriptor_page(&vcpu.window, DescriptorPage::Ldt(page as u8), None);
                 gone.push(mfn);
             }
@@ -179,9 +180,9 @@ impl<P: Platform> Hypervisor<P> {
         let mut taken =
             taken.collect::<Result<ArrayVec<_, MAX_GDT_PAGES>, _>>()?.into_iter().map(TypedRef::into_raw);
         let mut cpu = vcpu.cpu.lock();
-        for page in 0..cpu.gdt_frames.len() {
+        for (page, frame) in cpu.gdt_frames.iter_mut().enumerate() {
             let new = taken.next();
-            let old = core::mem::replace(&mut cpu.gdt_frames[page], new);
+            let old = core::mem::replace(frame, new);
             if old.is_some() || new.is_some() {
                 self.platform.set_descriptor_page(&vcpu.window, DescriptorPage::Gdt(page as u8), new);
             }
@@ -262,7 +263,7 @@ impl<P: Platform> Hypervisor<P> {
         }
         let mut cpu = vcpu.cpu.lock();
         let mfn = held.into_raw();
-        let old = cpu.ldt_frames[page].replace(mfn);
+        let old = cpu.ldt_frames.wrapped_mut(page).replace(mfn);
         mm.tables.ldt_pages += u32::from(old.is_none());
         self.platform.set_descriptor_page(&vcpu.window, DescriptorPage::Ldt(page as u8), Some(mfn));
         drop(cpu);
@@ -289,11 +290,11 @@ impl<P: Platform> Hypervisor<P> {
         let page = self.get_page(mfn, dom).ok_or(MemError::Invalid)?;
         let kind = self.frames.held(mfn).load_kind();
         if kind.page_type() == PageType::SegDesc && kind.count() > 0 {
-            self.platform.table(mfn)[at.offset() / 8].store(fixed, Ordering::Release);
+            self.platform.table(mfn).wrapped(at.offset() / 8).store(fixed, Ordering::Release);
         } else {
             let _page = mm.get_writable(page, FrameOwner::Domain(dom)).map_err(|_| MemError::Invalid)?;
             mm.settle(); // as in `update_entry`
-            self.platform.table(mfn)[at.offset() / 8].store(fixed, Ordering::Release);
+            self.platform.table(mfn).wrapped(at.offset() / 8).store(fixed, Ordering::Release);
         }
         Ok(())
     }

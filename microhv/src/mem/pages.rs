@@ -215,7 +215,7 @@ impl<P: Platform> Hypervisor<P> {
     /// Like [`Hypervisor::get_page`], for an owner that may be no domain.
     #[inline(always)]
     pub(crate) fn get_page_of(&self, mfn: Mfn, owner: DomId) -> Option<PageRef<'_, P>> {
-        let info = self.frames.info(mfn).filter(|info| info.get(owner))?;
+        let (mfn, info) = self.frames.find(mfn).filter(|(_, info)| info.get(owner))?;
         Some(PageRef { hv: self, mfn, info })
     }
 

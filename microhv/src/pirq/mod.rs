@@ -23,6 +23,7 @@ use crate::Hypervisor;
 use crate::domain::Domain;
 use crate::evtchn::state::PortState;
 use crate::evtchn::{EvtchnError, Opened, Publish};
+use crate::nospec::At;
 use crate::platform::{Platform, Vector};
 use crate::sync::{Mutex, rank};
 use message::Source;
@@ -88,7 +89,7 @@ struct State {
 
 impl State {
     fn mapping(&mut self, pirq: Pirq) -> Result<&mut Mapping, PirqError> {
-        self.pirqs.get_mut(pirq.raw() as usize).and_then(Option::as_mut).ok_or(PirqError::NoSuchPirq)
+        self.pirqs.at_mut(pirq.raw() as usize).and_then(Option::as_mut).ok_or(PirqError::NoSuchPirq)
     }
 
     /// The mapping of `pirq`, if the PIRQ is `domain`'s.
@@ -101,7 +102,8 @@ impl State {
     fn free_pirq(&self, wanted: Option<Pirq>) -> Result<Pirq, PirqError> {
         let mut all = (NR_LINES..NR_PIRQS).map(Pirq::new);
         all.find(|&pirq| {
-            wanted.is_none_or(|wanted| wanted == pirq) && self.pirqs[pirq.raw() as usize].is_none()
+            wanted.is_none_or(|wanted| wanted == pirq)
+                && self.pirqs.at(pirq.raw() as usize).is_some_and(Option::is_none)
         })
         .ok_or(PirqError::NoneFree)
     }
@@ -115,7 +117,7 @@ impl State {
     fn map(&mut self, pirq: Pirq, source: Source, owner: DomId) -> Result<Vector, PirqError> {
         let vector = self.free_vector()?;
         self.vectors[usize::from(vector.0)] = Some(pirq);
-        self.pirqs[pirq.raw() as usize] =
+        *self.pirqs.at_mut(pirq.raw() as usize).ok_or(PirqError::NoneFree)? =
             Some(Mapping { source, vector, owner, bound: None, in_service: false });
         Ok(vector)
     }
@@ -244,7 +246,7 @@ impl<P: Platform> Hypervisor<P> {
     /// `NoSuchPirq`: no PIRQ can have this number.
     pub(crate) fn pirq_needs_eoi(&self, domain: &Domain, pirq: Pirq) -> Result<bool, PirqError> {
         let state = self.irqs.state.lock();
-        let slot = state.pirqs.get(pirq.raw() as usize).ok_or(PirqError::NoSuchPirq)?;
+        let slot = state.pirqs.at(pirq.raw() as usize).ok_or(PirqError::NoSuchPirq)?;
         Ok(matches!(slot, Some(mapping) if mapping.owner == domain.id && mapping.source == Source::Line))
     }
 
@@ -314,7 +316,7 @@ impl<P: Platform> Hypervisor<P> {
         let _ports = self.irqs.config.lock();
         let mut state = self.irqs.state.lock();
         let &mut Mapping { source, vector, .. } = state.owned(pirq, domain)?;
-        let mapping = state.pirqs[pirq.raw() as usize].take();
+        let mapping = state.pirqs.at_mut(pirq.raw() as usize).and_then(Option::take);
         state.vectors[usize::from(vector.0)] = None;
         let is_last = !state.sources().any(|other| other.function() == source.function());
         if is_last {

@@ -1,5 +1,6 @@
 //! Physical CPUs.
 
+use crate::nospec::wrap;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -30,10 +31,10 @@ impl CpuId {
         self.0
     }
 
-    /// The number as an index, below [`MAX_CPUS`], which the remainder shows to the compiler too.
+    /// The number as an index, below [`MAX_CPUS`] even where a CPU only guesses so: a guest may have named it.
     #[inline]
-    pub const fn index(self) -> usize {
-        self.0 as usize % MAX_CPUS
+    pub fn index(self) -> usize {
+        wrap::<MAX_CPUS>(self.0 as usize)
     }
 
     /// A value for each CPU there could be, by its index.

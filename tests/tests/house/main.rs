@@ -10,9 +10,11 @@
 //! | locks come from `sync`; errno is for `hypercall`; a sentence names its subject | `words.rs` |
 //! | what has a type is no bare integer; work owed is `#[must_use]` | `types.rs` |
 //! | messages are in their reader's words | `messages.rs` |
+//! | an index that a guest may choose is clamped | `indices.rs` |
 //! | functions, files and the hypervisor are small | `sizes.rs` |
 
 mod code;
+mod indices;
 mod messages;
 mod order;
 mod sizes;
@@ -168,6 +170,13 @@ fn work_owed_must_be_used() {
 #[test]
 fn messages_are_in_their_readers_words() {
     hold("message");
+}
+
+#[test]
+fn indices_of_guests_are_clamped() {
+    let listed = read("tests/tests/house/indices.txt");
+    let complaints = indices::complaints(&in_both(indices::findings), &listed);
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn end() {
 /// interrupt and ahead of idleness: a CPU that runs one vCPU without end and has no timer set tells later.
 #[inline]
 pub(crate) fn look(now: u64) {
-    let looked_at = &LOOKED_AT[super::percpu::this_cpu().raw() as usize];
+    let looked_at = &LOOKED_AT[super::percpu::this_cpu().index()];
     if now.wrapping_sub(looked_at.load(Ordering::Relaxed)) >= LOOK_TICKS {
         looked_at.store(now, Ordering::Relaxed);
         look_now();

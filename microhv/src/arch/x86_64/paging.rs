@@ -18,6 +18,7 @@ use arrayvec::ArrayVec;
 use microhv::boot::memory_map::{MemoryMap, Range};
 use microhv::boot::speculation::is_emulated;
 use microhv::frames::pte::{self, A, D, FRAME, G, NX, P, PCD, PSE, PWT, RW, US, index};
+use microhv::nospec::clamp;
 use microhv::platform::{CpuId, CpuSet, Cpus, Paging};
 use microhv::sync::{Mutex, rank, wait_until};
 use ring_abi::segment::HYPERVISOR_VIRT_START;
@@ -223,9 +224,11 @@ pub(crate) fn table(maddr: u64) -> &'static [AtomicU64; 512] {
 /// The M2P entry of `mfn` for writing, through the direct map.
 #[inline]
 pub(crate) fn m2p_entry(mfn: u64) -> Option<&'static AtomicU64> {
-    if mfn >= M2P_FRAMES.load(Ordering::Relaxed) {
+    let frames = M2P_FRAMES.load(Ordering::Relaxed);
+    if mfn >= frames {
         return None;
     }
+    let mfn = clamp(mfn as usize, frames as usize) as u64;
     // SAFETY: `build_m2p` took contiguous RAM for all entries below `M2P_FRAMES`.
     Some(unsafe { &*(direct(M2P_BASE.load(Ordering::Relaxed) + mfn * 8) as *const AtomicU64) })
 }

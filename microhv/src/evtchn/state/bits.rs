@@ -10,6 +10,7 @@ use ring_abi::shared_info::{EVTCHN_MASK_OFFSET, EVTCHN_PENDING_OFFSET};
 use ring_abi::types::Port;
 
 use super::TWO_LEVEL_PORTS;
+use crate::nospec::Wrapped;
 use crate::sync::words::AtomicU64;
 
 const WORDS: usize = 64;
@@ -19,7 +20,7 @@ const _: () = assert!(EVTCHN_MASK_OFFSET == EVTCHN_PENDING_OFFSET + WORDS * 8);
 #[derive(Clone, Copy, Debug)]
 pub struct Bits {
     /// Pending words, then mask words.
-    words: NonNull<[AtomicU64; 2 * WORDS]>,
+    words: NonNull<[[AtomicU64; WORDS]; 2]>,
 }
 
 // SAFETY: atomics, which any thread may reach; the page stays as long as the domain, whose part this is.
@@ -43,7 +44,7 @@ impl Bits {
     fn word(&self, port: Port, is_mask: bool) -> &AtomicU64 {
         // SAFETY: 128 aligned words of the shared page, which is there as long as this; guests write atomics only.
         let words = unsafe { self.words.as_ref() };
-        &words[if is_mask { WORDS } else { 0 } + port.raw() as usize / 64 % WORDS]
+        words[usize::from(is_mask)].wrapped(port.raw() as usize / 64)
     }
 
     /// Sets the pending bit. Returns whether the bit was clear.
@@ -96,7 +97,8 @@ mod model {
     #[test]
     fn an_event_of_a_port_that_is_unmasked_meanwhile_is_not_lost() {
         loom::model(|| {
-            let words: Box<[AtomicU64; 2 * WORDS]> = Box::new(core::array::from_fn(|_| AtomicU64::new(0)));
+            let words: Box<[[AtomicU64; WORDS]; 2]> =
+                Box::new([(); 2].map(|()| core::array::from_fn(|_| AtomicU64::new(0))));
             let bits = Bits { words: NonNull::from(Box::leak(words)) };
             let port = Port::new(5);
             bits.word(port, true).store(bit(port), Ordering::Relaxed);

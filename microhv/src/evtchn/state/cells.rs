@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use ring_abi::types::Port;
 
 use super::{MAX_PORTS, PortCell, TWO_LEVEL_PORTS};
+use crate::nospec::{At, Wrapped};
 
 /// Ports of a bucket.
 pub(in crate::evtchn) const BUCKET: usize = 64;
@@ -89,14 +90,14 @@ impl Cells {
     /// Does the same as [`Cells::get`] for the ports that two levels have.
     #[inline]
     pub(in crate::evtchn) fn get_near(&self, port: Port) -> Option<&PortCell> {
-        Some(&self.near.get(port.raw() as usize / BUCKET)?.get()?[port.raw() as usize % BUCKET])
+        Some(self.near.within(port.raw() as usize / BUCKET)?.get()?.wrapped(port.raw() as usize))
     }
 
     #[cold]
     #[inline(never)]
     fn get_far(&self, port: Port) -> Option<&PortCell> {
         let at = port.raw() as usize;
-        Some(&self.far.get()?.get(at / BUCKET - NEAR)?.get()?[at % BUCKET])
+        Some(self.far.get()?.at(at / BUCKET - NEAR)?.get()?.wrapped(at))
     }
 
     /// Bytes that [`Self::make`] takes for `port`, in one piece at most.
@@ -115,8 +116,8 @@ impl Cells {
     pub(in crate::evtchn) fn make(&self, port: Port) -> Option<&PortCell> {
         let bucket = port.raw() as usize / BUCKET;
         match bucket.checked_sub(NEAR) {
-            None => self.near[bucket].make()?,
-            Some(far) => self.far.make()?[far].make()?,
+            None => self.near.at(bucket)?.make()?,
+            Some(far) => self.far.make()?.at(far)?.make()?,
         };
         self.get(port)
     }

@@ -15,6 +15,7 @@ use ring_abi::shared::SharedBytes;
 use ring_abi::types::{Mfn, PAGE_SIZE, Port};
 
 use super::{MAX_PORTS, PortCell};
+use crate::nospec::At;
 
 /// Ports that get their events of before in one go.
 pub(in crate::evtchn) const PIECE: u32 = 64;
@@ -139,7 +140,7 @@ impl Fifo {
 
     /// The place of the control block of `vcpu`, if the vCPU has none yet.
     pub(in crate::evtchn) fn free_control(&mut self, vcpu: u32) -> Option<&mut Option<Part>> {
-        self.controls.get_mut(vcpu as usize).filter(|control| control.is_none())
+        self.controls.at_mut(vcpu as usize).filter(|control| control.is_none())
     }
 
     /// Adds a page of words, if there is room.
@@ -155,14 +156,14 @@ impl Fifo {
     /// Keeps for the next call of `vcpu` that its call has added the page `mfn`. Another vCPU may add pages meanwhile, and do
     /// what this call left.
     pub(in crate::evtchn) fn keep_added(&mut self, vcpu: u32, mfn: Mfn) {
-        if let Some(added) = self.added.get_mut(vcpu as usize) {
+        if let Some(added) = self.added.at_mut(vcpu as usize) {
             *added = Some(mfn);
         }
     }
 
     /// Whether the call of `vcpu` that goes on here has added the page `mfn` before. The answer is given once.
     pub(in crate::evtchn) fn take_added(&mut self, vcpu: u32, mfn: Mfn) -> bool {
-        self.added.get_mut(vcpu as usize).is_some_and(|added| added.take() == Some(mfn))
+        self.added.at_mut(vcpu as usize).is_some_and(|added| added.take() == Some(mfn))
     }
 
     /// Whether [`Self::next_piece`] has one.
@@ -198,7 +199,7 @@ impl Fifo {
 
     fn word(&self, port: Port) -> Option<Word> {
         let at = port.raw() as usize;
-        let page = self.array.get(at / PAGE_PORTS)?;
+        let page = self.array.at(at / PAGE_PORTS)?;
         Some(Word { page: page.bytes, offset: at % PAGE_PORTS * 4 })
     }
 
@@ -209,7 +210,7 @@ impl Fifo {
             cell.waits.store(true, Ordering::Relaxed); // for its page
             return Raised::default();
         };
-        let has_queues = matches!(self.controls.get(vcpu as usize), Some(Some(_)));
+        let has_queues = matches!(self.controls.at(vcpu as usize), Some(Some(_)));
         let is_new = has_queues && !word.test_and_set(PENDING);
         Raised { is_new, upcall: self.enqueue(word, port, cell, vcpu) }
     }
@@ -217,7 +218,7 @@ impl Fifo {
     /// Adds a port to the queue of its vCPU and priority; whether the vCPU gets an upcall. A vCPU without a control block has
     /// no queue: its ports stay pending.
     fn enqueue(&mut self, word: Word, port: Port, cell: &PortCell, vcpu: u32) -> bool {
-        let Some(Some(control)) = self.controls.get(vcpu as usize) else { return false };
+        let Some(Some(control)) = self.controls.at(vcpu as usize) else { return false };
         let control = control.bytes;
         // After the pending bit was set: a guest that unmasks the port later sees that bit, and calls.
         if word.has(MASKED) || word.test_and_set(LINKED) {
@@ -227,12 +228,13 @@ impl Fifo {
         let queue = vcpu as u16 * EVTCHN_FIFO_MAX_QUEUES as u16 + u16::from(priority);
         // A port that was the tail of its last queue was taken off: that queue is empty, whatever the port's word says now.
         let last = cell.queue.swap(queue, Ordering::Relaxed);
-        if let Some(tail) = self.tails.get_mut(usize::from(last))
+        if let Some(tail) = self.tails.at_mut(usize::from(last))
             && *tail == port
         {
             *tail = NO_PORT;
         }
-        let tail = core::mem::replace(&mut self.tails[usize::from(queue)], port);
+        let Some(tail) = self.tails.at_mut(usize::from(queue)) else { return false };
+        let tail = core::mem::replace(tail, port);
         if tail != NO_PORT && self.word(tail).is_some_and(|word| word.link(port)) {
             return false;
         }

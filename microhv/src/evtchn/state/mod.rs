@@ -23,6 +23,7 @@ pub(super) use cells::{BUCKET, Cells};
 pub(super) use fifo::{Fifo, PIECE, Part, Raised};
 
 use crate::domain::Vcpu;
+use crate::nospec::At;
 use crate::sync::{Mutex, rank};
 
 /// Ports of a domain with two levels: 64 words of 64 bits. Port 0 is never given out.
@@ -61,6 +62,10 @@ impl Binding {
         (port < end.min(self.limit)).then_some(Port::new(port))
     }
 
+    fn taken_word(&mut self, port: Port) -> &mut u64 {
+        self.taken.at_mut(port.raw() as usize / BUCKET).expect("a bucket that was made has a word")
+    }
+
     /// Opens the free `port`, whose cell is `cell`.
     pub(in crate::evtchn) fn open(&mut self, port: Port, cell: &PortCell, state: PortState, vcpu: u32) {
         cell.set_vcpu(vcpu);
@@ -69,13 +74,13 @@ impl Binding {
         *cell.state.lock() = state;
         cell.is_ipi.store(is_ipi && !self.is_fifo, Ordering::Release);
         self.open += 1;
-        self.taken[port.raw() as usize / BUCKET] |= 1 << (port.raw() % 64);
+        *self.taken_word(port) |= 1 << (port.raw() % 64);
     }
 
     /// Lets `port` be opened again.
     pub(in crate::evtchn) fn note_closed(&mut self, port: Port) {
         self.open -= 1;
-        self.taken[port.raw() as usize / BUCKET] &= !(1 << (port.raw() % 64));
+        *self.taken_word(port) &= !(1 << (port.raw() % 64));
     }
 
     /// Ports that were ever open, or may have been, and port 0.
@@ -270,7 +275,7 @@ impl VcpuEvents {
     /// The port bound to `virq`.
     #[inline]
     pub fn virq_port(&self, virq: u32) -> Option<Port> {
-        let port = self.virqs.get(virq as usize)?.load(Ordering::Acquire);
+        let port = self.virqs.at(virq as usize)?.load(Ordering::Acquire);
         (port != 0).then_some(Port::new(port))
     }
 }

@@ -14,6 +14,7 @@ use ring_abi::types::{DomId, GrantRef, Mfn};
 use super::active::Active;
 use super::words::{Marked, Words};
 use super::{Access, GrantError, GrowError};
+use crate::nospec::At;
 use crate::sync::{Mutex, rank};
 
 /// Entries in a frame of the table, in version 1; in version 2 half as many.
@@ -213,7 +214,7 @@ impl Entries {
     /// has no owner now.
     pub(crate) fn take_frame(&mut self) -> Option<(Mfn, bool)> {
         let taken = self.taken;
-        if let Some(frame) = self.frames_mut().get_mut(taken) {
+        if let Some(frame) = self.frames_mut().at_mut(taken) {
             let shared = core::mem::replace(&mut frame.shared, Shared::Gone);
             self.taken += 1;
             return shared.frame().map(|(mfn, _)| (*mfn, true));
@@ -241,7 +242,7 @@ impl Entries {
     #[inline(always)]
     pub(super) fn narrow_entry(&mut self, gref: GrantRef) -> Option<Found<'_>> {
         let (frame, slot) = place(gref, ENTRIES_PER_FRAME);
-        let Frame { shared, active } = self.narrow.get_mut(frame)?;
+        let Frame { shared, active } = self.narrow.at_mut(frame)?;
         let words = shared.ready().map(|entry| Words::One { entry, at: slot * 8 });
         Some((words, &mut active[slot], &mut self.used))
     }
@@ -250,7 +251,7 @@ impl Entries {
     #[cold]
     pub(super) fn wide_entry(&mut self, gref: GrantRef) -> Option<Found<'_>> {
         let (frame, slot) = place(gref, WIDE_PER_FRAME);
-        let Frame { shared, active } = self.wide.get_mut(frame)?;
+        let Frame { shared, active } = self.wide.at_mut(frame)?;
         let words = wide_words(shared, &self.status, gref);
         Some((words, &mut active[slot], &mut self.used))
     }
@@ -267,7 +268,7 @@ impl Entries {
         access: Access,
     ) -> Result<(Mfn, Marked<'_>), GrantError> {
         let (frame, slot) = place(gref, ENTRIES_PER_FRAME);
-        if let Some(Frame { shared: Shared::Ready((_, entry)), active }) = self.narrow.get(frame)
+        if let Some(Frame { shared: Shared::Ready((_, entry)), active }) = self.narrow.at(frame)
             && !active[slot].is_pinned()
         {
             return Marked::narrow(entry, slot * 8, grantee, access);
@@ -292,7 +293,7 @@ impl Entries {
     fn entry(&self, gref: GrantRef) -> Option<(Words<'_>, &Active)> {
         let per_frame = if self.version == Version::One { ENTRIES_PER_FRAME } else { WIDE_PER_FRAME };
         let (frame, slot) = place(gref, per_frame);
-        let frame = self.frames().get(frame)?;
+        let frame = self.frames().at(frame)?;
         let words = match self.version {
             Version::One => frame.shared.ready().map(|entry| Words::One { entry, at: slot * 8 }),
             Version::Two => wide_words(&frame.shared, &self.status, gref),
@@ -370,7 +371,7 @@ impl Entries {
     /// Empties the next frame that a change of version left. `false`: there is none.
     fn clean_next(&mut self) -> bool {
         let next = self.cleaned;
-        let Some(Frame { shared, .. }) = self.frames_mut().get_mut(next) else { return false };
+        let Some(Frame { shared, .. }) = self.frames_mut().at_mut(next) else { return false };
         if let &mut Shared::Unclean((mfn, bytes)) = shared {
             bytes.fill(0, bytes.len(), 0);
             *shared = Shared::Ready((mfn, bytes));
@@ -389,7 +390,7 @@ impl Entries {
 fn wide_words<'a>(shared: &'a Shared, status: &'a [SharedFrame], gref: GrantRef) -> Option<Words<'a>> {
     let (_, at) = place(gref, WIDE_PER_FRAME);
     let (status_frame, status_at) = place(gref, STATUS_PER_FRAME);
-    let (_, status) = status.get(status_frame)?;
+    let (_, status) = status.at(status_frame)?;
     Some(Words::Two { entry: shared.ready()?, at: at * 16, status, status_at: status_at * 2 })
 }
 

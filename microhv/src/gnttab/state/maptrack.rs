@@ -11,6 +11,7 @@ use ring_abi::types::{GrantHandle, GrantRef, Mfn};
 use super::entries::Granted;
 use super::pin::EntryPin;
 use super::{Access, GrantError, UseKind};
+use crate::nospec::{At, Wrapped};
 use crate::sync::{Mutex, rank};
 
 /// What a mapping is for: page tables, devices, or both.
@@ -121,7 +122,7 @@ impl Maptrack {
     #[inline]
     fn slot(&mut self, handle: GrantHandle) -> Option<&mut Slot> {
         let handle = handle.raw() as usize;
-        Some(&mut self.chunks.get_mut(handle / CHUNK)?[handle % CHUNK])
+        Some(self.chunks.at_mut(handle / CHUNK)?.wrapped_mut(handle))
     }
 
     /// The frames that are mapped for a kind of use, and how.
@@ -207,7 +208,7 @@ impl Maptrack {
     /// The record of a handle that was given out.
     #[inline]
     fn held(&mut self, handle: GrantHandle) -> &mut Slot {
-        &mut self.chunks[handle.raw() as usize / CHUNK][handle.raw() as usize % CHUNK]
+        self.slot(handle).expect("a handle that was given out has a record")
     }
 
     /// Lets a handle that was reserved or taken have a mapping.

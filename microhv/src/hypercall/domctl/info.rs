@@ -11,6 +11,7 @@ use crate::Hypervisor;
 use crate::domain::{Current, Domain, PauseFlags};
 use crate::frames::PageType;
 use crate::hypercall::{Answer, HypercallError};
+use crate::nospec::At;
 use crate::platform::{MAX_CPUS, Platform};
 
 /// Entries that one `getpageframeinfo3` may ask for.
@@ -73,7 +74,7 @@ pub(in crate::hypercall) fn write_bitmap<P: Platform>(
 ) -> Answer {
     let bytes = bits.to_le_bytes();
     for index in 0..map.nr_bits.div_ceil(8).min(MAX_CPUS as u32 / 8 * 16) {
-        let byte = bytes.get(index as usize).copied().unwrap_or(0);
+        let byte = bytes.at(index as usize).copied().unwrap_or(0);
         cur.copy_out_at(GuestVa::new(map.bitmap), u64::from(index), &byte)?;
     }
     Ok(())

@@ -1,0 +1,187 @@
+//! Indices that guests choose, in bounds even where a CPU only guesses that they are (Spectre v1).
+//!
+//! A CPU that takes a failed check for a passed one executes ahead what is behind the check, and the caches keep a trace of the
+//! address that was read there. So what a guest chooses is checked, and then becomes 0 by a conditional move if the check
+//! fails: the CPU waits for both operands of such a move, and guesses neither. The moves are assembly, which the compiler
+//! cannot leave out as it leaves out what repeats a check.
+//!
+//! Code that guests reach has no other way to a table's entry: the house's rule `index` finds each.
+#![allow(unsafe_code)] // the moves, and entries at the indices that come out of them
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+use core::arch::asm;
+
+/// What a value becomes whose check fails. In memory: a constant would cost each move a register.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+static ZERO: u64 = 0;
+
+/// `index` if it is below `len`, else 0.
+#[inline(always)]
+pub fn clamp(index: usize, len: usize) -> usize {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        let mut clamped = index;
+        // SAFETY: reads registers and a word of our own.
+        unsafe {
+            asm!(
+                "cmp {index}, {len}",
+                "cmovae {index}, qword ptr [rip + {zero}]",
+                index = inout(reg) clamped, len = in(reg) len, zero = sym ZERO,
+                options(pure, readonly, nostack),
+            );
+        }
+        clamped
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    portable(index, len)
+}
+
+/// [`clamp`] without assembly.
+#[cfg(any(test, miri, not(target_arch = "x86_64")))]
+const fn portable(index: usize, len: usize) -> usize {
+    if index < len { index } else { 0 }
+}
+
+/// `index` modulo `N`, a power of two.
+#[inline(always)]
+pub fn wrap<const N: usize>(index: usize) -> usize {
+    const { assert!(N.is_power_of_two() && N <= 1 << 31) };
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        let mut wrapped = index;
+        // SAFETY: reads a register.
+        unsafe {
+            asm!("and {:e}, {}", inout(reg) wrapped, const N - 1, options(pure, nomem, nostack));
+        }
+        // SAFETY: the remainder is below `N`, which saves checks of bounds.
+        unsafe { core::hint::assert_unchecked(wrapped < N) };
+        wrapped
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    {
+        index % N
+    }
+}
+
+/// Entries at indices that guests choose.
+pub trait At {
+    /// An entry.
+    type Entry;
+
+    /// The entry at `index`, if there is one.
+    fn at(&self, index: usize) -> Option<&Self::Entry>;
+
+    /// The same, and the index once it is clamped: what goes on to use the entry by its index uses this one.
+    fn find(&self, index: usize) -> Option<(usize, &Self::Entry)>;
+
+    /// The entry at `index`, to be changed, if there is one.
+    fn at_mut(&mut self, index: usize) -> Option<&mut Self::Entry>;
+}
+
+impl<T> At for [T] {
+    type Entry = T;
+
+    #[inline(always)]
+    fn at(&self, index: usize) -> Option<&T> {
+        self.find(index).map(|(_, entry)| entry)
+    }
+
+    #[inline(always)]
+    fn find(&self, index: usize) -> Option<(usize, &T)> {
+        let len = self.len();
+        if index >= len {
+            return None;
+        }
+        // Behind the check, so that the index needs no second register.
+        let index = clamp(index, len);
+        // SAFETY: the index was below the length, and stayed so.
+        Some((index, unsafe { self.get_unchecked(index) }))
+    }
+
+    #[inline(always)]
+    fn at_mut(&mut self, index: usize) -> Option<&mut T> {
+        let len = self.len();
+        // SAFETY: as in `at`.
+        if index < len { Some(unsafe { self.get_unchecked_mut(clamp(index, len)) }) } else { None }
+    }
+}
+
+/// Tables of a fixed size, a power of two: one instruction brings an index into bounds.
+pub trait Wrapped {
+    /// An entry.
+    type Entry;
+
+    /// The entry at `index` modulo the table's size.
+    fn wrapped(&self, index: usize) -> &Self::Entry;
+
+    /// The entry at `index` modulo the table's size, to be changed.
+    fn wrapped_mut(&mut self, index: usize) -> &mut Self::Entry;
+
+    /// The entry at `index`, if there is one.
+    fn within(&self, index: usize) -> Option<&Self::Entry>;
+}
+
+impl<T, const N: usize> Wrapped for [T; N] {
+    type Entry = T;
+
+    #[inline(always)]
+    fn wrapped(&self, index: usize) -> &T {
+        // SAFETY: a remainder of `N`.
+        unsafe { self.get_unchecked(wrap::<N>(index)) }
+    }
+
+    #[inline(always)]
+    fn wrapped_mut(&mut self, index: usize) -> &mut T {
+        // SAFETY: a remainder of `N`.
+        unsafe { self.get_unchecked_mut(wrap::<N>(index)) }
+    }
+
+    #[inline(always)]
+    fn within(&self, index: usize) -> Option<&T> {
+        if index < N { Some(self.wrapped(index)) } else { None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_kept() {
+        for len in [0, 1, 2, 3, 64, 1 << 31, 1 << 32, 1 << 63, usize::MAX] {
+            for index in [0, 1, len.wrapping_sub(1), len, len.wrapping_add(1), 1 << 32, 1 << 63, usize::MAX] {
+                assert_eq!(clamp(index, len), portable(index, len), "{index} of {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn tables_have_their_entries_and_no_more() {
+        let mut table = [10, 11, 12, 13];
+        for (index, entry) in table.into_iter().enumerate() {
+            assert_eq!((table.at(index), table.within(index)), (Some(&entry), Some(&entry)));
+            assert_eq!(table.wrapped(index + 4), &entry);
+            assert_eq!(table.at_mut(index), Some(&mut { entry }));
+        }
+        for none in [4, 5, 1 << 32, usize::MAX] {
+            assert_eq!((table.at(none), table.within(none)), (None, None));
+            assert_eq!(table.at_mut(none), None);
+        }
+        assert_eq!((<[u8]>::at(&[], 0), <[u8]>::at(&[], usize::MAX)), (None, None));
+        *table.at_mut(3).expect("four entries") = 7;
+        *table.wrapped_mut(usize::MAX - 3) = 9;
+        assert_eq!(table, [9, 11, 12, 7]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn agrees_with_get(index: usize, near in 0usize..70, len in 0usize..66) {
+            let table: alloc::vec::Vec<usize> = (0..len).collect();
+            for index in [index, near] {
+                proptest::prop_assert_eq!(table.at(index), table.get(index));
+                proptest::prop_assert_eq!(clamp(index, len), portable(index, len));
+                proptest::prop_assert_eq!(wrap::<64>(index), index % 64);
+            }
+        }
+    }
+}
