@@ -26,6 +26,11 @@ hypercall_cases! {
         rule: "CR4 reads with physical address extension on.",
         source: "arch-x86/xen.h, struct vcpu_guest_context, ctrlreg",
     }
+    "emulation.base-instructions" = base_instructions {
+        title: "the bases of FS and GS by instructions",
+        rule: "With CR4.FSGSBASE, which a kernel may set where CPUID shows FSGSBASE, wrfsbase and rdfsbase work in ring 3, and the base stays over a switch of vCPUs. Elsewhere the bit stays clear, and they are undefined.",
+        source: "arch-x86/cpufeatureset.h, FSGSBASE",
+    }
     "emulation.fpu-taskswitch" = fpu_taskswitch {
         title: "the first floating-point instruction after a task switch",
         rule: "After fpu_taskswitch with 1 the next floating-point instruction arrives as vector 7, once; with 0 it does not.",
@@ -151,6 +156,49 @@ mod body {
         untrapped("mov from CR4", attempt(|| unsafe { asm!("mov {}, cr4", out(reg) value) }))?;
         ensure!(value & 1 << 5 != 0, "CR4 {value:#x}");
         Ok(())
+    }
+
+    pub(super) fn base_instructions(_: &Env) -> Verdict {
+        const FSGSBASE: u64 = 1 << 16;
+        // Non-canonical in none of its bits, and nothing that anybody uses.
+        const BASE: u64 = 0x1234_5678_9000;
+        let cr4 = || {
+            let value: u64;
+            // SAFETY: reads a register.
+            unsafe { asm!("mov {}, cr4", out(reg) value) };
+            value
+        };
+        let set = |value: u64| {
+            // SAFETY: the bit changes nothing but which instructions there are.
+            attempt(|| unsafe { asm!("mov cr4, {}", in(reg) value) })
+        };
+        let before = cr4();
+        untrapped("mov to CR4", set(before | FSGSBASE))?;
+        let (mut old, mut new) = (0u64, 0u64);
+        if cpuid(7, 0)[1] & 1 == 0 {
+            ensure!(cr4() & FSGSBASE == 0, "CR4 has a bit that the CPU does not have");
+            // SAFETY: undefined: caught.
+            let trap = attempt(|| unsafe { asm!("rdfsbase {}", out(reg) new) });
+            return trapped("rdfsbase", trap, 6).map(|_| ());
+        }
+        ensure!(cr4() & FSGSBASE != 0, "CR4 reads without the bit");
+        // SAFETY: this kernel has no use of FS.
+        let trap = attempt(|| unsafe { asm!("rdfsbase {}", "wrfsbase {}", out(reg) old, in(reg) BASE) });
+        untrapped("rdfsbase and wrfsbase", trap)?;
+        for _ in 0..3 {
+            // The vCPU blocks, so that other vCPUs run meanwhile.
+            let mut arg = ring_abi::sched::SchedPoll { timeout: now() + 1_000_000, ..Default::default() };
+            given("poll", op(__HYPERVISOR_SCHED_OP, ring_abi::sched::SCHEDOP_POLL, &mut arg))?;
+        }
+        // SAFETY: as above.
+        let trap = attempt(|| unsafe { asm!("rdfsbase {}", "wrfsbase {}", out(reg) new, in(reg) old) });
+        untrapped("rdfsbase behind switches", trap)?;
+        ensure_eq!(new, BASE, "the base of FS behind switches");
+        untrapped("mov to CR4", set(before & !FSGSBASE))?;
+        // SAFETY: undefined now: caught.
+        let trap = attempt(|| unsafe { asm!("rdfsbase {}", out(reg) new) });
+        trapped("rdfsbase without the bit", trap, 6)?;
+        untrapped("mov to CR4", set(before))
     }
 
     pub(super) fn fpu_taskswitch(_: &Env) -> Verdict {

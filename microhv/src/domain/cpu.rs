@@ -121,6 +121,8 @@ impl GuestCpu {
     pub const CR0_TS: u64 = 8;
     /// CR4.DE.
     pub(crate) const CR4_DE: u64 = 8;
+    /// CR4.FSGSBASE: the guest may read and set the bases of FS and GS by instructions.
+    pub const CR4_FSGSBASE: u64 = 1 << 16;
 }
 
 impl Default for GuestCpu {

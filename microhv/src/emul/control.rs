@@ -1,7 +1,7 @@
 //! Control and debug registers of a guest kernel.
 
 use super::state::{XCR0_AVX, XCR0_AVX512};
-use super::{Emulated, edx_eax};
+use super::{Emulated, edx_eax, shown};
 use crate::domain::{Current, GuestCpu};
 use crate::mem::MemError;
 use crate::nospec::Wrapped;
@@ -12,8 +12,12 @@ use ring_abi::types::Maddr;
 const INFO_CR2: usize = 16;
 /// CR4 bits that a guest sees set: PAE, MCE, OSFXSR, OSXMMEXCPT.
 const CR4_SHOWN: u64 = 0x660;
-/// CR4 bits that a guest may change: TSD, DE, OSXSAVE.
-const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | 1 << 18;
+/// CR4.OSXSAVE.
+const CR4_OSXSAVE: u64 = 1 << 18;
+/// CR4 bits that a guest may change: TSD, DE, and what CPUID shows.
+const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | GuestCpu::CR4_FSGSBASE | CR4_OSXSAVE;
+/// Leaf 7, ebx.
+const FSGSBASE: u32 = 1 << 0;
 
 pub(super) fn read_cr<P: Platform>(cur: &mut Current<'_, P>, cr: u8, number: u8) -> Emulated {
     let value = match cr {
@@ -50,9 +54,13 @@ pub(super) fn write_cr<P: Platform>(cur: &mut Current<'_, P>, cr: u8, number: u8
         },
         4 => {
             // Other bits belong to the hypervisor; kernels write back what they read.
-            let offered = cur.xcr0_mask() != 0;
-            let mask = if offered { CR4_GUEST } else { CR4_GUEST & !(1 << 18) };
-            cur.vcpu.cpu.lock().cr4 = value & mask;
+            let has_bases = shown(cur.hv, cur.domain, cur.vcpu.id.raw(), 7, 0)[1].ebx & FSGSBASE != 0;
+            let has_xcr0 = cur.xcr0_mask() != 0;
+            let hidden = [(has_xcr0, CR4_OSXSAVE), (has_bases, GuestCpu::CR4_FSGSBASE)];
+            let hidden = hidden.iter().filter(|(is_shown, _)| !is_shown).fold(0, |all, (_, bit)| all | bit);
+            let value = value & CR4_GUEST & !hidden;
+            cur.vcpu.cpu.lock().cr4 = value;
+            cur.hv.platform.set_base_instructions(value & GuestCpu::CR4_FSGSBASE != 0);
         }
         _ => return Emulated::NotEmulated,
     }

@@ -60,8 +60,8 @@ const L1_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 19, 23, 24, 2
 const MTRR: u32 = 1 << 12;
 
 const L7_EBX: Features = [
-    // BMI1 FDP_EXCPTN BMI2 ERMS NO_FPU_SEL RDSEED ADX CLFLUSHOPT CLWB SHA
-    bits(&[3, 6, 8, 9, 13, 18, 19, 23, 24, 29]),
+    // FSGSBASE BMI1 FDP_EXCPTN BMI2 ERMS NO_FPU_SEL RDSEED ADX CLFLUSHOPT CLWB SHA
+    bits(&[0, 3, 6, 8, 9, 13, 18, 19, 23, 24, 29]),
     bits(&[5]),                      // AVX2
     bits(&[16, 17, 21, 28, 30, 31]), // AVX512 F DQ IFMA CD BW VL
 ];
@@ -248,7 +248,7 @@ mod tests {
             assert_eq!(r.edx >> bit & 1, 0, "leaf 1 edx bit {bit}");
         }
         let r = query(7, 0, &CX, all_ones);
-        for bit in [0, 1, 2, 7, 10, 12, 14, 15, 20, 25, 5, 16] {
+        for bit in [1, 2, 7, 10, 12, 14, 15, 20, 25, 5, 16] {
             assert_eq!(r.ebx >> bit & 1, 0, "leaf 7 ebx bit {bit}");
         }
         for bit in [2, 3, 4, 16] {

@@ -66,6 +66,9 @@ pub trait Registers {
     fn load_user_gs(&self, selector: u16);
     /// Sets a debug register. The value was checked.
     fn set_debug_register(&self, index: u8, value: u64);
+    /// Sets CR4.FSGSBASE: instructions that read and set the bases of FS and GS do so in ring 3, or are undefined there. Only
+    /// where the CPU has them.
+    fn set_base_instructions(&self, on: bool);
     /// Sets CR0.TS, so that the next floating-point instruction traps.
     fn set_task_switched(&self, on: bool);
     /// Loads XCR0. The value was checked against [`super::MachineFacts::xcr0_mask`].

@@ -184,6 +184,8 @@ impl Registers for TestMachine {
         self.debug[index as usize].store(value, Ordering::Relaxed);
     }
 
+    fn set_base_instructions(&self, _on: bool) {}
+
     fn set_task_switched(&self, _on: bool) {}
 
     fn set_xcr0(&self, _value: u64) {}

@@ -209,10 +209,12 @@ fn load(hv: &Hv, local: &'static Local, previous: Option<&VcpuRef>) -> Result<()
         wait_for_holder(hv, local, previous.take());
     }
     vcpu.set_holder(Some(this_cpu()));
-    let (ldt_entries, fs_base, gs_kernel, gs_user, breaks, cr0) = {
+    let (ldt_entries, fs_base, gs_kernel, gs_user, breaks, cr0, has_bases) = {
         let guest = vcpu.cpu.lock();
         let breaks = guest.debug[7] & DR7_ENABLE != 0;
-        (guest.ldt_entries, guest.fs_base, guest.gs_base_kernel, guest.gs_base_user, breaks, guest.cr0)
+        let has_bases = guest.cr4 & GuestCpu::CR4_FSGSBASE != 0;
+        let bases = (guest.fs_base, guest.gs_base_kernel, guest.gs_base_user);
+        (guest.ldt_entries, bases.0, bases.1, bases.2, breaks, guest.cr0, has_bases)
     };
     windows::load(&vcpu.window, ldt_entries);
     if let Some(previous) = previous {
@@ -224,18 +226,18 @@ fn load(hv: &Hv, local: &'static Local, previous: Option<&VcpuRef>) -> Result<()
         regs.cast::<u8>().sub(STACK_BEFORE_REGS).cast::<u64>().write(local.stack_top());
         local.set_entry_stack(vcpu.entry_stack() as u64);
     }
-    set_tsc_trapping(domain.tsc_mode.load(Ordering::Relaxed) == TSC_MODE_ALWAYS_EMULATE);
+    set_cr4(domain.tsc_mode.load(Ordering::Relaxed) == TSC_MODE_ALWAYS_EMULATE, has_bases);
     let [ds, es, fs, gs] = vcpu.saved_selectors();
     let is_user = vcpu.user_mode.load(Ordering::Relaxed);
     // Loading a selector may fault an LDT page in, which takes the vCPU's lock.
     let whole = load_selectors([ds, es, fs, gs]);
     // The selector of GS goes with user mode's base. In a context that a toolstack saved, a base of 0 with a selector
-    // means the base in that selector's descriptor.
-    let gs_user = if gs_user == 0 && gs > 3 { cpu::read_msr(msr::GS_BASE) } else { gs_user };
+    // means the base in that selector's descriptor, unless the guest sets bases by instructions, beside any selector.
+    let gs_user = if gs_user == 0 && gs > 3 && !has_bases { cpu::read_msr(msr::GS_BASE) } else { gs_user };
     let (active, other) = if is_user { (gs_user, gs_kernel) } else { (gs_kernel, gs_user) };
     // SAFETY: bases of the guest, canonical where they were set; the hypervisor uses neither FS nor GS.
     unsafe {
-        if fs_base != 0 || fs <= 3 {
+        if fs_base != 0 || fs <= 3 || has_bases {
             cpu::write_msr(msr::FS_BASE, fs_base);
         }
         cpu::write_msr(msr::GS_BASE, active);
@@ -255,13 +257,14 @@ fn load(hv: &Hv, local: &'static Local, previous: Option<&VcpuRef>) -> Result<()
     if whole { Ok(()) } else { Err([ds, es, fs, gs]) }
 }
 
-/// Lets `rdtsc` in ring 3 trap, or not.
-fn set_tsc_trapping(on: bool) {
-    const DISABLED: u64 = Cr4Flags::TIMESTAMP_DISABLE.bits();
+/// Lets `rdtsc` in ring 3 trap, or not, and instructions for the bases of FS and GS be there, or not.
+fn set_cr4(traps_tsc: bool, has_bases: bool) {
+    const TSC: u64 = Cr4Flags::TIMESTAMP_DISABLE.bits();
+    const BASES: u64 = GuestCpu::CR4_FSGSBASE;
     let cr4 = Cr4::read_raw();
-    let wanted = if on { cr4 | DISABLED } else { cr4 & !DISABLED };
+    let wanted = cr4 & !(TSC | BASES) | if traps_tsc { TSC } else { 0 } | if has_bases { BASES } else { 0 };
     if wanted != cr4 {
-        // SAFETY: the hypervisor may read the TSC in any case.
+        // SAFETY: the hypervisor may read the TSC in any case, and uses neither base; the CPU has what the guest was offered.
         unsafe { Cr4::write_raw(wanted) };
     }
 }
@@ -300,6 +303,10 @@ impl Registers for Machine {
             6 => cpu::set_dr6(value),
             _ => Dr7::write_raw(value),
         }
+    }
+
+    fn set_base_instructions(&self, on: bool) {
+        set_cr4(Cr4::read_raw() & Cr4Flags::TIMESTAMP_DISABLE.bits() != 0, on);
     }
 
     fn set_task_switched(&self, on: bool) {
