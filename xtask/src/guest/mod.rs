@@ -205,6 +205,15 @@ pub fn debian_loader() -> Result<()> {
     images::write(&boot_directory().join(name), text.as_bytes())
 }
 
+/// The file of PV GRUB, fetched if need be.
+///
+/// # Errors
+/// The errors of [`guest`].
+pub fn loader() -> Result<PathBuf> {
+    debian_loader()?;
+    Ok(boot_directory().join(LOADER))
+}
+
 /// A configuration for the kernel whose files' names begin with `stem`.
 fn configuration(text: &str, stem: &str) -> String {
     text.replace("/boot/debian", &format!("/boot/{stem}")).replace("\"debian", &format!("\"{stem}"))
