@@ -19,6 +19,7 @@ pub(crate) mod kernel;
 mod program;
 mod ramdisk;
 pub(crate) mod root;
+pub mod stock;
 mod tools;
 
 pub use self::program::ramdisk_with;
