@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crate::deps::{self, Need};
 use crate::machine::{Machine, Module};
 use crate::qemu::RunDirectory;
-use crate::{disk_image, images, iso, paths, usage};
+use crate::{disk_image, guest, images, install, iso, paths, usage};
 
 /// What goes into the image, and where it goes.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,7 +24,11 @@ pub struct ImageOptions {
     /// Make the image of a disk (a stick), whose files can be replaced later, and not of a CD.
     #[arg(long)]
     disk: bool,
-    /// The image; target/microhv.iso, or target/microhv.img, by default.
+    /// Make no image, but a directory for a Debian machine: its install.sh puts microhv into that machine's GRUB menu, and
+    /// the machine's own system becomes the first guest.
+    #[arg(long, conflicts_with_all = ["disk", "hypervisor_line", "dom0_line"])]
+    install: bool,
+    /// The image, or the directory; target/microhv.iso, target/microhv.img or target/microhv-install by default.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -34,18 +38,30 @@ pub struct ImageOptions {
 /// # Errors
 /// Wrong usage, a missing tool, or a failed build.
 pub fn image(options: ImageOptions) -> Result<()> {
-    let machine = Machine { modules: options.modules, ..Machine::default() };
+    let mut machine = Machine { modules: options.modules, ..Machine::default() };
+    if options.install {
+        // In the bundle, since the loader starts the machine's own system.
+        machine.modules.push(Module { path: guest::loader()?, name: install::LOADER.into() });
+    }
     machine.check()?;
-    deps::ensure(&[Need::Grub])?;
+    if !options.install {
+        deps::ensure(&[Need::Grub])?;
+    }
     images::build(&machine.images())?;
     let run = RunDirectory::new()?;
     let bundle = run.file("boot.cpio");
     images::write(&bundle, &machine.bundle()?.archive())?;
+    let hypervisor = images::find("microhv")?.bootable();
+    let files = iso::Files { hypervisor: &hypervisor, dom0: &machine.dom0, bundle: &bundle };
+    if options.install {
+        let directory = options.output.unwrap_or_else(|| paths::target().join("microhv-install"));
+        install::make(&directory, &files)?;
+        eprintln!("{}", directory.display());
+        return Ok(());
+    }
     let (name, make): (_, fn(&Path, &iso::Files<'_>, &str, &str) -> Result<()>) =
         if options.disk { ("microhv.img", disk_image::make) } else { ("microhv.iso", iso::make) };
     let output = options.output.unwrap_or_else(|| paths::target().join(name));
-    let hypervisor = images::find("microhv")?.bootable();
-    let files = iso::Files { hypervisor: &hypervisor, dom0: &machine.dom0, bundle: &bundle };
     // Made beside the boot files first, so that a failure leaves an older image alone.
     let made = run.file(name);
     make(&made, &files, &options.hypervisor_line, &options.dom0_line)?;

@@ -20,6 +20,7 @@ pub mod guest;
 pub mod image;
 pub mod image_check;
 pub mod images;
+pub mod install;
 pub mod iso;
 pub mod lines;
 pub mod lint;

@@ -103,6 +103,14 @@ impl Session {
         Self::spawn(command, RunDirectory::new()?, attach, None, timeout)
     }
 
+    /// Starts QEMU as [`Session::of`] does; the file at `log` gets a copy of the output.
+    ///
+    /// # Errors
+    /// The errors of [`Session::of`], and the file cannot be made.
+    pub fn logged(command: Command, attach: Attach, timeout: Option<Duration>, log: &Path) -> Result<Self> {
+        Self::spawn(command, RunDirectory::new()?, attach, Some(Log::open(log, false)?), timeout)
+    }
+
     /// Starts QEMU by `command`; `files` live as long as it does.
     pub(crate) fn spawn(
         mut command: Command,

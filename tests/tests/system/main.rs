@@ -16,6 +16,7 @@ mod domains;
 mod edges;
 mod gdb;
 mod hostile;
+mod install;
 mod kernels;
 mod linux;
 mod linux_blkfront;
@@ -97,6 +98,7 @@ fn main() {
         reset::cases(),
         screen::cases(),
         hostile::cases(),
+        install::cases(),
         linux::cases(),
         linux_disk::cases(),
         linux_blkfront::cases(),

@@ -19,6 +19,7 @@ pub(crate) mod kernel;
 mod program;
 mod ramdisk;
 pub(crate) mod root;
+pub mod stock;
 mod tools;
 
 pub use self::program::ramdisk_with;
@@ -203,6 +204,15 @@ pub fn debian_loader() -> Result<()> {
     images::write(&boot_directory().join(LOADER), &bytes)?;
     let (name, text) = LOADER_CONFIGURATION;
     images::write(&boot_directory().join(name), text.as_bytes())
+}
+
+/// The file of PV GRUB, fetched if need be.
+///
+/// # Errors
+/// The errors of [`guest`].
+pub fn loader() -> Result<PathBuf> {
+    debian_loader()?;
+    Ok(boot_directory().join(LOADER))
 }
 
 /// A configuration for the kernel whose files' names begin with `stem`.

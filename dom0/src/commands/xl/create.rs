@@ -36,7 +36,7 @@ impl Shell {
             if !paused {
                 self.start(&domain).await?;
             }
-            return self.follow(domain, attachment).await;
+            return self.follow(domain, attachment, line.has("F")).await;
         }
         if !paused {
             self.start(&domain).await?;

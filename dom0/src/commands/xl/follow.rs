@@ -39,12 +39,23 @@ impl Shell {
     }
 
     /// Shows the console of a domain and of its successors, until the last is over. Fails unless the last one
-    /// powered off.
-    pub(super) async fn follow(&self, mut domain: Domain, mut attachment: Attachment) -> Outcome {
+    /// powered off. With `waits`, the key that leaves the console does not end the command, which then waits without the
+    /// console: a script must not go on while the domain runs.
+    pub(super) async fn follow(
+        &self,
+        mut domain: Domain,
+        mut attachment: Attachment,
+        waits: bool,
+    ) -> Outcome {
         loop {
             // A domain that is kept dead is over, but its console has not ended.
             let looking = look(&self.terminal, &mut attachment);
             let fate = match select(looking, self.toolstack.wait_over(&domain)).await {
+                Either::Left(Left::ByKey) if waits => {
+                    println!("{} goes on; ^C leads to the prompt", domain.name);
+                    drop(attachment);
+                    return self.wait_to_the_end(domain).await;
+                }
                 Either::Left(Left::ByKey) => return Ok(()),
                 // The console has ended but the domain is not over yet; from here on `^C` interrupts the
                 // command.

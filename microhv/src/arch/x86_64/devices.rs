@@ -72,7 +72,10 @@ impl Devices for Machine {
                 panic::debug_exit(panic::EXIT_RESTART);
                 restart(self.acpi);
             }
-            PowerAction::Crash => panic::debug_exit(panic::EXIT_PANIC),
+            PowerAction::Crash => {
+                panic::debug_exit(panic::EXIT_PANIC);
+                panic::restart_if_wanted();
+            }
         }
         // The machine goes off in its own time; what follows is for a machine that does not.
         wait_until(|| false);

@@ -28,6 +28,11 @@ const BACKTRACE_FRAMES: usize = 32;
 
 /// The isa-debug-exit port, if the command line named one: a write there ends the emulator.
 pub(crate) static DEBUG_EXIT: Once<Option<u16>> = Once::new();
+/// A failure that ends the machine makes it start again, so that the loader's default comes back: nobody else does that for a
+/// machine that is far away. `noreboot` or a port for a report leave the machine halted instead.
+pub(crate) static RESTARTS: AtomicBool = AtomicBool::new(false);
+/// How long a failure stays on the screen before that, in ticks of the TSC: some seconds.
+const SHOWN_TICKS: u64 = 1 << 34;
 /// The CPU that panics; `u32::MAX`: none.
 static PANICKING: AtomicU32 = AtomicU32::new(u32::MAX);
 
@@ -55,6 +60,23 @@ pub(crate) fn debug_exit(code: u8) {
         serial::drain();
         cpu::port_out::<u8>(port, code);
     }
+}
+
+/// Starts the machine again after a failure, if [`RESTARTS`] says so. The chipset's port resets most machines, and the exception
+/// the rest.
+pub(crate) fn restart_if_wanted() {
+    if !RESTARTS.load(Ordering::Relaxed) {
+        return;
+    }
+    serial::write(b"(microhv) the machine starts again\n");
+    serial::drain();
+    let began = cpu::rdtsc();
+    while cpu::rdtsc().wrapping_sub(began) < SHOWN_TICKS {
+        core::hint::spin_loop();
+    }
+    cpu::port_out::<u8>(0xcf9, 2);
+    cpu::port_out::<u8>(0xcf9, 6);
+    cpu::triple_fault();
 }
 
 /// The build id's bytes: what follows the note's header of 16 bytes.
@@ -172,6 +194,7 @@ fn die(regs: Option<&CpuUserRegs>, rbp: u64) -> ! {
     print_current();
     finish_report();
     debug_exit(EXIT_PANIC);
+    restart_if_wanted();
     cpu::halt_for_ever()
 }
 

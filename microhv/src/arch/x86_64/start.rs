@@ -128,6 +128,7 @@ extern "C" fn on_own_stack() -> ! {
     let options =
         Options::parse(command_line, |word, why| log::warn!("command line: {word} is ignored: {why}"));
     panic::DEBUG_EXIT.call_once(|| options.debug_exit);
+    panic::RESTARTS.store(options.debug_exit.is_none() && !options.no_reboot, Ordering::Relaxed);
     log::set_max_level(options.log_level);
     if !options.serial {
         serial::turn_off();
@@ -260,6 +261,7 @@ fn start_dom0(hv: &'static Hv, options: &Options) {
         Err(error) => {
             log::error!("dom0 is refused: {error}");
             panic::debug_exit(panic::EXIT_REFUSED);
+            panic::restart_if_wanted();
             serial::drain();
             cpu::halt_for_ever()
         }

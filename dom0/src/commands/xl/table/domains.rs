@@ -15,7 +15,11 @@ pub(super) const DOMAINS: &[Command] = &[
         .options(&[
             flag('c', "", "attaches to its console, until the domain is gone"),
             flag('p', "paused", "leaves it paused"),
-            flag('F', "", "waits until the domain is gone"),
+            flag(
+                'F',
+                "",
+                "waits until the domain is gone; with -c, behind the key that leaves the console too",
+            ),
             with('f', "defconfig", "FILE", "the file to read"),
             flag('n', "dryrun", "checks and shows the configuration, and makes nothing"),
             flag('q', "quiet", "without warnings"),

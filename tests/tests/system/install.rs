@@ -1,0 +1,189 @@
+//! microhv on a machine that runs Debian: installed by the machine's own root, tried once, with the machine's own system as
+//! the first guest, and back.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tests::Scratch;
+use xtask::guest::stock;
+use xtask::iso;
+use xtask::machine::{Disk, Module, Net};
+use xtask::session::{Attach, Session};
+
+use crate::Case;
+use crate::linux_guest::check_file_system;
+
+/// How long a start may take, in seconds.
+const BOOT: u64 = 600;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = Vec::from(crate::cases![install: an_old_system_becomes_a_guest_and_comes_back]);
+    for case in &mut cases {
+        // It installs a Debian system from packages first, and starts it six times.
+        case.soak = true;
+    }
+    cases
+}
+
+/// A machine at its serial console, which a reset starts again.
+struct Console {
+    session: Session,
+    seen: usize,
+}
+
+impl Console {
+    fn start(disks: &[&Path]) -> Result<Self> {
+        let mut machine = stock::machine(disks[0]);
+        machine.disks.extend(disks[1..].iter().map(|disk| Disk::file(disk)));
+        machine.net = Net::User;
+        machine.qemu_arguments = ["-action", "reboot=reset"].map(String::from).into();
+        let log = xtask::paths::target().join("tmp/install.log");
+        std::fs::create_dir_all(xtask::paths::target().join("tmp"))?;
+        let command = stock::machine_command(&machine);
+        let session = Session::logged(command, Attach::Program, Some(Duration::from_secs(3000)), &log)?;
+        Ok(Self { session, seen: 0 })
+    }
+
+    /// Waits for `text` behind what was waited for before; gives what came up to it.
+    fn expect(&mut self, text: &str, seconds: u64) -> Result<String> {
+        let behind = self.session.expect(text, self.seen, Duration::from_secs(seconds));
+        let behind = behind.map_err(|error| {
+            let all = self.session.output();
+            let end: Vec<&str> = all.lines().rev().take(60).collect();
+            anyhow::anyhow!("{error}\n{}", end.into_iter().rev().collect::<Vec<_>>().join("\n"))
+        })?;
+        let bytes = self.session.output_bytes(self.seen..behind);
+        self.seen = behind;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn type_line(&mut self, text: &str) -> Result<()> {
+        self.session.send(&format!("{text}\r"))
+    }
+
+    /// Waits for Debian's login, which stands on `terminal`, and logs in.
+    fn log_in(&mut self, terminal: &str) -> Result<String> {
+        let before = self.expect(&format!("stock {terminal}"), BOOT)?;
+        self.expect("stock login: ", 60)?;
+        self.type_line("root")?;
+        self.expect("root@stock:~# ", 120)?;
+        self.type_line("exec sh -c 'stty -echo; dmesg -n 1; echo rea\"\"dy; PS1= PS2= exec sh'")?;
+        self.expect("ready", 60)?;
+        Ok(before)
+    }
+
+    fn succeed(&mut self, command: &str, seconds: u64) -> Result<String> {
+        self.type_line(&format!("{{ {command}\n}}; echo \"<status $?>\""))?;
+        let output = self.expect("<status ", seconds)?;
+        let status = self.expect(">", 10)?;
+        ensure!(status == "0>", "`{command}` ended with status {status}:\n{output}");
+        Ok(output)
+    }
+
+    /// The kernel's parameters, without the file's name that a loader may put before.
+    fn parameters(&mut self) -> Result<String> {
+        let printed = self.succeed("cat /proc/cmdline", 60)?;
+        let words =
+            printed.split_whitespace().filter(|word| !word.starts_with("BOOT_IMAGE=") && *word != "<status");
+        Ok(words.collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// The directory of the installation, as `cargo xtask image --install` makes it, in a file system of its own.
+fn delivered(scratch: &Scratch) -> Result<std::path::PathBuf> {
+    let directory = scratch.directory("install")?;
+    let mut machine = xtask::machine::Machine::default();
+    machine.modules.push(Module { path: xtask::guest::loader()?, name: xtask::install::LOADER.into() });
+    let bundle = scratch.file("boot.cpio", &machine.bundle()?.archive())?;
+    let hypervisor = xtask::images::find("microhv")?.bootable();
+    let files = iso::Files { hypervisor: &hypervisor, dom0: &machine.dom0, bundle: &bundle };
+    xtask::install::make(&directory, &files)?;
+    let image = scratch.file("install.img", &vec![0; 64 << 20])?;
+    let made =
+        Command::new("/sbin/mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&directory).arg(&image).status();
+    ensure!(made.context("cannot run mke2fs")?.success(), "mke2fs failed");
+    Ok(image)
+}
+
+fn an_old_system_becomes_a_guest_and_comes_back() -> Result<()> {
+    let scratch = Scratch::new("install")?;
+    let disk = scratch.file("stock.img", b"")?;
+    stock::copy_disk(&disk)?;
+    let delivered = delivered(&scratch)?;
+    let mut debian = Console::start(&[&disk, &delivered])?;
+    debian.log_in("ttyS0")?;
+    let parameters = debian.parameters()?;
+    debian.succeed(
+        "mkdir /root/install && mount -o ro /dev/vdb /mnt && cp /mnt/* /root/install; umount /mnt",
+        60,
+    )?;
+    debian.succeed("sh /root/install/install.sh --check", 120)?;
+    debian.succeed("sh /root/install/install.sh", 300)?;
+    debian.succeed(
+        "ip -o route show default | sed 's/.* dev \\([^ ]*\\).*/\\1/' > /root/card; test -s /root/card",
+        60,
+    )?;
+    debian.succeed("grub-reboot microhv && echo before > /root/before", 60)?;
+    debian.type_line("reboot")?;
+
+    as_a_guest(&mut debian, &parameters)?;
+
+    // The menu's default, as before: no hypervisor, and what the guest wrote.
+    let before = debian.log_in("ttyS0")?;
+    ensure!(!before.contains("(microhv)"), "the machine has started microhv again");
+    debian.succeed("! test -e /sys/hypervisor/type && test $(cat /root/guest) = guest", 60)?;
+    ensure!(debian.parameters()? == parameters, "the parameters have changed");
+    a_panic_falls_back(&mut debian)?;
+    debian.succeed("sh /root/install/install.sh --remove", 300)?;
+    debian.succeed("! test -e /boot/microhv && ! grep -q microhv /boot/grub/grub.cfg", 60)?;
+    debian.type_line("poweroff")?;
+    debian.session.wait();
+    let files = scratch.path("root.img");
+    stock::file_system(&disk, &files)?;
+    check_file_system(&files)
+}
+
+/// dom0's script has the old system started by the loader that reads the system's menu; then a person goes to dom0's prompt, and
+/// restarts the machine.
+fn as_a_guest(debian: &mut Console, parameters: &str) -> Result<()> {
+    debian.expect("microhv dom0: ", BOOT)?;
+    debian.expect("xl create -c -F /boot/debian.cfg", 60)?;
+    debian.log_in("hvc0")?;
+    debian.succeed("test $(cat /sys/hypervisor/type) = xen && test $(cat /root/before) = before", 60)?;
+    let guest = debian.parameters()?;
+    ensure!(guest == parameters, "the guest's parameters are {guest}, not {parameters}");
+    debian.succeed("echo guest > /root/guest && sync", 60)?;
+    // The interface has the card's name, and an address of the network where the card is.
+    debian.succeed(
+        "for i in $(seq 20); do ip -4 -o address show dev $(cat /root/card) | grep -F ' 10.0.2.' && break; sleep 3; done",
+        120,
+    )?;
+    debian.succeed("sh /root/install/install.sh 2>&1 | grep 'runs as a guest'", 60)?;
+    debian.type_line("reboot")?;
+    debian.log_in("hvc0")?;
+    debian.succeed("test $(cat /root/guest) = guest", 60)?;
+    debian.session.send("\x1d")?;
+    debian.expect("^C leads to the prompt", 30)?;
+    debian.session.send("\x03")?;
+    debian.expect("error: interrupted", 30)?;
+    debian.expect("dom0# ", 30)?;
+    debian.type_line("xl shutdown -w debian")?;
+    debian.type_line("done")?;
+    debian.expect("error: done:", 300)?;
+    debian.type_line("reboot")
+}
+
+/// A hypervisor that panics restarts the machine, whose menu has its old default.
+fn a_panic_falls_back(debian: &mut Console) -> Result<()> {
+    debian.succeed("grub-reboot microhv", 60)?;
+    debian.type_line("reboot")?;
+    debian.expect("microhv dom0: ", BOOT)?;
+    debian.session.send("\x01\x01\x01C")?;
+    debian.expect("PANIC: ", 60)?;
+    debian.expect("the machine starts again", 60)?;
+    let before = debian.log_in("ttyS0")?;
+    ensure!(!before.contains("(microhv)"), "the machine has started microhv again");
+    Ok(())
+}
