@@ -8,8 +8,14 @@ use xtask::machine::{Boot, Disk, Emulator, Machine as Description, Module, Net, 
 use xtask::session::{Attach, Outcome, Session};
 use xtask::{lines, run, test};
 
+use crate::kinds;
+
 /// How long a machine may run unless the test says otherwise. A hang is what it is for, not a slow host.
 const TIME_LIMIT: Duration = Duration::from_secs(240);
+
+/// How long UEFI's firmware and GRUB may take beside other machines, until the hypervisor begins: a test's time limit is for
+/// what comes after them.
+const UEFI_TIME: Duration = Duration::from_secs(60);
 
 /// How much of the console a failure shows.
 const SHOWN_LINES: usize = 60;
@@ -61,9 +67,10 @@ impl Machine {
         self
     }
 
-    /// The file at `path` is dom0's next disk, and cannot be written.
+    /// The file at `path` is dom0's next disk, and cannot be written; but by AHCI QEMU has writable disks alone.
     pub fn read_only_disk(mut self, path: &Path) -> Self {
-        self.description.disks.push(Disk { read_only: true, ..Disk::file(path) });
+        let read_only = kinds::disks() != Way::Ahci;
+        self.description.disks.push(Disk { read_only, ..Disk::file(path) });
         self
     }
 
@@ -122,7 +129,8 @@ impl Machine {
     pub fn run_with_input(mut self, text: &str) -> Result<Run> {
         self.description.from_input = true;
         self.prepare()?;
-        let source = lines::source(std::io::Cursor::new(text.as_bytes().to_vec()));
+        let text = kinds::renamed(text, kinds::disks());
+        let source = lines::source(std::io::Cursor::new(text.into_bytes()));
         let (outcome, console) = run::boots(self.description, Attach::Nobody, Some(source))?;
         Ok(Run { name: self.name, outcome, console })
     }
@@ -142,6 +150,14 @@ impl Machine {
             // Where time is what was executed, QEMU's CPUs take turns of tens of milliseconds, and none gets an answer of
             // another meanwhile.
             *cpus = 1;
+        }
+        let way = kinds::disks();
+        kinds::choose(&mut self.description, way);
+        kinds::check(&self.description, way)?;
+        if self.description.boot.is_by_uefi()
+            && let Some(limit) = &mut self.description.timeout
+        {
+            *limit += UEFI_TIME;
         }
         self.description.check()?;
         if let Some(directory) = self.description.log.as_deref().and_then(Path::parent) {
@@ -284,7 +300,7 @@ impl Live {
     /// # Errors
     /// The machine ended.
     pub fn type_line(&mut self, text: &str) -> Result<()> {
-        self.session.send(&format!("{text}\r"))
+        self.session.send(&format!("{}\r", kinds::renamed(text, kinds::disks())))
     }
 
     /// Types bytes as they are.

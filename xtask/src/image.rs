@@ -70,12 +70,50 @@ pub fn image(options: ImageOptions) -> Result<()> {
     Ok(())
 }
 
+/// Gives the image its name, under which another program sees the older image or the whole new one: an emulator that has
+/// the older one open keeps it. A device or another special file is written in place.
 fn place(made: &Path, output: &Path) -> Result<()> {
-    match std::fs::copy(made, output) {
-        Ok(_) => Ok(()),
+    let special = std::fs::metadata(output).is_ok_and(|old| !old.is_file());
+    let mut beside = output.as_os_str().to_owned();
+    if !special {
+        beside.push(format!(".{}.new", std::process::id()));
+    }
+    let beside = PathBuf::from(beside);
+    let copied = std::fs::copy(made, &beside);
+    let placed =
+        if special { copied.map(|_| ()) } else { copied.and_then(|_| std::fs::rename(&beside, output)) };
+    if placed.is_err() && !special {
+        // What was copied so far; there may be nothing.
+        let _ = std::fs::remove_file(&beside);
+    }
+    match placed {
+        Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             Err(usage(format!("{}: {error}", output.display())))
         }
         Err(error) => Err(error).with_context(|| format!("cannot write {}", output.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn an_older_image_that_is_in_use_stays_as_it_was() {
+        let run = RunDirectory::new().expect("a directory");
+        let (made, output) = (run.file("made"), run.file("out"));
+        std::fs::write(&made, b"new").expect("writable");
+        std::fs::write(&output, b"older").expect("writable");
+        let mut used = std::fs::File::open(&output).expect("it is there");
+        place(&made, &output).expect("it can be replaced");
+        let mut text = String::new();
+        used.read_to_string(&mut text).expect("readable");
+        assert_eq!((text.as_str(), std::fs::read(&output).expect("readable")), ("older", b"new".to_vec()));
+        let error = place(&made, &run.file("none/out")).expect_err("no such directory");
+        assert!(error.is::<crate::Usage>(), "{error}");
+        let names = std::fs::read_dir(made.parent().expect("a directory")).expect("readable").count();
+        assert_eq!(names, 2, "nothing is left beside the image");
     }
 }

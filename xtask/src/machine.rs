@@ -12,7 +12,7 @@ use crate::checks;
 use crate::images::{self, Image};
 use crate::{lines, network, usage};
 
-pub use crate::network::{Forward, Net};
+pub use crate::network::{Card, Forward, Net};
 
 /// The port of QEMU's isa-debug-exit, by which microhv and dom0 report how they ended.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;
@@ -21,7 +21,7 @@ pub const DEBUG_EXIT_PORT: u16 = 0xf4;
 const MAX_DISK_ID_BYTES: usize = 20;
 
 /// How the machine reaches a disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Way {
     /// A virtio block device.
     #[default]
@@ -36,6 +36,11 @@ impl Way {
     /// All, each with its name as an option.
     pub const ALL: [(Self, &'static str); 3] =
         [(Self::Virtio, "virtio"), (Self::Nvme, "nvme"), (Self::Ahci, "ahci")];
+
+    /// The name of this way, as options spell it.
+    pub fn name(self) -> &'static str {
+        Self::ALL.into_iter().find(|(way, _)| *way == self).map_or("", |(_, name)| name)
+    }
 
     /// The name of disk `index` of this kind in dom0, below `/dev`.
     pub fn disk_name(self, index: u8) -> String {
@@ -207,8 +212,10 @@ pub struct Machine {
     pub cpu_model: String,
     /// Disks, in dom0's order.
     pub disks: Vec<Disk>,
-    /// The network card.
+    /// What dom0's network card leads to.
     pub net: Net,
+    /// The kind of the card.
+    pub card: Card,
     /// Ports of the host that lead to guests.
     pub forwards: Vec<Forward>,
     /// Where packets go that dom0 carries.
@@ -252,6 +259,7 @@ impl Default for Machine {
             cpu_model: Emulator::Qemu.standard_cpu().into(),
             disks: Vec::new(),
             net: Net::User,
+            card: Card::default(),
             forwards: Vec::new(),
             capture: None,
             boot: Boot::Direct,

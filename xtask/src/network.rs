@@ -59,6 +59,26 @@ impl FromStr for Net {
     }
 }
 
+/// The kind of dom0's network card.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Card {
+    /// Modern virtio.
+    #[default]
+    Virtio,
+    /// Intel's 82574L.
+    E1000e,
+}
+
+impl Card {
+    /// QEMU's device of this kind at `net0`. The card needs no option ROM, since the machine does not boot from the network.
+    pub fn device(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio-net-pci,netdev=net0,disable-legacy=on,romfile=",
+            Self::E1000e => "e1000e,netdev=net0,romfile=",
+        }
+    }
+}
+
 /// A TCP port of 127.0.0.1 on the host that leads to a port of a guest: QEMU leads to dom0's, and dom0 to the guest's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 
-use crate::machine::{Boot, Disk, Emulator, Forward, Machine, Module, Net};
+use crate::machine::{Boot, Card, Disk, Emulator, Forward, Machine, Module, Net};
 use crate::{checks, guest, lines, usage};
 
 /// Options of `run`, and of whatever else boots a machine.
@@ -30,6 +30,9 @@ pub struct RunOptions {
     /// dom0's network card: user, none, tap=INTERFACE or socket:OPTIONS.
     #[arg(long, default_value = "user")]
     net: Net,
+    /// The kind of the network card.
+    #[arg(long, value_enum, default_value_t)]
+    card: Card,
     /// No network card, as --net none.
     #[arg(long, conflicts_with_all = ["net", "forwards"])]
     no_net: bool,
@@ -92,6 +95,7 @@ impl RunOptions {
             cpu_model: self.cpu_model.unwrap_or_else(|| self.emulator.standard_cpu().into()),
             disks: self.disks,
             net: if self.no_net { Net::None } else { self.net },
+            card: self.card,
             forwards: self.forwards,
             capture: self.capture,
             boot: self.boot,

@@ -135,7 +135,10 @@ pub fn bare(machine: &Machine) -> Command {
     command
 }
 
-/// Disks, and a network card, which is modern virtio.
+/// Ports of QEMU's AHCI adapter: each six disks have an adapter.
+const AHCI_PORTS: usize = 6;
+
+/// Disks, and a network card.
 pub fn devices(machine: &Machine, command: &mut Command) {
     let mut ports = 0;
     for (index, disk) in machine.disks.iter().enumerate() {
@@ -149,8 +152,8 @@ pub fn devices(machine: &Machine, command: &mut Command) {
         drive.push(doubled(&disk.path));
         command.arg("-drive").arg(drive);
         if disk.way == Way::Ahci {
-            if ports == 0 {
-                command.args(["-device", "ich9-ahci,id=ahci"]);
+            if ports % AHCI_PORTS == 0 {
+                command.args(["-device", &format!("ich9-ahci,id=ahci{}", ports / AHCI_PORTS)]);
             }
             ports += 1;
         }
@@ -158,11 +161,10 @@ pub fn devices(machine: &Machine, command: &mut Command) {
     }
     let Some(netdev) = network::backend(machine) else { return };
     command.args(["-netdev", &netdev]);
-    // The card needs no option ROM, since the machine does not boot from the network.
-    command.args(["-device", "virtio-net-pci,netdev=net0,disable-legacy=on,romfile="]);
+    command.args(["-device", machine.card.device()]);
 }
 
-/// The device by which the machine reaches drive `index`. `ports`: how many ports of the adapter are used, with this one.
+/// The device by which the machine reaches drive `index`. `ports`: how many ports of adapters are used, with this one.
 fn disk_device(disk: &Disk, index: usize, ports: usize) -> String {
     let serial = disk.id.as_ref().map(|id| format!(",serial={id}"));
     match disk.way {
@@ -174,7 +176,8 @@ fn disk_device(disk: &Disk, index: usize, ports: usize) -> String {
             format!("nvme,drive=disk{index}{}", serial.unwrap_or_else(|| format!(",serial=disk{index}")))
         }
         Way::Ahci => {
-            format!("ide-hd,drive=disk{index},bus=ahci.{}{}", ports - 1, serial.unwrap_or_default())
+            let (adapter, port) = ((ports - 1) / AHCI_PORTS, (ports - 1) % AHCI_PORTS);
+            format!("ide-hd,drive=disk{index},bus=ahci{adapter}.{port}{}", serial.unwrap_or_default())
         }
     }
 }
@@ -272,6 +275,26 @@ mod tests {
     }
 
     #[test]
+    fn each_adapter_has_six_disks() {
+        let machine = Machine {
+            disks: vec!["d,as=ahci".parse().expect("a disk"); 8],
+            net: Net::None,
+            ..Machine::default()
+        };
+        let mut command = Command::new("x");
+        devices(&machine, &mut command);
+        let shown: Vec<&str> = command.get_args().filter_map(|argument| argument.to_str()).collect();
+        for device in [
+            "ich9-ahci,id=ahci0",
+            "ide-hd,drive=disk5,bus=ahci0.5",
+            "ich9-ahci,id=ahci1",
+            "ide-hd,drive=disk7,bus=ahci1.1",
+        ] {
+            assert!(shown.contains(&device), "{device}: {shown:?}");
+        }
+    }
+
+    #[test]
     fn devices_are_named_in_order() {
         let machine = Machine {
             disks: ["a,b", "c,ro,id=two", "d,as=nvme", "e,as=ahci,id=x"]
@@ -301,9 +324,9 @@ mod tests {
                 "-drive",
                 "if=none,id=disk3,format=raw,discard=unmap,werror=report,rerror=report,readonly=off,file=e",
                 "-device",
-                "ich9-ahci,id=ahci",
+                "ich9-ahci,id=ahci0",
                 "-device",
-                "ide-hd,drive=disk3,bus=ahci.0,serial=x",
+                "ide-hd,drive=disk3,bus=ahci0.0,serial=x",
                 "-netdev",
                 "socket,id=net0,listen=:1",
                 "-device",

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::deps::{self, Need};
-use crate::machine::Boot;
+use crate::machine::{Boot, Way};
 use crate::{cargo, cpu_model, fuzz, images, paths, usage};
 
 /// Set for the system tests' process: the images are built, so that machines may be booted.
@@ -23,6 +23,9 @@ pub const SMP: &str = "MICROHV_SMP";
 pub const CPU: &str = "MICROHV_CPU";
 /// Set to what starts machines that do not say what does.
 pub const BOOT: &str = "MICROHV_BOOT";
+/// Set to the way by which machines reach disks that a test asks for without a kind; with another than virtio a machine has
+/// no virtio device at all.
+pub const DISKS: &str = "MICROHV_DISKS";
 
 /// What to test.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -47,6 +50,10 @@ pub struct TestOptions {
     /// What starts each machine that does not say what does, as for `run --boot`.
     #[arg(long, value_enum, conflicts_with = "host")]
     boot: Option<Boot>,
+    /// How each machine reaches disks whose kind the test does not choose. With nvme or ahci no machine has a virtio device
+    /// (its network card is an e1000e), and tests about virtio are left out.
+    #[arg(long, value_enum, value_name = "WAY", conflicts_with = "host")]
+    disks: Option<Way>,
 }
 
 /// How many tests passed and failed.
@@ -81,6 +88,11 @@ impl Totals {
 /// A tool is missing or cargo cannot be run.
 pub fn test(options: &TestOptions) -> Result<u8> {
     let mut totals = Totals::default();
+    if let Some(model) = &options.cpu {
+        // Told ahead of the host tests, which take minutes.
+        deps::ensure(&[Need::Qemu])?;
+        cpu_model::check(model)?;
+    }
     if !options.system {
         deps::ensure(&[Need::CCompiler, Need::XenHeaders])?;
         let mut command = cargo::host(&["test", "--workspace", "--no-fail-fast"]);
@@ -125,11 +137,13 @@ pub fn test(options: &TestOptions) -> Result<u8> {
                     command.env(SMP, cpus.to_string());
                 }
                 if let Some(model) = &options.cpu {
-                    cpu_model::check(model)?;
                     command.env(CPU, model);
                 }
                 if let Some(boot) = options.boot.and_then(|boot| boot.to_possible_value()) {
                     command.env(BOOT, boot.get_name());
+                }
+                if let Some(way) = options.disks {
+                    command.env(DISKS, way.name());
                 }
                 stage("system tests", with_filter(&mut command, options), &mut totals, std::io::stdout())?;
             }

@@ -5,11 +5,8 @@ use alloc::sync::Arc;
 use pvrt::executor::time;
 
 use super::AhciError;
-use super::commands::Command;
-use super::identify::{ANSWER_BYTES, Answer};
 use super::port::PortMemory;
 use super::registers::*;
-use crate::blkqueue::Part;
 use crate::hw::{Dma, DmaSource, Registers};
 
 /// Time between two looks at a register.
@@ -146,15 +143,12 @@ pub(super) async fn attach<M: Dma, S: DmaSource<Memory = M>>(
     Ok(Some((attached, memory)))
 }
 
-/// Starts a port, whose device is ready, and asks the device what it is like.
-pub(super) async fn identify<M: Dma>(
-    port: &PortRegisters,
-    memory: &PortMemory<M>,
-    page: &M,
-) -> Result<Answer, AhciError> {
-    port.command(CMD_START, 0);
-    let part = Part { maddr: page.maddr(0), len: ANSWER_BYTES as u32 };
-    memory.write(0, &Command::identify(), &[part]);
+/// Gives the device the question in slot 0, and waits for the end of the answer. The port runs, tells nothing, and has no other
+/// command.
+///
+/// # Errors
+/// The device does not answer, or fails the command.
+pub(super) async fn ask(port: &PortRegisters) -> Result<(), AhciError> {
     core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
     port.write(PX_CI, 1);
     let failed = || port.read(PX_IS) & (IS_TASK_FILE | IS_FATAL) != 0;
@@ -165,9 +159,7 @@ pub(super) async fn identify<M: Dma>(
     if failed() || status & TFD_ERROR != 0 {
         return Err(AhciError::Device { status: status as u8, error: (status >> 8) as u8 });
     }
-    let mut answer = Answer(alloc::vec![0; ANSWER_BYTES].into_boxed_slice());
-    page.read_bytes(0, &mut answer.0);
-    Ok(answer)
+    Ok(())
 }
 
 /// Lets the port tell of its commands' ends.
@@ -177,11 +169,12 @@ pub(super) fn listen(port: &PortRegisters) {
 }
 
 /// Stops a port after an error and starts it again. The device is reset if it `may_have_commands` still, or is not ready: it would
-/// else go on with a queue that the port has given up, into memory that has another use by then.
+/// else go on with a queue that the port has given up, into memory that has another use by then. The result tells whether the device
+/// was reset: another device may be in its place since.
 ///
 /// # Errors
 /// [`AhciError::StopTimeout`]: the port may still use memory. Else the port is stopped, and the device is of no use.
-pub(super) async fn restart(port: &PortRegisters, may_have_commands: bool) -> Result<(), AhciError> {
+pub(super) async fn restart(port: &PortRegisters, may_have_commands: bool) -> Result<bool, AhciError> {
     port.command(0, CMD_START);
     let stopped = wait(STOP_NS, || port.read(PX_CMD) & CMD_RUNS == 0).await;
     let resets = may_have_commands || !stopped || port.read(PX_TFD) & TFD_BUSY != 0 || !port.is_connected();
@@ -204,7 +197,7 @@ pub(super) async fn restart(port: &PortRegisters, may_have_commands: bool) -> Re
     port.write(PX_SERR, u32::MAX);
     port.write(PX_IS, u32::MAX);
     port.command(CMD_START, 0);
-    Ok(())
+    Ok(resets)
 }
 
 /// The registers of each port that the adapter has, with the port's number.

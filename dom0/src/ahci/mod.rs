@@ -5,6 +5,7 @@
 //!
 //! A command that the device fails stops the port, which is restarted. A port that does not end a command within half a
 //! minute is restarted, too, and gets its commands again; one that does not even stop keeps the memory that it was given. (I46)
+//! After a reset the device says again what it is: a disk that was put in another's place gets none of the other's requests.
 //! CD drives are not used.
 //!
 //! Source: Serial ATA AHCI Specification 1.3.1.
@@ -61,6 +62,8 @@ pub enum AhciError {
     NotReady,
     /// The device is gone.
     Unplugged,
+    /// A disk of another model, serial number or size is in the disk's place.
+    Changed,
     /// The adapter lacks something.
     Unsupported(&'static str),
     /// The disk is unlike those that the driver knows.
@@ -102,6 +105,7 @@ impl fmt::Display for AhciError {
             Self::StopTimeout => write!(f, "it does not stop"),
             Self::NotReady => write!(f, "it does not become ready"),
             Self::Unplugged => write!(f, "it is gone"),
+            Self::Changed => write!(f, "another disk is in its place"),
             Self::Unsupported(what) => write!(f, "it has {what}"),
             Self::BadDisk(what) => write!(f, "it has a {what} that cannot be used"),
             Self::OutOfMemory => write!(f, "no memory for its commands"),
@@ -234,20 +238,19 @@ impl<M: Dma> Adapter<M> {
     ) -> Result<(Arc<AhciDisk<M>>, Service<M>), AhciError> {
         let registers = PortRegisters::new(&self.registers, number);
         let slots = (self.capabilities >> 8 & 0x1f) as u16 + 1;
-        let page = source.allocate(1);
-        let about = match &page {
-            Some(page) if memory.take_tables(source, slots) => {
-                match adapter::identify(&registers, &memory, page).await {
-                    Ok(answer) => answer.read(self.capabilities & CAP_NCQ != 0).map_err(AhciError::BadDisk),
-                    Err(error) => Err(error),
-                }
-            }
-            _ => Err(AhciError::OutOfMemory),
+        let about = if memory.take_tables(source, slots) {
+            registers.command(CMD_START, 0);
+            memory.write_question();
+            adapter::ask(&registers).await.and_then(|()| {
+                memory.read_answer().read(self.capabilities & CAP_NCQ != 0).map_err(AhciError::BadDisk)
+            })
+        } else {
+            Err(AhciError::OutOfMemory)
         };
         let About { model, serial, queue, geometry } = match about {
             Ok(about) => about,
             Err(error) => {
-                if !adapter::release(&registers, (memory, page)).await {
+                if !adapter::release(&registers, memory).await {
                     log::error!("{name}: it does not stop; the memory it was given stays with it");
                 }
                 return Err(error);
@@ -337,6 +340,49 @@ impl<M: Dma> Service<M> {
         }
     }
 
+    /// Restarts the port until the device, if it was reset, has said that it is the one that it was.
+    ///
+    /// # Errors
+    /// The port or the device is of no use, or the device is another one.
+    async fn restart(&mut self, mut may_have_commands: bool) -> Result<(), AhciError> {
+        loop {
+            if !adapter::restart(&self.registers, may_have_commands).await? {
+                return Ok(());
+            }
+            match self.ask_again().await {
+                Err(AhciError::NoAnswer | AhciError::Device { .. }) if self.restarts <= MAX_RESTARTS => {
+                    self.restarts += 1;
+                    may_have_commands = true;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Asks the device what it is. The commands that the port has are written anew later, and so slot 0 is free for the question.
+    ///
+    /// # Errors
+    /// The device does not answer, or is another one.
+    async fn ask_again(&self) -> Result<(), AhciError> {
+        let queue = &self.disk.queue;
+        // The driver looks here, and no interrupt is needed.
+        self.registers.write(PX_IE, 0);
+        queue.with(|port| port.memory.write_question());
+        let asked = adapter::ask(&self.registers).await;
+        adapter::listen(&self.registers);
+        asked?;
+        let about = queue.with(|port| port.memory.read_answer()).read(false).map_err(AhciError::BadDisk)?;
+        let (now, before) = (&about.geometry, queue.geometry());
+        let size = (now.sectors, now.sector_size) == (before.sectors, before.sector_size);
+        if size && about.model == self.disk.model && about.serial == self.disk.serial {
+            return Ok(());
+        }
+        let name = queue.with(|port| port.name.clone());
+        let (model, serial, sectors) = (&about.model, &about.serial, now.sectors);
+        log::error!("{name}: what answers now is {model}, serial number {serial}, with {sectors} sectors");
+        Err(AhciError::Changed)
+    }
+
     /// Restarts the port and gives the device its commands again.
     ///
     /// # Errors
@@ -347,7 +393,7 @@ impl<M: Dma> Service<M> {
             port.name.clone()
         });
         let may_have_commands = self.disk.queue.with(|port| port.may_have_commands(&error));
-        let mut outcome = adapter::restart(&self.registers, may_have_commands).await;
+        let mut outcome = self.restart(may_have_commands).await;
         if outcome.is_ok() && self.restarts > MAX_RESTARTS {
             outcome = Err(error);
         }

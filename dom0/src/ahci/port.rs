@@ -14,6 +14,7 @@ use super::AhciError;
 use super::commands::{
     Command, MOST_REGIONS, MOST_SECTORS, TABLE_BYTES, TRIM, TRIM_BYTES, TRIM_MOST, ranges, region, region_at,
 };
+use super::identify::{ANSWER_BYTES, Answer};
 use super::registers::*;
 use crate::blkqueue::{Complaints, Hardware, Part, Run, SECTOR, Start};
 use crate::hw::{Dma, DmaSource};
@@ -26,19 +27,21 @@ const TABLES_PER_PAGE: usize = PAGE / TABLE_BYTES;
 /// Where the frames from the device go, behind the list of commands.
 const FRAMES: usize = 1024;
 
-/// The memory of a port: a page with the list and the received frames, and a table for each slot.
+/// The memory of a port: a page with the list and the received frames, a table for each slot, and a page for what the device
+/// says of itself.
 pub(super) struct PortMemory<M> {
     list: M,
     tables: Vec<M>,
+    answer: Option<M>,
 }
 
 impl<M: Dma> PortMemory<M> {
     pub(super) fn new<S: DmaSource<Memory = M>>(source: &S) -> Option<Self> {
         let list = source.allocate(1)?;
-        Some(Self { list, tables: Vec::new() })
+        Some(Self { list, tables: Vec::new(), answer: None })
     }
 
-    /// Takes the tables of `slots` slots.
+    /// Takes the tables of `slots` slots, and the page for the answer.
     #[must_use]
     pub(super) fn take_tables<S: DmaSource<Memory = M>>(&mut self, source: &S, slots: u16) -> bool {
         let pages = usize::from(slots).div_ceil(TABLES_PER_PAGE);
@@ -46,7 +49,25 @@ impl<M: Dma> PortMemory<M> {
             let Some(page) = source.allocate(1) else { return false };
             self.tables.push(page);
         }
-        true
+        self.answer = source.allocate(1);
+        self.answer.is_some()
+    }
+
+    /// Writes the command of slot 0 that asks the device what it is like.
+    pub(super) fn write_question(&self) {
+        if let Some(page) = &self.answer {
+            let part = Part { maddr: page.maddr(0), len: ANSWER_BYTES as u32 };
+            self.write(0, &Command::identify(), &[part]);
+        }
+    }
+
+    /// What the device said of itself.
+    pub(super) fn read_answer(&self) -> Answer {
+        let mut answer = Answer(alloc::vec![0; ANSWER_BYTES].into_boxed_slice());
+        if let Some(page) = &self.answer {
+            page.read_bytes(0, &mut answer.0);
+        }
+        answer
     }
 
     /// Machine addresses of the list and of the received frames.
@@ -83,7 +104,7 @@ impl<M: Dma> PortMemory<M> {
 pub(super) struct Port<M> {
     pub(super) name: String,
     pub(super) registers: PortRegisters,
-    memory: PortMemory<M>,
+    pub(super) memory: PortMemory<M>,
     /// The device queues commands.
     queues: bool,
     /// Bytes of a block.

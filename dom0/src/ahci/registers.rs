@@ -47,8 +47,11 @@ pub(super) const PX_CI: usize = 0x38;
 pub(super) const IS_REGISTER_FIS: u32 = 1;
 pub(super) const IS_PIO_SETUP: u32 = 1 << 1;
 pub(super) const IS_DEVICE_BITS: u32 = 1 << 3;
-/// Interface fatal, host bus data, host bus fatal: the port must be restarted, and nothing says which command it was.
-pub(super) const IS_FATAL: u32 = 1 << 27 | 1 << 28 | 1 << 29;
+/// Something was plugged in, or the link came or went: the device may be another one.
+pub(super) const IS_LINK: u32 = 1 << 6 | 1 << 22;
+/// The link, and interface fatal, host bus data, host bus fatal: the port must be restarted, and nothing says which command it
+/// was.
+pub(super) const IS_FATAL: u32 = IS_LINK | 1 << 27 | 1 << 28 | 1 << 29;
 pub(super) const IS_TASK_FILE: u32 = 1 << 30;
 /// Causes of which the port tells.
 pub(super) const CAUSES: u32 = IS_REGISTER_FIS | IS_PIO_SETUP | IS_DEVICE_BITS | IS_FATAL | IS_TASK_FILE;

@@ -86,7 +86,7 @@ fn every_case_passes_as_dom0() -> Result<()> {
 fn every_case_passes_as_a_guest() -> Result<()> {
     let scratch = Scratch::new("conformance")?;
     let (writable, read_only) = (scratch.disk("rw", 16 * MIB, 1)?, scratch.disk("ro", 4 * MIB, 2)?);
-    let big = xtask::conformance::big_sector_disk(&scratch.disk("big", 4 * MIB, 3)?);
+    let big = xtask::conformance::big_sector_disk(&scratch.disk("big", 4 * MIB, 3)?, tests::kinds::disks());
     Machine::new("conformance")
         .disk(&writable)
         .read_only_disk(&read_only)

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::deps::{self, Need};
 use crate::guest::{self, DebianBoot};
-use crate::machine::{Disk, Machine, Module, Net};
+use crate::machine::{Disk, Machine, Module, Net, Way};
 use crate::qemu::RunDirectory;
 use crate::session::{Attach, Session};
 use crate::{cargo, images, usage, xen};
@@ -219,7 +219,7 @@ fn scratch_disks(files: &RunDirectory) -> Result<(Vec<Disk>, Vec<String>)> {
         let path = files.file(name);
         std::fs::File::create(&path)?.set_len(bytes)?;
         if name == "big" {
-            arguments.extend(big_sector_disk(&path));
+            arguments.extend(big_sector_disk(&path, Way::Virtio));
         } else {
             disks.push(Disk { read_only: name == "ro", ..Disk::file(&path) });
         }
@@ -227,14 +227,15 @@ fn scratch_disks(files: &RunDirectory) -> Result<(Vec<Disk>, Vec<String>)> {
     Ok((disks, arguments))
 }
 
-/// QEMU's words for a disk with sectors of 4 KiB, `virtio-big` by id.
-pub fn big_sector_disk(path: &Path) -> [String; 4] {
-    let device = "virtio-blk-pci,drive=big,serial=big,logical_block_size=4096,physical_block_size=4096";
+/// QEMU's words for a disk with sectors of 4 KiB, `big` by id. QEMU has none that is reached by `Way::Ahci`.
+pub fn big_sector_disk(path: &Path, way: Way) -> [String; 4] {
+    let kind = if way == Way::Nvme { "nvme" } else { "virtio-blk-pci" };
+    let device = format!("{kind},drive=big,serial=big,logical_block_size=4096,physical_block_size=4096");
     [
         "-drive".into(),
         format!("file={},if=none,id=big,format=raw", path.display().to_string().replace(',', ",,")),
         "-device".into(),
-        device.into(),
+        device,
     ]
 }
 

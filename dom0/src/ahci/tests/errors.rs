@@ -97,6 +97,70 @@ fn a_link_that_fails_has_its_commands_done_again() {
     }
 }
 
+/// A disk of another serial number or size gets nothing that was meant for the one that it replaces, whether a command was under
+/// way or not.
+#[test]
+fn a_disk_in_anothers_place_gets_none_of_its_requests() {
+    let changes: [fn(&mut Limits); 2] =
+        [|limits| limits.serial = "serial three", |limits| limits.sectors -= 8];
+    for change in changes {
+        for under_way in [false, true] {
+            let (arena, model, disk, service) = disk(Limits::default());
+            let event = service.event.clone();
+            let client = Client::new(8);
+            let before = model.content(0, PAGE_SIZE);
+            beside(service, async {
+                let from = segment(&arena);
+                arena.fill(from.maddr.raw(), PAGE_SIZE, 0x5a);
+                if under_way {
+                    disk.submit(&client, 0, BlockOp::Write, 0, &[from]).unwrap();
+                    disk.kick();
+                    model.break_link();
+                }
+                model.swap(change);
+                event.notify_one();
+                time::sleep(1_000_000_000).await;
+                model.run();
+                assert_eq!(disk.submit(&client, 1, BlockOp::Write, 0, &[from]), Err(SubmitError::Failed));
+            });
+            let expected: &[_] = if under_way { &[(0, false)] } else { &[] };
+            assert_eq!((ends(&client), disk.in_flight()), (expected.to_vec(), 0));
+            assert_eq!(model.content(0, PAGE_SIZE), before);
+        }
+    }
+}
+
+/// The same disk, plugged in again, goes on.
+#[test]
+fn a_disk_that_comes_back_gets_its_requests() {
+    let (arena, model, disk, service) = disk(Limits::default());
+    let event = service.event.clone();
+    let client = Client::new(8);
+    beside(service, async {
+        disk.submit(&client, 0, BlockOp::Read, 0, &[segment(&arena)]).unwrap();
+        disk.kick();
+        model.break_link();
+        model.swap(|_| ());
+        drain(&model, &disk, &event).await;
+    });
+    assert_eq!(ends(&client), [(0, true)]);
+}
+
+/// A disk that no longer says what it is after a reset is asked a few times, and given up.
+#[test]
+fn a_disk_that_does_not_say_what_it_is_after_a_reset_is_given_up() {
+    let (arena, model, disk, service) = disk(Limits::default());
+    let client = Client::new(8);
+    beside(service, async {
+        disk.submit(&client, 0, BlockOp::Read, 0, &[segment(&arena)]).unwrap();
+        disk.kick();
+        model.break_link();
+        model.change(|limits| limits.answers = false);
+        time::sleep(60_000_000_000).await;
+    });
+    assert_eq!((ends(&client), disk.in_flight()), (alloc::vec![(0, false)], 0));
+}
+
 #[test]
 fn a_command_that_does_not_end_restarts_the_port_and_fails_at_last() {
     let (arena, model, disk, service) = disk(Limits::default());

@@ -1,5 +1,6 @@
 //! The driver against an adapter in memory.
 
+mod answer;
 mod errors;
 mod model;
 
@@ -74,6 +75,7 @@ const PLAIN: Limits = Limits {
     answers: true,
     staggered: true,
     clears_failed: true,
+    serial: "serial two",
 };
 
 #[test]

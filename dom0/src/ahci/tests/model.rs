@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use spin::Mutex;
 
+use super::answer::identify;
 use crate::ahci::registers::*;
 use crate::hw::Registers;
 use crate::hw::fake::Arena;
@@ -34,6 +35,7 @@ pub(super) struct Limits {
     pub(super) staggered: bool,
     /// The bit of a command that failed goes from CI all the same, as in some adapters.
     pub(super) clears_failed: bool,
+    pub(super) serial: &'static str,
 }
 
 impl Default for Limits {
@@ -51,6 +53,7 @@ impl Default for Limits {
             answers: true,
             staggered: false,
             clears_failed: false,
+            serial: "serial two",
         }
     }
 }
@@ -147,6 +150,12 @@ impl Model {
         let mut state = self.state.lock();
         state.halted = true;
         *state.registers.entry(DISK + PX_IS).or_default() |= 1 << 27;
+    }
+
+    /// The disk goes, and one with other properties comes.
+    pub(super) fn swap(&self, change: impl FnOnce(&mut Limits)) {
+        self.change(change);
+        *self.state.lock().registers.entry(DISK + PX_IS).or_default() |= 1 << 22;
     }
 
     /// Executes all commands that the driver gave.
@@ -276,33 +285,6 @@ impl Model {
         }
         None
     }
-}
-
-/// What the disk says of itself.
-fn identify(limits: &Limits) -> [u8; 512] {
-    let mut words = [0u16; 256];
-    let text = |words: &mut [u16], text: &str| {
-        let mut bytes = text.bytes().chain(core::iter::repeat(b' '));
-        for word in words {
-            *word = u16::from_be_bytes([bytes.next().unwrap(), bytes.next().unwrap()]);
-        }
-    };
-    text(&mut words[10..20], "serial two");
-    text(&mut words[27..47], "Model of a disk");
-    words[49] = 1 << 9;
-    words[75] = limits.queue.unwrap_or(1) - 1;
-    words[76] = u16::from(limits.queue.is_some()) << 8;
-    words[83] = 1 << 14 | u16::from(limits.lba48) << 10 | 1 << 13;
-    for (index, word) in words[100..104].iter_mut().enumerate() {
-        *word = (limits.sectors >> (16 * index)) as u16;
-    }
-    words[106] = 1 << 14 | 1 << 13 | 3;
-    words[169] = limits.trims.into();
-    let mut bytes = [0; 512];
-    for (index, word) in words.iter().enumerate() {
-        bytes[2 * index..2 * index + 2].copy_from_slice(&word.to_le_bytes());
-    }
-    bytes
 }
 
 impl State {
@@ -435,9 +417,9 @@ impl Registers for Model {
                 );
                 assert_eq!(state.register(offset) & value, 0, "a slot has one command");
                 *state.registers.entry(offset).or_default() |= value;
-                // What the driver asks before the disk is open is answered at once.
+                // What the driver asks while the port tells nothing is answered at once.
                 let opened = state.register(DISK + PX_IE) != 0;
-                if register == PX_CI && !opened && !state.halted {
+                if register == PX_CI && !opened && !state.halted && !state.gone {
                     self.execute(&mut state, value.trailing_zeros());
                 }
             }
