@@ -286,8 +286,9 @@ mod tests {
 
     #[test]
     fn windows_have_their_own_blocks() {
-        let mark =
-            |number, hypervisor| format!("mark {number} cpu 0 firmware 0 hyp {hypervisor} kernel 0 user 0\n");
+        let mark = |number, hypervisor| {
+            format!("mark {number} cpu 0 firmware 0 hyp {hypervisor} kernel 0 user 0 cr3 0 wrmsr 0\n")
+        };
         let output = [
             &mark(300, 10),
             &mark(7, 11),
