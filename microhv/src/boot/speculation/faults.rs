@@ -371,7 +371,7 @@ fn branches(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add
     let says = |bit: u64| facts.says(bit);
     let of = |maker, denied: &[(bool, &'static str)], affected| Need::of(facts, maker, denied, affected);
     let always = of(Maker::Unknown, &[], "the CPU speculates");
-    add("Spectre v1", always, missing, "indices from guests clamped");
+    add("Spectre v1", always, missing, "guests' addresses and frames clamped, as their indices are");
     let clears = state(measures.clear_registers, choices.clear_registers, missing);
     add("values from guests", always, clears, "registers cleared on entry");
     add("Spectre v2", always, State::On, "retpolines");
