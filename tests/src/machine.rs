@@ -13,9 +13,9 @@ use crate::kinds;
 /// How long a machine may run unless the test says otherwise. A hang is what it is for, not a slow host.
 const TIME_LIMIT: Duration = Duration::from_secs(240);
 
-/// How long UEFI's firmware and GRUB may take beside other machines, until the hypervisor begins: a test's time limit is for
+/// How long the firmware and GRUB may take beside other machines, until the hypervisor begins: a test's time limit is for
 /// what comes after them.
-const UEFI_TIME: Duration = Duration::from_secs(60);
+const LOADING: Duration = Duration::from_secs(60);
 
 /// How much of the console a failure shows.
 const SHOWN_LINES: usize = 60;
@@ -154,10 +154,10 @@ impl Machine {
         let way = kinds::disks();
         kinds::choose(&mut self.description, way);
         kinds::check(&self.description, way)?;
-        if self.description.boot.is_by_uefi()
+        if self.description.boot != Boot::Direct
             && let Some(limit) = &mut self.description.timeout
         {
-            *limit += UEFI_TIME;
+            *limit += LOADING;
         }
         self.description.check()?;
         if let Some(directory) = self.description.log.as_deref().and_then(Path::parent) {
