@@ -16,7 +16,7 @@ use crate::Case;
 use crate::linux_guest::check_file_system;
 
 /// How long a start may take, in seconds.
-const BOOT: u64 = 600;
+const BOOT: u64 = 900;
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::from(crate::cases![install: an_old_system_becomes_a_guest_and_comes_back]);
