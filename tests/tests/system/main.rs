@@ -34,6 +34,7 @@ mod network_life;
 mod network_rules;
 mod polls;
 mod reset;
+mod roots;
 mod screen;
 mod shell;
 mod speculation;
@@ -90,6 +91,7 @@ fn main() {
         network_rules::cases(),
         polls::cases(),
         reset::cases(),
+        roots::cases(),
         screen::cases(),
         hostile::cases(),
         linux::cases(),

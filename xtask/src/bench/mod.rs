@@ -54,6 +54,9 @@ pub struct BenchOptions {
     /// The bench guest as a domain under dom0, not as dom0 itself.
     #[arg(long)]
     domu: bool,
+    /// Words for the hypervisor's command line, microhv's and Xen's alike, for operations: what counter-measures cost, say.
+    #[arg(long, value_name = "WORDS", default_value = "", allow_hyphen_values = true)]
+    append: String,
     /// Also where the hypervisor and dom0 spend the instructions of the operation that --only names.
     #[arg(long, requires = "only")]
     hot: bool,

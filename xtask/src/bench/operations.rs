@@ -161,6 +161,7 @@ fn on_microhv(options: &BenchOptions, scenes: &[Scene], words: &str) -> Result<M
     let mut all = Measured::default();
     for scene in scenes {
         let mut machine = counting_machine();
+        machine.hypervisor_arguments.clone_from(&options.append);
         let create = |words: &str| format!("xl create -c /boot/bench.cfg extra=\"{words}\"");
         match scene {
             Scene::Alone if options.domu => machine.script = Some(vec![create(words)]),
@@ -191,7 +192,12 @@ fn on_microhv(options: &BenchOptions, scenes: &[Scene], words: &str) -> Result<M
 fn on_xen(options: &BenchOptions, scenes: &[Scene], words: &str) -> Result<Measured> {
     let host = xen::prepare()?;
     let kernel = images::find(IMAGE)?.bootable();
-    let machine = xen::Options { icount: true, timeout: TIME_LIMIT, ..xen::Options::default() };
+    let machine = xen::Options {
+        icount: true,
+        timeout: TIME_LIMIT,
+        hypervisor_arguments: options.append.clone(),
+        ..xen::Options::default()
+    };
     let domain = |name: &str, extra: &str, vcpus: u32| xen::Domain {
         name: name.into(),
         kernel: kernel.clone(),
