@@ -236,7 +236,7 @@ impl TestMachine {
 
     /// CPUs run guests on copies of level 4 tables from now on.
     pub fn run_on_copies(&self) {
-        self.tlb.lock().run_on_copies();
+        self.with_tlb(|tlb, memory, _| tlb.run_on_copies(memory));
     }
 
     /// This thread is this CPU from now on.

@@ -39,6 +39,7 @@ mod network_life;
 mod network_rules;
 mod polls;
 mod reset;
+mod roots;
 mod screen;
 mod shell;
 mod speculation;
@@ -97,6 +98,7 @@ fn main() {
         network_rules::cases(),
         polls::cases(),
         reset::cases(),
+        roots::cases(),
         screen::cases(),
         hostile::cases(),
         install::cases(),

@@ -8,14 +8,19 @@ use core::sync::atomic::AtomicU64;
 use microhv::frames::copies::{COPIES, RootCopies};
 use x86_64::structures::tss::TaskStateSegment;
 
+/// In what CR3 is loaded with: what the TLB has of that process-context identifier stays.
+pub(crate) const KEEP: u64 = 1 << 63;
+
 /// A CPU's page tables for guests, if `roots.rs` made any.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct OwnTables {
     /// What the level 4 tables are copies of.
     pub(crate) copies: RootCopies,
-    /// The machine addresses of those.
+    /// What CR3 is to be for those: their machine addresses, and with process-context identifiers one for each, and [`KEEP`].
     pub(crate) tables: [AtomicU64; COPIES],
+    /// [`KEEP`] with process-context identifiers, else 0.
+    pub(crate) keep: AtomicU64,
     /// The machine address of the level 2 table, and the address, of the one descriptor window that they show.
     pub(crate) window_table: AtomicU64,
     pub(crate) window: AtomicU64,
@@ -40,6 +45,7 @@ impl OwnTables {
         Self {
             copies: RootCopies::new(),
             tables: [const { AtomicU64::new(0) }; COPIES],
+            keep: AtomicU64::new(0),
             window_table: AtomicU64::new(0),
             window: AtomicU64::new(0),
         }

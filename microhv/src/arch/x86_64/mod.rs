@@ -75,6 +75,7 @@ core::arch::global_asm!(
     entry_page = const percpu::ENTRY_PAGE,
     entry_stack = const percpu::ENTRY_STACK,
     own_copies = const percpu::OWN_COPIES,
+    own_keep = const percpu::OWN_KEEP,
     own_tables = const percpu::OWN_TABLES,
     stack_top = const percpu::LOCAL_OFFSET,
     stack_to_regs_top = const percpu::STACK_TO_REGS_TOP,

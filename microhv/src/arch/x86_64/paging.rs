@@ -17,17 +17,20 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use arrayvec::ArrayVec;
 use microhv::boot::memory_map::{MemoryMap, Range};
 use microhv::boot::speculation::is_emulated;
+use microhv::frames::copies::COPIES;
 use microhv::frames::pte::{self, A, D, FRAME, G, NX, P, PCD, PSE, PWT, RW, US, index};
 use microhv::nospec::clamp;
 use microhv::platform::{CpuId, CpuSet, Cpus, Paging};
 use microhv::sync::{Mutex, rank, wait_until};
 use ring_abi::segment::HYPERVISOR_VIRT_START;
 use ring_abi::types::{GuestVa, Mfn};
+use x86_64::VirtAddr;
+use x86_64::instructions::tlb::{InvPcidCommand, Pcid, flush_pcid};
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
 use super::cpu::{self, cpuid};
 use super::machine::Machine;
-use super::percpu::{self, AREA_BYTES, FLUSH_ORDERS, GUARD_OFFSET, this_cpu};
+use super::percpu::{self, AREA_BYTES, FLUSH_ORDERS, GUARD_OFFSET, USES_CONTEXTS, this_cpu};
 
 /// Entry of a table above L1.
 pub(crate) const TABLE: u64 = P | RW | A | D;
@@ -259,7 +262,7 @@ const WINDOW_PAGES: usize = (WINDOW_BYTES / PAGE) as usize;
 fn replace_page(entry: &AtomicU64, va: u64, maddr: Option<u64>) {
     let value = maddr.map_or(0, |at| at | (DATA & !G));
     if entry.swap(value, Ordering::Release) & P != 0 {
-        cpu::invlpg(va);
+        flush_page(va);
     }
 }
 
@@ -339,12 +342,38 @@ fn flush_by_global_pages() -> bool {
     is_on
 }
 
-/// Flushes this CPU's TLB, global entries included.
+/// Flushes this CPU's TLB, global entries and all process contexts included.
 #[inline]
 pub(crate) fn flush_local() {
-    if !flush_by_global_pages() {
+    if !flush_by_global_pages() && !flush_contexts() {
         // SAFETY: what is loaded already.
         unsafe { cpu::set_cr3(cpu::cr3()) };
+    }
+}
+
+/// Flushes all process contexts; `false`: there is one.
+#[inline]
+fn flush_contexts() -> bool {
+    let are_used = USES_CONTEXTS.load(Ordering::Relaxed);
+    if are_used {
+        // SAFETY: the flag is set where the CPU has the instruction; dropping cached translations is always allowed.
+        unsafe { flush_pcid(InvPcidCommand::All) };
+    }
+    are_used
+}
+
+/// Flushes one page of this CPU's TLB, in all process contexts.
+#[inline]
+fn flush_page(va: u64) {
+    cpu::invlpg(va);
+    if USES_CONTEXTS.load(Ordering::Relaxed)
+        && let Ok(va) = VirtAddr::try_new(va)
+    // at another the instruction would fault, and such an address is of no page
+    {
+        for context in (1..=COPIES as u16).filter_map(|number| Pcid::new(number).ok()) {
+            // SAFETY: as above.
+            unsafe { flush_pcid(InvPcidCommand::Address(va, context)) };
+        }
     }
 }
 
@@ -358,7 +387,9 @@ impl Paging for Machine {
     #[inline]
     fn load_cr3_flushing(&self, l4: Mfn) {
         self.load_cr3(l4);
-        flush_by_global_pages();
+        if !flush_by_global_pages() {
+            flush_contexts();
+        }
     }
 
     fn flush_tlb_local(&self) {
@@ -368,7 +399,7 @@ impl Paging for Machine {
     #[inline]
     fn invlpg(&self, va: GuestVa) {
         // XSA-279: a non-canonical address does nothing; the hypervisor's own pages may be dropped at any time.
-        cpu::invlpg(va.raw());
+        flush_page(va.raw());
     }
 
     fn flush_tlb(&self, cpus: CpuSet) {

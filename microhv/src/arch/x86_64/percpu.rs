@@ -98,6 +98,8 @@ pub(crate) const ENTRY_HYPERVISOR: usize = ENTRY_PAGE + offset_of!(EntryPage, hy
 pub(crate) const OWN_COPIES: usize = LOCAL_OFFSET + offset_of!(Local, own.copies.of);
 /// Likewise.
 pub(crate) const OWN_TABLES: usize = LOCAL_OFFSET + offset_of!(Local, own.tables);
+/// Likewise.
+pub(crate) const OWN_KEEP: usize = LOCAL_OFFSET + offset_of!(Local, own.keep);
 /// Where the entry page begins in an area; the interrupt stacks lie before.
 pub(crate) const ENTRY_PAGE: usize = offset_of!(Area, entry);
 /// Where the entry page's stack begins: at the page's end.
@@ -247,6 +249,9 @@ pub(crate) unsafe fn entry_page(cpu: CpuId) -> &'static EntryPage {
 
 /// Whether guests run on page tables of the hypervisor's own: set at start-up.
 pub(crate) static HAS_OWN_TABLES: AtomicBool = AtomicBool::new(false);
+
+/// Whether the TLB tells those tables from the guests' by process-context identifiers, 1 and up: set at start-up.
+pub(crate) static USES_CONTEXTS: AtomicBool = AtomicBool::new(false);
 
 /// Has all CPUs forget their copies of the level 4 table at `l4`. Whether CPUs run guests on copies.
 #[inline]

@@ -110,7 +110,9 @@ own_from_guest:
     mov rdi, cr3
     mov rcx, rsp
     and rcx, -0x10000
-    mov [rcx + {entry_full}], rdi
+    mov rdx, [rcx + {own_keep}]
+    or rdx, rdi
+    mov [rcx + {entry_full}], rdx
     mov rsi, [rcx + {own_tables}]
     cmp rdi, [rcx + {own_copies}]
     je 1f

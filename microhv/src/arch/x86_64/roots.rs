@@ -23,10 +23,11 @@ use microhv::frames::pte::{
 use microhv::platform::CpuId;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
+use super::cpu::cpuid;
 use super::descriptors;
-use super::entry_page::OwnTables;
+use super::entry_page::{KEEP, OwnTables};
 use super::paging::{self, TABLE, WINDOWS, hypervisor_l4, table, table_of};
-use super::percpu::{self, Area, ENTRY_STACK, HAS_OWN_TABLES, this_cpu};
+use super::percpu::{self, Area, ENTRY_STACK, HAS_OWN_TABLES, USES_CONTEXTS, this_cpu};
 
 const PAGE: u64 = 4096;
 
@@ -46,6 +47,9 @@ pub(crate) fn are_on() -> bool {
 /// Has guests run on such tables: on the boot CPU, before other CPUs start.
 pub(crate) fn begin() {
     HAS_OWN_TABLES.store(true, Ordering::Relaxed);
+    // Identifiers are of use with the instruction that flushes by them.
+    let has_contexts = cpuid(1, 0).ecx & 1 << 17 != 0 && cpuid(7, 0).ebx & 1 << 10 != 0;
+    USES_CONTEXTS.store(has_contexts, Ordering::Relaxed);
     prepare(CpuId::BOOT).expect("memory for page tables");
 }
 
@@ -98,13 +102,14 @@ pub(crate) fn prepare(cpu: CpuId) -> Option<()> {
     let windows = slot(first, WINDOWS, 3)?.load(Ordering::Relaxed);
     own.window_table.store(windows & FRAME, Ordering::Relaxed);
     own.window.store(WINDOWS, Ordering::Relaxed);
-    own.tables[0].store(first, Ordering::Relaxed);
-    for other in &own.tables[1..] {
-        other.store(new_table()?, Ordering::Relaxed);
-        let other = table(other.load(Ordering::Relaxed));
-        for (to, from) in other[FIRST..=LAST].iter().zip(&table(first)[FIRST..=LAST]) {
+    let keep = if USES_CONTEXTS.load(Ordering::Relaxed) { KEEP } else { 0 };
+    own.keep.store(keep, Ordering::Relaxed);
+    for (number, place) in (1..).zip(&own.tables) {
+        let copy = if number == 1 { first } else { new_table()? };
+        for (to, from) in table(copy)[FIRST..=LAST].iter().zip(&table(first)[FIRST..=LAST]) {
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         }
+        place.store(if keep == 0 { copy } else { copy | number | keep }, Ordering::Relaxed);
     }
     Some(())
 }
@@ -112,10 +117,13 @@ pub(crate) fn prepare(cpu: CpuId) -> Option<()> {
 /// Has this CPU's guests run on such tables, if these are wanted.
 pub(crate) fn set_up() {
     if are_on() {
-        // SAFETY: nothing depends on global pages, and turning them off drops those of the TLB; this CPU's area is mapped, and
-        // its tables were made.
+        // SAFETY: nothing depends on global pages, and turning them off drops those of the TLB; CR3 holds a page's address alone;
+        // this CPU's area is mapped, and its tables were made.
         unsafe {
-            Cr4::update(|cr4| cr4.remove(Cr4Flags::PAGE_GLOBAL));
+            Cr4::update(|cr4| {
+                cr4.remove(Cr4Flags::PAGE_GLOBAL);
+                cr4.set(Cr4Flags::PCID, USES_CONTEXTS.load(Ordering::Relaxed));
+            });
             Area::load_own_entries(percpu::this_area(), this_cpu());
         }
     }
@@ -132,7 +140,8 @@ pub(crate) fn show_window(va: u64) {
 #[cold]
 #[inline(never)]
 fn replace_window(own: &OwnTables, va: u64) {
-    let (windows, first) = (own.window_table.load(Ordering::Relaxed), own.tables[0].load(Ordering::Relaxed));
+    let (windows, first) =
+        (own.window_table.load(Ordering::Relaxed), own.tables[0].load(Ordering::Relaxed) & FRAME);
     // The CPU has one table of level 2 for its windows, whose place in that of level 3 goes with the window.
     let upper = table(first)[index(WINDOWS, 4)].load(Ordering::Relaxed) & FRAME;
     let former = own.window.swap(va, Ordering::Relaxed);
@@ -148,12 +157,13 @@ fn replace_window(own: &OwnTables, va: u64) {
 extern "C" fn renew_root(l4: u64) -> u64 {
     let own = &percpu::local().own;
     let place = own.copies.renew(l4, |place| {
-        let (from, to) = (table(l4), table(own.tables[place % COPIES].load(Ordering::Relaxed)));
+        let (from, to) = (table(l4), table(own.tables[place % COPIES].load(Ordering::Relaxed) & FRAME));
         for slots in [0..FIRST, LAST + 1..512] {
             for (to, from) in to[slots.clone()].iter().zip(&from[slots]) {
                 to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
             }
         }
     });
-    own.tables[place % COPIES].load(Ordering::Relaxed)
+    // What the TLB has of the copy that was here is flushed.
+    own.tables[place % COPIES].load(Ordering::Relaxed) & !KEEP
 }

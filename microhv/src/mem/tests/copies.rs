@@ -7,6 +7,7 @@ use super::guest::{Guest, SELF, at};
 use super::remembered::on_cpu;
 use super::{World, entry};
 use crate::frames::pte::{P, RW, US};
+use crate::testing::wild;
 
 /// A slot that the guest's tables leave empty, behind the hypervisor's.
 const SLOT: usize = 300;
@@ -66,5 +67,17 @@ fn a_frame_that_becomes_a_table_again_is_copied_again() {
         }
         assert_eq!(ext(MMUEXT_UNPIN_TABLE), 0);
         world.check();
+    }
+}
+
+/// Guests call as they like.
+#[test]
+fn no_calls_leave_a_cpu_with_an_old_copy() {
+    for seed in 0..30 {
+        let steps = wild::decode(&wild::bytes_of(seed, 4000), wild::MOST_STEPS);
+        for cpus in [1, 5] {
+            let found = wild::play_on_copies(cpus, &steps);
+            assert!(found.is_none(), "seed {seed}, {cpus} CPUs: {found:#?}");
+        }
     }
 }

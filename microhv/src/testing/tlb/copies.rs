@@ -1,12 +1,13 @@
 //! CPUs that run guests on copies of level 4 tables, as those with Meltdown do.
 
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use ring_abi::types::Mfn;
 
-use super::{CPUS, Memory, Tlb};
+use super::{CPUS, Leaf, Memory, Seen, Tlb, Way};
 use crate::frames::copies::{COPIES, RootCopies};
 use crate::frames::pte::{A, D, P};
 
@@ -16,8 +17,26 @@ pub(super) struct Copies {
     of: RootCopies,
     /// Present entries: slot, entry.
     entries: [Vec<(u16, u64)>; COPIES],
+    /// What the CPU holds of each copy but the used one.
+    kept: [Held; COPIES],
     /// The copy that the CPU's guest runs on.
     used: usize,
+}
+
+/// Leaves and ways.
+type Held = (BTreeMap<Leaf, Seen>, BTreeMap<Way, Seen>);
+
+impl Copies {
+    pub(super) fn flush(&mut self) {
+        self.kept = Default::default();
+    }
+
+    pub(super) fn flush_page(&mut self, page: u64) {
+        for (leaves, ways) in &mut self.kept {
+            leaves.retain(|leaf, _| leaf.page != page);
+            ways.clear();
+        }
+    }
 }
 
 fn address(frame: u32) -> u64 {
@@ -32,8 +51,9 @@ fn present(memory: &Memory, frame: u32) -> Vec<(u16, u64)> {
 
 impl Tlb {
     /// All CPUs run guests on copies from now on.
-    pub(in crate::testing) fn run_on_copies(&mut self) {
+    pub(in crate::testing) fn run_on_copies(&mut self, memory: &Memory) {
         self.uses_copies = true;
+        (0..CPUS).for_each(|cpu| self.go_to_guest(memory, cpu));
     }
 
     /// An entry of a level 4 table has changed, or the frame becomes such a table. Whether CPUs run on copies.
@@ -45,9 +65,24 @@ impl Tlb {
     /// The CPU goes to its guest: on a copy of the tables that are loaded, or on a new one.
     pub(super) fn go_to_guest(&mut self, memory: &Memory, cpu: usize) {
         let Some((root, _)) = self.cpus[cpu].root.filter(|_| self.uses_copies) else { return };
-        let Copies { of, entries, used } = &mut self.cpus[cpu].copies;
-        let make = || of.renew(address(root), |place| entries[place] = present(memory, root));
+        let Copies { of, entries, kept, used } = &mut self.cpus[cpu].copies;
+        let make = || {
+            of.renew(address(root), |place| {
+                entries[place] = present(memory, root);
+                kept[place] = Held::default();
+            })
+        };
         *used = of.find(address(root)).unwrap_or_else(make);
+    }
+
+    /// The CPU goes to its guest on other tables, and finds what it held of them.
+    pub(super) fn change_context(&mut self, memory: &Memory, cpu: usize) {
+        let state = &mut self.cpus[cpu];
+        let held = (core::mem::take(&mut state.leaves), core::mem::take(&mut state.ways));
+        state.copies.kept[state.copies.used] = held;
+        self.go_to_guest(memory, cpu);
+        let state = &mut self.cpus[cpu];
+        (state.leaves, state.ways) = core::mem::take(&mut state.copies.kept[state.copies.used]);
     }
 
     /// What the CPU finds in its level 4 table.

@@ -54,7 +54,10 @@
 //! ([`super::turns`]): a CPU that is amid a call is held to the rules when it uses a guest's address, and when it returns.
 //!
 //! **What is left out.** Large pages count as their first page: no table of a guest may have one. Accessed and dirty
-//! bits are not written. Code fetches are reads. The hypervisor does not use process context identifiers.
+//! bits are not written. Code fetches are reads.
+//!
+//! **Copies.** A CPU that runs guests on copies of level 4 tables has a process-context identifier for each: `load_cr3` puts all that
+//! the CPU holds aside, and brings back what was held of the copy that the CPU goes to, if that is no new one.
 
 mod copies;
 mod frames;
@@ -275,8 +278,12 @@ impl Tlb {
         let root = root.and_then(|frame| Some((frame, self.seen(frame, DomId::new(0))?)));
         let state = &mut self.cpus[cpu];
         state.root = root.map(|(frame, seen)| (frame, Seen { by: seen.owner, ..seen }));
-        state.leaves.retain(|leaf, _| leaf.global);
-        state.ways.clear();
+        if self.uses_copies {
+            self.change_context(memory, cpu);
+        } else {
+            state.leaves.retain(|leaf, _| leaf.global);
+            state.ways.clear();
+        }
         self.refill(memory, cpu);
     }
 
@@ -289,6 +296,7 @@ impl Tlb {
         let state = &mut self.cpus[cpu];
         state.leaves.clear();
         state.ways.clear();
+        state.copies.flush();
         state.window.clear();
         state.taken_out.clear();
         self.refill(memory, cpu);
@@ -303,6 +311,7 @@ impl Tlb {
         let state = &mut self.cpus[cpu];
         state.leaves.retain(|leaf, _| leaf.page != page);
         state.ways.clear();
+        state.copies.flush_page(page);
         self.refill(memory, cpu);
     }
 

@@ -33,7 +33,18 @@ pub const MOST_STEPS: usize = 400;
 /// Plays a scenario on so many CPUs; what it found.
 #[must_use]
 pub fn play(cpus: usize, steps: &[Step]) -> Option<Finding> {
+    play_in(&Wild::new(cpus), steps)
+}
+
+/// Plays a scenario on so many CPUs, which run guests on copies of their level 4 tables; what it found.
+#[must_use]
+pub fn play_on_copies(cpus: usize, steps: &[Step]) -> Option<Finding> {
     let wild = Wild::new(cpus);
+    wild.run_on_copies();
+    play_in(&wild, steps)
+}
+
+fn play_in(wild: &Wild, steps: &[Step]) -> Option<Finding> {
     for (n, step) in steps.iter().enumerate() {
         wild.step(step);
         let wrong = wild.wrong(false);

@@ -132,6 +132,11 @@ impl Wild {
         Self::with_spare(cpus, 0)
     }
 
+    /// CPUs run guests on copies of level 4 tables from now on.
+    pub(super) fn run_on_copies(&self) {
+        self.hv.platform.run_on_copies();
+    }
+
     /// The same, with so many vCPUs more in each domain that no CPU runs.
     fn with_spare(cpus: usize, spare: u32) -> Self {
         assert!((1..=CPUS).contains(&cpus));

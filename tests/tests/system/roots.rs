@@ -1,0 +1,26 @@
+//! Guests on page tables of the hypervisor's own, by the command line: QEMU's emulator needs none.
+
+use anyhow::Result;
+use tests::Machine;
+
+use crate::Case;
+
+pub(crate) fn cases() -> Vec<Case> {
+    Vec::from(crate::cases![roots: guests_run_on_tables_of_their_own])
+}
+
+fn guests_run_on_tables_of_their_own() -> Result<()> {
+    for cpus in [1, 4] {
+        let machine = Machine::new(&format!("own-tables-{cpus}")).with(|machine| {
+            machine.hypervisor_arguments = "xpti=yes spec-ctrl=verw".into();
+            machine.cpus = cpus;
+        });
+        let run = machine
+            .line("xl create -c /boot/hello.cfg")
+            .line("xl create -c /boot/hostile.cfg extra='case=traps'")
+            .line("xl create -c /boot/hostile.cfg extra='case=tables'")
+            .run()?;
+        run.succeeded()?.says("hello: goodbye")?.says("hostile: PASS")?;
+    }
+    Ok(())
+}
