@@ -18,6 +18,9 @@ use crate::linux_guest::check_file_system;
 /// How long a start may take, in seconds.
 const BOOT: u64 = 900;
 
+/// What the hypervisor says first.
+const STARTED: &str = "(microhv) microhv ";
+
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::from(crate::cases![install: an_old_system_becomes_a_guest_and_comes_back]);
     for case in &mut cases {
@@ -132,7 +135,7 @@ fn an_old_system_becomes_a_guest_and_comes_back() -> Result<()> {
 
     // The menu's default, as before: no hypervisor, and what the guest wrote.
     let before = debian.log_in("ttyS0")?;
-    ensure!(!before.contains("(microhv)"), "the machine has started microhv again");
+    ensure!(!before.contains(STARTED), "the machine has started microhv again");
     debian.succeed("! test -e /sys/hypervisor/type && test $(cat /root/guest) = guest", 60)?;
     ensure!(debian.parameters()? == parameters, "the parameters have changed");
     a_panic_falls_back(&mut debian)?;
@@ -184,6 +187,6 @@ fn a_panic_falls_back(debian: &mut Console) -> Result<()> {
     debian.expect("PANIC: ", 60)?;
     debian.expect("the machine starts again", 60)?;
     let before = debian.log_in("ttyS0")?;
-    ensure!(!before.contains("(microhv)"), "the machine has started microhv again");
+    ensure!(!before.contains(STARTED), "the machine has started microhv again");
     Ok(())
 }
