@@ -22,7 +22,7 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("grub-mkrelpath", "echo \"${1#\"$ROOT\"}\""),
     ("grub-editenv", ":"),
     ("findmnt", "case $3 in /) echo /dev/vda2 ;; *) exit 1 ;; esac"),
-    ("lsblk", "echo vda2 part; echo vda disk"),
+    ("lsblk", "case $* in *SERIAL*) echo QEMU system ;; *) echo vda2 part; echo vda disk ;; esac"),
     ("ip", "echo default via 10.0.2.2 dev ens3 proto dhcp src 10.0.2.15"),
     ("df", "echo head; echo /dev/vda2 1000000 1 900000 1% /boot"),
     ("update-grub", UPDATE),
@@ -58,7 +58,14 @@ impl Debian {
         let root = scratch.directory("root").expect("a directory");
         let debian = Self { scratch, root };
         let pci = "sys/devices/pci0000:00";
-        for directory in ["boot/grub/i386-pc", "etc/grub.d", "proc", "dev/disk/by-id", "sys/block/vda"] {
+        for directory in [
+            "boot/grub/i386-pc",
+            "etc/grub.d",
+            "etc/initramfs-tools",
+            "proc",
+            "dev/disk/by-id",
+            "sys/block/vda",
+        ] {
             fs::create_dir_all(debian.root.join(directory)).expect("writable");
         }
         for (device, driver) in
@@ -217,14 +224,25 @@ fn a_machine_gets_an_entry_and_its_system_a_configuration() {
 
 #[test]
 fn what_cannot_work_is_refused_before_anything_changes() {
-    let programs: [(&str, &str, &str); 8] = [
+    let programs: [(&str, &str, &str); 11] = [
         ("id", "echo 1000", "run as root"),
         ("uname", "echo aarch64", "aarch64: microhv runs on x86_64"),
         ("grub-probe", "echo lvm", "cannot write to"),
         ("grub-probe", "case $1 in *abstraction) ;; *) echo btrfs ;; esac", "on btrfs"),
         ("df", "echo head; echo /dev/vda2 10 1 9 1% /boot", "has room for 9 KiB"),
         ("lsblk", "echo sdx disk", "no driver for the disk sdx"),
-        ("findmnt", "exit 1", "which disk holds /"),
+        (
+            "lsblk",
+            "case $* in *SERIAL*/dev/vda) echo A ;; *SERIAL*) echo A; echo A ;; *) echo vda disk ;; esac",
+            "tell vda from",
+        ),
+        ("findmnt", "exit 1", "/etc/fstab has /, which is not mounted"),
+        ("findmnt", "echo tmpfs", "which disk holds /"),
+        (
+            "findmnt",
+            "case $2 in FSTYPE) echo btrfs ;; *) echo /dev/vda2 ;; esac",
+            "a btrfs over several disks",
+        ),
         ("sha256sum", "exit 1", "copy the directory again"),
     ];
     for (name, text, why) in programs {
@@ -234,6 +252,13 @@ fn what_cannot_work_is_refused_before_anything_changes() {
     }
     for (name, text, why) in [
         ("boot/config-6.1.0-test", "# CONFIG_XEN_PV is not set\n", "no CONFIG_XEN_PV"),
+        (
+            "boot/config-6.1.0-test",
+            "CONFIG_XEN_PV=y\nCONFIG_XEN_BLKDEV_FRONTEND=y\nCONFIG_KERNEL_ZSTD=y\n",
+            "zstd",
+        ),
+        ("etc/initramfs-tools/initramfs.conf", "MODULES=dep\n", "say MODULES=most"),
+        ("etc/crypttab", "a /dev/sda3 none luks\n", "/etc/crypttab says /dev/sda3"),
         ("etc/fstab", "/dev/vda2 / ext4 defaults 0 1\n", "/etc/fstab says /dev/vda2"),
         ("boot/grub/grub.cfg", "linux /k root=/dev/vda2 # next_entry\n", "says root=/dev/vda2"),
         ("boot/grub/grub.cfg", "linux /k root=UUID=1\n", "does not know grub-reboot"),

@@ -27,7 +27,8 @@ pub struct Function {
     pub subsystem: u32,
 }
 
-/// Every function that can be reached from bus 0, in order of address within each bus.
+/// Every function that can be reached from bus 0, in the order of their addresses: so cards and disks are numbered as other
+/// systems number them.
 ///
 /// The firmware gave the buses their numbers. A bridge that leads back to a bus already seen is not followed, so a bad
 /// bridge cannot make the walk endless.
@@ -43,6 +44,7 @@ pub fn enumerate(config: &dyn ConfigSpace) -> Vec<Function> {
             scan_device(config, bus, device, &mut found, &mut buses);
         }
     }
+    found.sort_by_key(|function| function.address);
     found
 }
 
@@ -105,13 +107,20 @@ mod tests {
         config.add(bridge, 0x1b36, 1, 0x06_04_00);
         config.set8(bridge, HEADER_TYPE, HEADER_BRIDGE);
         config.set8(bridge, SECONDARY_BUS + 1, 5);
+        let other = Address::new(0, 6, 0);
+        config.add(other, 0x1b36, 1, 0x06_04_00);
+        config.set8(other, HEADER_TYPE, HEADER_BRIDGE);
+        config.set8(other, SECONDARY_BUS + 1, 6);
+        let last = Address::new(6, 0, 0);
+        config.add(last, 0x8086, 0x10d3, 0x02_00_00);
         config.add(Address::new(5, 0, 0), 0x1af4, 0x1042, 0x01_00_00);
         let back = Address::new(5, 1, 0);
         config.add(back, 0x1b36, 1, 0x06_04_00);
         config.set8(back, HEADER_TYPE, HEADER_BRIDGE);
         config.set8(back, SECONDARY_BUS + 1, 0);
         let found: Vec<_> = enumerate(&config).iter().map(|f| f.address).collect();
-        let expected = [host, bridge, multi, Address::new(0, 31, 7), Address::new(5, 0, 0), back];
+        let expected =
+            [host, bridge, other, multi, Address::new(0, 31, 7), Address::new(5, 0, 0), back, last];
         assert_eq!(found, expected);
     }
 }

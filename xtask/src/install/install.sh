@@ -5,7 +5,7 @@
 #   sh install.sh             install, or replace another version
 #   sh install.sh --check     only say what would be done, or what stands in the way
 #   sh install.sh --remove    take everything away
-#   --root DIR                look and write below DIR, for trials
+#   --root DIR                files below DIR are meant, for trials with programs of the same names that know of it
 
 set -eu
 
@@ -104,6 +104,13 @@ check_kernel() {
         lsinitramfs "$root/boot/initrd.img-$release" | grep -q /xen-blkfront.ko ||
             fail "the ramdisk of $release has no xen-blkfront: write it to $root/etc/initramfs-tools/modules, run update-initramfs -u"
     fi
+    if grep -qxE 'CONFIG_KERNEL_(ZSTD|LZ4)=y' "$config"; then
+        fail "the kernel $release is packed in a way that PV GRUB does not unpack (zstd, lz4)"
+    fi
+    # A ramdisk that is made in the guest would have the drivers of the guest's disks alone, and plain Debian would not start.
+    if grep -qsxE 'MODULES=dep' "$root"/etc/initramfs-tools/initramfs.conf "$root"/etc/initramfs-tools/conf.d/*; then
+        fail "MODULES=dep in $root/etc/initramfs-tools: a ramdisk made in the guest could not start this machine: say MODULES=most"
+    fi
 }
 
 # In the guest the disks have other names.
@@ -111,6 +118,10 @@ check_names() {
     odd='^/dev/(sd|hd|vd|nvme|mmcblk|disk/by-(id|path)/)'
     named=$(awk -v odd="$odd" '$1 ~ odd && $4 !~ /noauto|nofail/ { print $1; exit }' "$root/etc/fstab")
     [ -z "$named" ] || fail "/etc/fstab says $named, which has another name in a guest: say UUID=... (blkid has it)"
+    if [ -f "$root/etc/crypttab" ]; then
+        named=$(awk -v odd="$odd" '$1 !~ /^#/ && $2 ~ odd { print $2; exit }' "$root/etc/crypttab")
+        [ -z "$named" ] || fail "/etc/crypttab says $named, which has another name in a guest: say UUID=... (blkid has it)"
+    fi
     named=$(awk -v odd="$odd" '$1 == "linux" { for (i = 3; i <= NF; i++) if (sub("^root=", "", $i) && $i ~ odd) {
         print $i; exit } }' "$grub/grub.cfg")
     [ -z "$named" ] || fail "$grub/grub.cfg says root=$named, which has another name in a guest: unset GRUB_DISABLE_LINUX_UUID"
@@ -123,7 +134,10 @@ driver_of() {
     at=$(readlink -f "$1") || return 0
     while [ -n "$at" ] && [ "$at" != / ]; do
         driver=$(basename "$(readlink -f "$at/driver" 2> /dev/null || echo none)")
-        case $driver in virtio_blk | nvme | ahci | virtio_net) echo "$driver" && return ;;
+        case $driver in virtio_blk | virtio_net) echo "$driver" && return ;;
+        # In RAID mode a controller has another class, and disks that only Linux finds.
+        ahci) if [ "$(cat "$at/class")" = 0x010601 ]; then echo "$driver" && return; fi ;;
+        nvme) if [ "$(cat "$at/class")" = 0x010802 ]; then echo "$driver" && return; fi ;;
         e1000e) if [ "$(cat "$at/device")" = 0x10d3 ]; then echo "$driver" && return; fi ;;
         esac
         at=${at%/*}
@@ -133,6 +147,10 @@ driver_of() {
 # dom0's name of disk $1: that below by-id, which is Linux's; without one, that of the only disk of its kind.
 dom0_name() {
     found=
+    # dom0 knows a controller's first name space alone.
+    case $1 in nvme*n1) ;; nvme*) return 1 ;; esac
+    twins=$(lsblk -dno MODEL,SERIAL "/dev/$1" 2> /dev/null)
+    if [ -n "$twins" ] && [ "$(lsblk -dno MODEL,SERIAL 2> /dev/null | grep -cxF "$twins")" -gt 1 ]; then return 1; fi
     for name in "$root"/dev/disk/by-id/*; do
         case ${name##*/} in
         *-part[0-9]* | nvme-eui.* | nvme-nvme.* | nvme-uuid.* | *_[0-9]) continue ;;
@@ -156,10 +174,17 @@ dom0_name() {
 # The disks below what is mounted by /etc/fstab, that of the root first.
 find_disks() {
     mounted=$(awk '$1 !~ /^#/ && $2 ~ /^\// && $2 != "/" { print $2 }' "$root/etc/fstab")
+    needed=$(awk '$1 !~ /^#/ && $2 ~ /^\// && $4 !~ /noauto|nofail/ { print $2 }' "$root/etc/fstab")
     disks=
     for place in / $mounted; do
-        source=$(findmnt -nvo SOURCE "$place" 2> /dev/null) || continue
+        if ! source=$(findmnt -nvo SOURCE "$place" 2> /dev/null); then
+            case " $(echo $needed) " in *" $place "*) fail "/etc/fstab has $place, which is not mounted: mount it" ;; esac
+            continue
+        fi
         case $source in /dev/*) ;; *) continue ;; esac
+        if [ "$(findmnt -nvo FSTYPE "$place")" = btrfs ] && [ "$(btrfs filesystem show "$place" | grep -c devid)" != 1 ]; then
+            fail "$place is a btrfs over several disks: that is not tried"
+        fi
         for disk in $(lsblk -srno NAME,TYPE "$source" | awk '$2 == "disk" { print $1 }'); do
             case " $disks " in *" $disk "*) ;; *) disks="$disks $disk" ;; esac
         done
@@ -276,11 +301,13 @@ remove() {
         grub-editenv "$grub/grubenv" unset next_entry
     fi
     rm -rf "$home"
-    rm -f "$link"
+    rm -f "$link" "${link%/*}/.${link##*/}.new" "${entry%/*}/.${entry##*/}.new"
     say "removed"
 }
 
 install() {
+    uuid=$(grub-probe --target=fs_uuid "$root/boot") || fail "grub-probe cannot tell the UUID of $root/boot"
+    base=$(grub-mkrelpath "$root/boot") || fail "grub-mkrelpath cannot tell what GRUB calls $root/boot"
     # One directory for each version: the menu names the old one until the new one is whole.
     version=$(cat "$work/microhv" "$work/dom0" "$work/boot.cpio" | sha256sum | cut -c1-16)
     new=$home/$version
@@ -288,7 +315,7 @@ install() {
         need=$(($(cat "$work/microhv" "$work/dom0" "$work/boot.cpio" | wc -c) / 1024 + 1024))
         room=$(df -Pk "$root/boot" | awk 'NR == 2 { print $4 }')
         [ "$room" -ge "$need" ] || fail "$root/boot has room for $room KiB: $need are needed"
-        [ "$action" = check ] || rm -rf "$new"
+        [ "$action" = check ] || { changed=yes && rm -rf "$new"; }
         [ "$action" = check ] || copy "$work" "$new" || { rm -rf "$new.partial"; fail "cannot copy to $home"; }
     fi
     if [ "$action" = check ]; then
@@ -297,11 +324,12 @@ install() {
         return
     fi
     changed=yes
-    uuid=$(grub-probe --target=fs_uuid "$new")
-    path=$(grub-mkrelpath "$new")
+    path=${base%/}/microhv/$version
     if [ -n "${vif:-}" ]; then
         printf '# In the guest, the interface has the name of the card.\n[Match]\nMACAddress=%s\n[Link]\nName=%s\n' \
             "$address" "$card" | replace "$link" 644
+    else
+        rm -f "$link"
     fi
     before=$work/entry
     [ ! -f "$entry" ] || cp "$entry" "$before"
@@ -311,10 +339,11 @@ install() {
         fail "update-grub failed; $entry is as before"
     fi
     grep -qF "$path/boot.cpio" "$grub/grub.cfg" || fail "update-grub has made no entry of $entry"
+    # grub.cfg is on the disk before what it named is gone.
+    sync "$grub/grub.cfg" "$grub"
     for old in "$home"/*; do
         [ "$old" = "$new" ] || rm -rf "$old"
     done
-    sync "$grub"
     say "installed; the menu's default is as before"
     [ -n "${vif:-}" ] || say "the guest has no network: dom0 drives no card that has the default route (virtio, e1000e)"
     say "to try it once:  grub-reboot microhv && reboot"
