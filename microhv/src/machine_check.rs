@@ -7,6 +7,8 @@ use core::fmt;
 
 /// `MCG_STATUS`: what was interrupted can go on.
 const RIPV: u64 = 1 << 0;
+/// `MCG_STATUS`: the error belongs to what was interrupted. Machine checks come to all CPUs, and threads share banks.
+const EIPV: u64 = 1 << 1;
 /// `MCi_STATUS`: the bank has an error; an earlier one was lost; no hardware corrected the error; the address and the further
 /// word are there; the CPU's state is lost.
 const VALID: u64 = 1 << 63;
@@ -74,6 +76,11 @@ pub enum Verdict {
     Panic,
 }
 
+/// Whether the error belongs to what this CPU was interrupted in, by `MCG_STATUS`: else the banks are another CPU's to read.
+pub const fn is_own(mcg_status: u64) -> bool {
+    mcg_status & (RIPV | EIPV) != RIPV
+}
+
 /// Judges a machine check by `MCG_STATUS` and the banks. `tells_actions`: the CPU tells which errors software must act upon.
 /// `is_guest`: a guest was interrupted, not the hypervisor.
 pub fn judge(mcg_status: u64, banks: &[Bank], tells_actions: bool, is_guest: bool) -> Verdict {
@@ -83,6 +90,8 @@ pub fn judge(mcg_status: u64, banks: &[Bank], tells_actions: bool, is_guest: boo
         // The error that was lost may have been any.
         status if status & (CONTEXT_LOST | OVERFLOW) != 0 => Verdict::Panic,
         status if tells_actions && status & ACTION_REQUIRED == 0 => Verdict::GoOn,
+        // Of another CPU's, which shares the bank and judges for itself.
+        _ if tells_actions && !is_own(mcg_status) => Verdict::GoOn,
         _ => lost,
     };
     let goes_on = if mcg_status & RIPV != 0 { Verdict::GoOn } else { lost };
@@ -107,7 +116,10 @@ mod tests {
         let corrected = 0;
         assert_eq!(judged(RIPV, &[], true), [GoOn; 2], "another CPU's error");
         assert_eq!(judged(RIPV, &[corrected, corrected | OVERFLOW], true), [GoOn; 2]);
-        assert_eq!(judged(RIPV, &[UNCORRECTED | ACTION_REQUIRED], true), [EndDomain, Panic]);
+        let own = RIPV | EIPV;
+        assert_eq!(judged(own, &[UNCORRECTED | ACTION_REQUIRED], true), [EndDomain, Panic]);
+        assert_eq!(judged(RIPV, &[UNCORRECTED | ACTION_REQUIRED], true), [GoOn; 2], "of another thread");
+        assert_eq!([own, RIPV, EIPV, 0].map(is_own), [true, false, true, true]);
         assert_eq!(judged(RIPV, &[UNCORRECTED], true), [GoOn; 2], "memory that nobody has read yet");
         assert_eq!(judged(RIPV, &[UNCORRECTED], false), [EndDomain, Panic]);
         assert_eq!(judged(0, &[], true), [EndDomain, Panic], "what ran cannot go on");

@@ -73,6 +73,8 @@ pub fn image(options: ImageOptions) -> Result<()> {
 /// Gives the image its name, under which another program sees the older image or the whole new one: an emulator that has
 /// the older one open keeps it. A device or another special file is written in place.
 fn place(made: &Path, output: &Path) -> Result<()> {
+    // The file that a link leads to is replaced, and not the link.
+    let output = &std::fs::canonicalize(output).unwrap_or_else(|_| output.to_path_buf());
     let special = std::fs::metadata(output).is_ok_and(|old| !old.is_file());
     let mut beside = output.as_os_str().to_owned();
     if !special {

@@ -2,7 +2,8 @@
 
 use super::state::{XCR0_AVX, XCR0_AVX512};
 use super::{Emulated, edx_eax, shown};
-use crate::domain::{Current, GuestCpu};
+use crate::Hypervisor;
+use crate::domain::{Current, Domain, GuestCpu};
 use crate::mem::MemError;
 use crate::nospec::Wrapped;
 use crate::platform::Platform;
@@ -54,17 +55,22 @@ pub(super) fn write_cr<P: Platform>(cur: &mut Current<'_, P>, cr: u8, number: u8
         },
         4 => {
             // Other bits belong to the hypervisor; kernels write back what they read.
-            let has_bases = shown(cur.hv, cur.domain, cur.vcpu.id.raw(), 7, 0)[1].ebx & FSGSBASE != 0;
-            let has_xcr0 = cur.xcr0_mask() != 0;
-            let hidden = [(has_xcr0, CR4_OSXSAVE), (has_bases, GuestCpu::CR4_FSGSBASE)];
-            let hidden = hidden.iter().filter(|(is_shown, _)| !is_shown).fold(0, |all, (_, bit)| all | bit);
-            let value = value & CR4_GUEST & !hidden;
+            let value = cr4_of_guest(cur.hv, cur.domain, value);
             cur.vcpu.cpu.lock().cr4 = value;
             cur.hv.platform.set_base_instructions(value & GuestCpu::CR4_FSGSBASE != 0);
         }
         _ => return Emulated::NotEmulated,
     }
     Emulated::Done
+}
+
+/// The bits of `value` that a guest may set in CR4: others belong to the hypervisor, or are of what CPUID does not show.
+pub(crate) fn cr4_of_guest<P: Platform>(hv: &Hypervisor<P>, domain: &Domain, value: u64) -> u64 {
+    let has_bases = shown(hv, domain, 0, 7, 0)[1].ebx & FSGSBASE != 0;
+    let has_xcr0 = domain.levels.states(hv.platform.xcr0_mask()) != 0;
+    let hidden = [(has_xcr0, CR4_OSXSAVE), (has_bases, GuestCpu::CR4_FSGSBASE)];
+    let hidden = hidden.iter().filter(|(is_shown, _)| !is_shown).fold(0, |all, (_, bit)| all | bit);
+    value & CR4_GUEST & !hidden
 }
 
 pub(super) fn read_dr<P: Platform>(cur: &mut Current<'_, P>, dr: u8, number: u8) -> Emulated {

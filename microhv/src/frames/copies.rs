@@ -1,9 +1,9 @@
 //! Copies of level 4 tables, on which CPUs with Meltdown run guests: which tables a CPU has copies of.
 //!
 //! A CPU that goes to a guest looks for a copy of the table that is loaded, and makes one where there is none. Two are kept, so that
-//! a guest's kernel and its user mode need no new one for each system call. A change of a table, or of a frame into
-//! a table, has all CPUs forget their copies of that table. A CPU that runs a guest on such a copy meanwhile gets out of the guest by the flush
-//! that the changer then orders, and makes another on the way back.
+//! a guest's kernel and its user mode need no new one for each system call. Where an entry of a table changes, or a frame becomes
+//! a table, all CPUs forget their copies of that table. A CPU that runs a guest on such a copy meanwhile gets out of the guest by the
+//! flush that the changer then orders, and makes another on the way back.
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 

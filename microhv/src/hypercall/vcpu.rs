@@ -10,6 +10,7 @@ use zerocopy::IntoBytes;
 use super::domctl::read_context;
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::{INFO_BYTES, PauseFlags, Vcpu};
+use crate::emul::cr4_of_guest;
 use crate::platform::Platform;
 use crate::time::state::TimerKind;
 
@@ -97,7 +98,9 @@ fn rare<P: Platform>(cur: &Current<'_, P>, args: &Args, vcpu: &Vcpu) -> Hypercal
 fn initialise<P: Platform>(cur: &Current<'_, P>, vcpu: &Vcpu, arg: GuestVa) -> Answer {
     // From vCPU 32 on, register_vcpu_info comes first.
     HypercallError::Invalid.when(vcpu.info.get().is_none())?;
-    Ok(cur.hv.set_vcpu_context(cur.domain, vcpu, &*read_context(cur, arg)?, true)?)
+    let context = read_context(cur, arg)?;
+    let cr4 = cr4_of_guest(cur.hv, cur.domain, context.ctrlreg[4]);
+    Ok(cur.hv.set_vcpu_context(cur.domain, vcpu, &context, cr4, true)?)
 }
 
 /// The runstate of a vCPU as of now, with the time in its present state.

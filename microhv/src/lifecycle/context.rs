@@ -61,7 +61,7 @@ fn check(context: &VcpuGuestContext) -> Result<(), LifecycleError> {
 
 impl<P: Platform> Hypervisor<P> {
     /// Gives a vCPU that does not run its whole state, page-table bases and descriptor tables included; with `once`,
-    /// only a vCPU that has no state yet.
+    /// only a vCPU that has no state yet. `cr4`: of CR4 in the context, the bits that the guest may set.
     ///
     /// # Errors
     /// `Exists`: the vCPU has one. `Invalid`, `Gdt`: a value that no vCPU can have, or a frame that cannot become what it
@@ -71,6 +71,7 @@ impl<P: Platform> Hypervisor<P> {
         domain: &Arc<Domain>,
         vcpu: &Vcpu,
         context: &VcpuGuestContext,
+        cr4: u64,
         once: bool,
     ) -> Result<(), LifecycleError> {
         let _one_at_a_time = domain.contexts.lock();
@@ -117,6 +118,7 @@ impl<P: Platform> Hypervisor<P> {
             cpu.failsafe = callback(context.failsafe_callback_eip, VGCF_FAILSAFE_DISABLES_EVENTS);
             cpu.syscall = callback(context.syscall_callback_eip, VGCF_SYSCALL_DISABLES_EVENTS);
             cpu.cr0 = GuestCpu::CR0 | context.ctrlreg[0] & GuestCpu::CR0_TS;
+            cpu.cr4 = cr4;
             cpu.fs_base = context.fs_base;
             cpu.gs_base_kernel = context.gs_base_kernel;
             cpu.gs_base_user = context.gs_base_user;

@@ -61,7 +61,7 @@ fn cpus_are_started_and_asked_by_each_kind_of_apic() -> Result<()> {
         let booted =
             booted.line("xl vcpu-pin Domain-0 all 0").line("xl create -c /boot/hello.cfg vcpus=2 cpus='1'");
         let run = booted.run()?.succeeded()?.says(&format!("local APIC: {told}"))?;
-        let run = run.says("side channels: Meltdown: on (")?;
+        let run = run.says("side channels: Meltdown: on (")?.says("own, with process-context identifiers")?;
         run.says("2 CPU(s) found, 2 used")?.says("hello: goodbye")?;
     }
     Ok(())

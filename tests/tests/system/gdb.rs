@@ -1,30 +1,34 @@
 //! QEMU's stub for debuggers, by gdb: stops the machine anywhere, and has QEMU's monitor.
 
-use std::net::TcpListener;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use xtask::machine::Machine as Description;
+use xtask::qemu::RunDirectory;
 
-/// A machine's stub.
+/// A machine's stub, at a socket of its own.
 pub(crate) struct Stub {
-    port: u16,
+    directory: RunDirectory,
 }
 
 impl Stub {
-    /// A stub at a port that nobody has now.
+    /// A stub for a machine to come.
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self { port: TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port() })
+        Ok(Self { directory: RunDirectory::new()? })
+    }
+
+    fn socket(&self) -> String {
+        self.directory.file("gdb").display().to_string()
     }
 
     /// Gives the stub to a machine that is to be started.
     pub(crate) fn add_to(&self, machine: &mut Description) {
-        machine.qemu_arguments.extend(["-gdb".into(), format!("tcp:127.0.0.1:{}", self.port)]);
+        machine.qemu_arguments.extend(["-gdb".into(), format!("unix:{},server=on,wait=off", self.socket())]);
     }
 
     /// Stops the machine, has gdb execute the commands, and lets the machine go on. Gives what gdb said.
     pub(crate) fn run(&self, commands: &[String]) -> Result<String> {
-        let target = format!("target remote 127.0.0.1:{}", self.port);
+        let target = format!("target remote {}", self.socket());
         let before = ["set confirm off", "set pagination off", "set architecture i386:x86-64", &target];
         let all = before.into_iter().chain(commands.iter().map(String::as_str)).chain(["detach"]);
         let output = Command::new("timeout")

@@ -21,8 +21,8 @@ const VALID: u64 = 1 << 63;
 const UNCORRECTED: u64 = 7 << 60 & !(1 << 62) | 1 << 59 | 1 << 58;
 const CONTEXT_LOST: u64 = 1 << 57;
 const ACTION_REQUIRED: u64 = 3 << 55;
-/// `MCG_STATUS`: the CPU can go on; a machine check is under way.
-const GOES_ON: u64 = 1 | 1 << 2;
+/// `MCG_STATUS`: the CPU can go on; the error is its own; a machine check is under way.
+const GOES_ON: u64 = 1 | 1 << 1 | 1 << 2;
 
 /// Two CPUs: a guest reads the store on one, dom0 runs on the other.
 fn machine(name: &str) -> Result<(Live, Stub)> {

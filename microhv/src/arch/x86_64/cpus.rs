@@ -132,6 +132,7 @@ fn start_one(hv: &Hv, cpu: CpuId, apic_id: u32, page: u64) -> Result<(), &'stati
     let area = NonNull::new(percpu::area_address(cpu) as *mut Area).ok_or("has no place")?;
     // SAFETY: the area was mapped just now, and the CPU does not run yet.
     unsafe { Area::begin(area) };
+    // What was made so far stays: the CPU is left out for good.
     roots::prepare(cpu).ok_or("gets no memory for page tables")?;
     start_stack.store(Area::stack_top(area), Ordering::Release);
     tsc::await_cpu();

@@ -16,7 +16,7 @@ use x86_64::registers::debug::Dr6;
 use super::leave::{Exit, leave, leave_afresh};
 use super::machine::{Cur, hypervisor};
 use super::percpu::{self, Local};
-use super::{apic, cpu, guest_access, machine_check, panic, serial, switch, time, windows};
+use super::{apic, cpu, guest_access, machine_check, panic, serial, speculation, switch, time, windows};
 
 /// The debug status register with nothing to say.
 const DR6_CLEAR: u64 = 0xffff_0ff0;
@@ -184,10 +184,16 @@ fn interrupt(vector: u8) {
 /// An exception or interrupt in ring 0.
 #[unsafe(no_mangle)]
 extern "C" fn trap_from_hypervisor(regs: &mut CpuUserRegs) {
+    if regs.entry_vector >= 32 {
+        return interrupt(regs.entry_vector as u8);
+    }
+    let is_refused = is_guest_iret(regs.rip);
+    if is_refused {
+        speculation::entered_by_refused_iret();
+    }
     match regs.entry_vector {
-        vector @ 32.. => return interrupt(vector as u8),
         PAGE_FAULT if ldt_page_brought_in(Cr2::read_raw()) => {
-            if is_guest_iret(regs.rip) {
+            if is_refused {
                 // The frame of the vCPU is whole; the IRET may have begun on other tables, and on another stack.
                 percpu::on_empty_stack(leave_afresh)
             }
@@ -195,7 +201,7 @@ extern "C" fn trap_from_hypervisor(regs: &mut CpuUserRegs) {
         }
         _ => {}
     }
-    if is_guest_iret(regs.rip) {
+    if is_refused {
         refused_iret(regs.entry_vector, regs.error_code);
     }
     match guest_access::fix_up(regs.rip) {

@@ -2,9 +2,9 @@
 #![allow(unsafe_code)] // registers of the CPU
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use microhv::machine_check::{Bank, Verdict, judge, status_msr};
+use microhv::machine_check::{Bank, Verdict, is_own, judge, status_msr};
 use ring_abi::guest_context::CpuUserRegs;
 
 use super::machine::Cur;
@@ -13,16 +13,17 @@ use super::{cpu, panic};
 const MCG_CAP: u32 = 0x179;
 const MCG_STATUS: u32 = 0x17a;
 const MCG_CTL: u32 = 0x17b;
-/// `MCG_CAP`: there is `MCG_CTL`; the CPU tells which errors software must act upon.
+/// `MCG_CAP`: there is `MCG_CTL`.
 const CTL_P: u64 = 1 << 8;
+/// `MCG_CAP`: the CPU tells which errors software must act upon.
 const SER_P: u64 = 1 << 24;
 /// The most banks that are looked at; no CPU so far has more.
 const MAX_BANKS: usize = 32;
 /// How many TSC ticks pass at least between two looks for errors that were corrected: about a second.
 const LOOK_TICKS: u64 = 1 << 31;
 
-/// The CPU has machine checks at all. Set before any other CPU starts.
-static BANKS: AtomicU32 = AtomicU32::new(0);
+/// CPUs have machine checks at all. Set before any other CPU starts.
+static ARE_THERE: AtomicBool = AtomicBool::new(false);
 /// Corrected errors so far.
 static CORRECTED: AtomicU32 = AtomicU32::new(0);
 /// TSC of the last look, of any CPU whose turn it was.
@@ -35,10 +36,18 @@ struct Banks {
     count: usize,
 }
 
+/// This CPU's banks: others may have more, or fewer.
+fn banks_of_cpu() -> u32 {
+    if !ARE_THERE.load(Ordering::Relaxed) {
+        return 0;
+    }
+    (cpu::read_msr(MCG_CAP) as u32 & 0xff).min(MAX_BANKS as u32)
+}
+
 impl Banks {
     fn read() -> Self {
         let mut found = Self { banks: [Bank::default(); MAX_BANKS], count: 0 };
-        for number in 0..BANKS.load(Ordering::Relaxed) {
+        for number in 0..banks_of_cpu() {
             if let Some(bank) = Bank::read(number, cpu::read_msr) {
                 found.banks[found.count] = bank;
                 found.count += 1;
@@ -79,8 +88,8 @@ pub(crate) fn set_up() {
         return;
     }
     let capabilities = cpu::read_msr(MCG_CAP);
-    let count = (capabilities as u32 & 0xff).min(MAX_BANKS as u32);
-    BANKS.store(count, Ordering::Relaxed);
+    ARE_THERE.store(true, Ordering::Relaxed);
+    let count = banks_of_cpu();
     let left = Banks::read();
     if !left.get().is_empty() {
         log::warn!("hardware errors from before the start{left}");
@@ -110,7 +119,10 @@ pub(crate) fn of_guest(cur: &Cur<'_>) {
         panic::machine_check(cur.regs, &banks);
     }
     log::error!("machine check while d{}v{} ran{banks}", cur.domain.id.raw(), cur.vcpu.id);
-    banks.clear();
+    // Those of another CPU that was interrupted too stay for that CPU to read; the next look tells of them else.
+    if is_own(cpu::read_msr(MCG_STATUS)) {
+        banks.clear();
+    }
     if verdict == Verdict::EndDomain {
         cur.crash(format_args!("the hardware lost what the domain had{banks}"));
     }

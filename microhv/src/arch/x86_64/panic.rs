@@ -65,7 +65,8 @@ pub(crate) fn debug_exit(code: u8) {
 /// Starts the machine again after a failure, if [`RESTARTS`] says so. The chipset's port resets most machines, and the exception
 /// the rest.
 pub(crate) fn restart_if_wanted() {
-    if !RESTARTS.load(Ordering::Relaxed) {
+    // Once: what fails meanwhile halts.
+    if !RESTARTS.swap(false, Ordering::Relaxed) {
         return;
     }
     serial::write(b"(microhv) the machine starts again\n");
@@ -243,6 +244,7 @@ fn begin() {
         report!("panic within a panic");
         finish_report();
         debug_exit(EXIT_PANIC);
+        restart_if_wanted();
         cpu::halt_for_ever();
     }
 }

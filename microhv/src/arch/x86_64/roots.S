@@ -131,8 +131,8 @@ own_from_guest:
 /* leave_by_sysret. */
     .balign 16
     function own_sysret
-    place own_sysret_guard
     to_entry_page
+    place own_sysret_guard
     push [rax + {regs_rsp}]
     push [rax + 80]
     push rsi
@@ -152,8 +152,8 @@ own_return_by_sysret:
 /* leave_by_iret. */
     .balign 16
     function own_iret
-    place own_iret_guard
     to_entry_page
+    place own_iret_guard
     push [rax + {regs_ss}]
     push [rax + {regs_rsp}]
     push [rax + {regs_rflags}]

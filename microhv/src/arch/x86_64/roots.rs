@@ -50,6 +50,8 @@ pub(crate) fn begin() {
     // Identifiers are of use with the instruction that flushes by them.
     let has_contexts = cpuid(1, 0).ecx & 1 << 17 != 0 && cpuid(7, 0).ebx & 1 << 10 != 0;
     USES_CONTEXTS.store(has_contexts, Ordering::Relaxed);
+    let contexts = if has_contexts { ", with process-context identifiers" } else { "" };
+    log::info!("guests run on page tables of the hypervisor's own{contexts}");
     prepare(CpuId::BOOT).expect("memory for page tables");
 }
 

@@ -210,6 +210,15 @@ pub(crate) fn ahead_of_idleness() {
     }
 }
 
+/// An IRET to a guest has faulted: the hypervisor goes on as behind an entry, though the way out has taken IBRS back.
+pub(crate) fn entered_by_refused_iret() {
+    let control = HYPERVISOR_CONTROL.load(Ordering::Relaxed);
+    if control != 0 {
+        // SAFETY: the register was enumerated with the bits that are set.
+        unsafe { cpu::write_msr(SPEC_CTRL, control.into()) };
+    }
+}
+
 /// This CPU goes from one domain to another: the next is not to run by predictions that the former trained.
 #[inline]
 pub(crate) fn between_domains() {

@@ -26,6 +26,7 @@ fn a_context_goes_in_and_comes_out() {
     context.trap_ctxt[14].flags = 4 | 3;
     context.syscall_callback_eip = 0x77;
     context.fs_base = 0x99;
+    context.ctrlreg[4] = u64::MAX;
     domain.shared_info.fill(0, 4096, 0); // as builders do
     assert_eq!(set_context(&world, &domain, 0, &context), 0);
     assert_ne!(domain.shared_info.load_u32(0xc04), 0, "the wall clock is there");
@@ -38,6 +39,7 @@ fn a_context_goes_in_and_comes_out() {
     let seen: VcpuGuestContext = world.get(MORE);
     assert_eq!((seen.user_regs.rip, seen.user_regs.rsi), (0x1234, 0x5678));
     assert_eq!(seen.ctrlreg[3], l4.raw() << 12);
+    assert_eq!(seen.ctrlreg[4], 0x5_000c, "TSD, DE, FSGSBASE and OSXSAVE: what guests may set here");
     assert_eq!((seen.trap_ctxt[14].address, seen.trap_ctxt[14].flags), (0xffff_8800_0000_1000, 7));
     assert_eq!((seen.syscall_callback_eip, seen.fs_base), (0x77, 0x99));
     assert_ne!(seen.flags & VGCF_ONLINE, 0);

@@ -11,6 +11,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::Operation;
 use super::info::{read_bitmap, write_bitmap};
 use crate::domain::{Callback, Current, PauseFlags, Vcpu};
+use crate::emul::cr4_of_guest;
 use crate::frames::pte::is_canonical;
 use crate::hypercall::{Answer, HypercallError};
 use crate::platform::{CpuSet, Platform};
@@ -41,7 +42,8 @@ impl<P: Platform> Operation<'_, '_, P> {
         HypercallError::Invalid.when(wanted.ctxt == 0)?;
         let context = read_context(self.cur, GuestVa::new(wanted.ctxt))?;
         self.hold()?;
-        let result = self.cur.hv.set_vcpu_context(self.domain, vcpu, &context, false);
+        let cr4 = cr4_of_guest(self.cur.hv, self.domain, context.ctrlreg[4]);
+        let result = self.cur.hv.set_vcpu_context(self.domain, vcpu, &context, cr4, false);
         if result.is_ok() {
             if context.flags & VGCF_ONLINE != 0 {
                 self.cur.hv.wake(self.domain, vcpu, PauseFlags::DOWN);
