@@ -7,14 +7,14 @@
 //! Source: UEFI Specification 2.10, 3.5.1 and 5.3; GRUB's manual, "BIOS installation"; the places that GRUB's core keeps for those
 //! numbers are those of `include/grub/offsets.h`.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use gpt::disk::LogicalBlockSize;
-use gpt::partition_types::{BIOS, EFI};
+use gpt::partition_types::{BIOS, EFI, Type};
 
 use crate::iso::{self, Files};
 
@@ -25,11 +25,12 @@ pub const BIOS_MODULES: &str = "/usr/lib/grub/i386-pc";
 /// GRUB's modules for UEFI.
 pub const EFI_MODULES: &str = "/usr/lib/grub/x86_64-efi";
 
-const SECTOR: u64 = 512;
+/// Bytes of a sector.
+pub const SECTOR: u64 = 512;
 /// Where the core's partition begins, and how long the partition is.
 const CORE: (u64, u64) = (2048, 2048);
 /// Where the files' partition begins.
-const FILES: u64 = CORE.0 + CORE.1;
+pub const FILES: u64 = CORE.0 + CORE.1;
 /// What the files' partition has room for besides its files, so that they can be replaced by larger ones. FAT32 has 33 MiB at least.
 const ROOM_BYTES: u64 = 64 << 20;
 /// Sectors behind the last partition: the second copy of the table.
@@ -109,10 +110,14 @@ fn tool(program: &str, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Writes the table, whose second partition has `sectors` sectors, and what a BIOS reads.
-fn write_sectors(image: &Path, sectors: u64, boot_sector: Vec<u8>, core: Vec<u8>) -> Result<()> {
+/// Makes a disk's file with a table of two partitions: that of GRUB's core for a BIOS, and one of this name, kind and size in
+/// sectors.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn partitioned(disk: &Path, name: &str, kind: Type, sectors: u64) -> Result<File> {
     let all = FILES + sectors + LAST;
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(image)?;
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(disk)?;
     file.set_len(all * SECTOR)?;
     gpt::mbr::ProtectiveMBR::with_lb_size(u32::try_from(all - 1).unwrap_or(u32::MAX))
         .overwrite_lba0(&mut file)?;
@@ -121,8 +126,13 @@ fn write_sectors(image: &Path, sectors: u64, boot_sector: Vec<u8>, core: Vec<u8>
         .logical_block_size(LogicalBlockSize::Lb512)
         .create_from_device(file, None)?;
     table.add_partition_at("core", 1, CORE.0, CORE.1, BIOS, 0)?;
-    table.add_partition_at("microhv", 2, FILES, sectors, EFI, 0)?;
-    let mut file = table.write()?;
+    table.add_partition_at(name, 2, FILES, sectors, kind, 0)?;
+    Ok(table.write()?)
+}
+
+/// Writes the table, whose second partition has `sectors` sectors, and what a BIOS reads.
+fn write_sectors(image: &Path, sectors: u64, boot_sector: Vec<u8>, core: Vec<u8>) -> Result<()> {
+    let mut file = partitioned(image, "microhv", EFI, sectors)?;
     let (boot_code, core) = bios_code(boot_sector, core)?;
     file.seek(SeekFrom::Start(0))?;
     file.write_all(&boot_code)?;

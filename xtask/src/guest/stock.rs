@@ -1,31 +1,22 @@
 //! The disk of a machine that runs Debian, like the disks of clouds: a table of partitions (GPT), GRUB by Debian's own
 //! `grub-install` for a BIOS, one ext4 file system, all text on the serial line.
 
-use std::fs::OpenOptions;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use gpt::disk::LogicalBlockSize;
-use gpt::partition_types::{BIOS, LINUX_FS};
+use gpt::partition_types::LINUX_FS;
 
 use super::root::{self, Root};
 use super::{directory, turn};
 use crate::cargo::run;
+use crate::disk_image::{self, FILES, SECTOR};
 use crate::machine::{Disk, Machine};
 use crate::packages::remove;
 use crate::qemu;
 use crate::session::{Attach, Session};
-
-const SECTOR: u64 = 512;
-/// Where the partition begins in which `grub-install` puts GRUB's core, and how long the partition is.
-const CORE: (u64, u64) = (2048, 2048);
-/// Where the file system's partition begins.
-const FILES: u64 = CORE.0 + CORE.1;
-/// Sectors behind the last partition: the second copy of the table.
-const LAST: u64 = 2048;
 
 /// The serial number: the disk is `/dev/disk/by-id/virtio-system` in Linux, and in dom0.
 pub const ID: &str = "system";
@@ -125,20 +116,7 @@ fn make(disk: &Path) -> Result<()> {
 /// Writes the table of partitions.
 fn write_table(disk: &Path) -> Result<()> {
     let sectors = (u64::from(ROOT.size_mib) << 20) / SECTOR;
-    let all = FILES + sectors + LAST;
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(disk)?;
-    file.set_len(all * SECTOR)?;
-    gpt::mbr::ProtectiveMBR::with_lb_size(u32::try_from(all - 1).unwrap_or(u32::MAX))
-        .overwrite_lba0(&mut file)?;
-    let mut table = gpt::GptConfig::new()
-        .writable(true)
-        .logical_block_size(LogicalBlockSize::Lb512)
-        .create_from_device(file, None)?;
-    table.add_partition_at("core", 1, CORE.0, CORE.1, BIOS, 0)?;
-    table.add_partition_at("root", 2, FILES, sectors, LINUX_FS, 0)?;
-    let mut file = table.write()?;
-    file.seek(SeekFrom::Start(0))?;
-    file.flush()?;
+    disk_image::partitioned(disk, "root", LINUX_FS, sectors)?.flush()?;
     Ok(())
 }
 

@@ -26,7 +26,7 @@ const LOOK_TICKS: u64 = 1 << 31;
 static ARE_THERE: AtomicBool = AtomicBool::new(false);
 /// Corrected errors so far.
 static CORRECTED: AtomicU32 = AtomicU32::new(0);
-/// TSC of the last look, of any CPU whose turn it was.
+/// TSC of each CPU's last look.
 static LOOKED_AT: [AtomicU64; microhv::platform::MAX_CPUS] =
     [const { AtomicU64::new(0) }; microhv::platform::MAX_CPUS];
 
@@ -119,7 +119,7 @@ pub(crate) fn of_guest(cur: &Cur<'_>) {
         panic::machine_check(cur.regs, &banks);
     }
     log::error!("machine check while d{}v{} ran{banks}", cur.domain.id.raw(), cur.vcpu.id);
-    // Those of another CPU that was interrupted too stay for that CPU to read; the next look tells of them else.
+    // Banks of a thread beside this one stay, for that thread to read.
     if is_own(cpu::read_msr(MCG_STATUS)) {
         banks.clear();
     }

@@ -14,6 +14,18 @@
     .endr
     .endm
 
+/* Moves the words of an interruption, and rax and rdx that were pushed behind them, to below rax, which becomes the stack; loads
+   rax and rdx. */
+    .macro move_words
+    .irp word, 8, 16, 24, 32, 40, 48, 56, 64     /* ss, rsp, rflags, cs, rip, error code with vector, rax, rdx */
+    mov rdx, [rsp + 64 - \word]
+    mov [rax - \word], rdx
+    .endr
+    lea rsp, [rax - 64]
+    pop rdx
+    pop rax
+    .endm
+
 /* Five bytes that do nothing, and may become a call. */
     .macro place name
     .globl \name

@@ -68,13 +68,7 @@ own_from_guest:
     mov rdx, [rax + {entry_full}]
     mov cr3, rdx
     mov rax, [rax + {local_regs_top}]
-2:  .irp word, 8, 16, 24, 32, 40, 48, 56, 64     /* ss, rsp, rflags, cs, rip, error code with vector, rax, rdx */
-    mov rdx, [rsp + 64 - \word]
-    mov [rax - \word], rdx
-    .endr
-    lea rsp, [rax - 64]
-    pop rdx
-    pop rax
+2:  move_words
 3:  push_registers
     jmp trap_saved
 

@@ -61,13 +61,7 @@ trap_saved:
     mov rax, rsp
     and rax, -0x10000                    /* this CPU's area */
     mov rax, [rax + {local_regs_top}]
-    .irp word, 8, 16, 24, 32, 40, 48, 56, 64     /* ss, rsp, rflags, cs, rip, error code with vector, rax, rdx */
-    mov rdx, [rsp + 64 - \word]
-    mov [rax - \word], rdx
-    .endr
-    lea rsp, [rax - 64]
-    pop rdx
-    pop rax
+    move_words
     jmp trap_common
     .endm
     own_stack_but_from_guest debug_stub, 1
