@@ -83,7 +83,8 @@ pub(super) fn event_channels<P: Platform>(hv: &Hypervisor<P>) {
 pub(super) fn registers<P: Platform>(hv: &Hypervisor<P>) {
     for domain in hv.domains.snapshot() {
         for vcpu in domain.vcpus.iter().filter(|vcpu| vcpu.is_up()) {
-            vcpu.log_registers(log::Level::Info, &vcpu.saved_regs());
+            let held = vcpu.holder().and_then(|cpu| hv.platform.frame_of(cpu));
+            vcpu.log_registers(log::Level::Info, &held.unwrap_or_else(|| vcpu.saved_regs()));
             let history: ArrayVec<_, 16> = vcpu.history.newest_first().take(16).collect();
             log::info!("  last hypercalls, newest first: {history:?}");
         }

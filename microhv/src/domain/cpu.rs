@@ -1,8 +1,7 @@
 //! The part of a vCPU that its guest sets by hypercall: a trap, a callback or a switch loads this state.
 
 use alloc::boxed::Box;
-use alloc::vec;
-use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use ring_abi::guest_context::TrapInfo;
 use ring_abi::types::Mfn;
@@ -43,8 +42,96 @@ pub struct Callback {
     pub masks_events: bool,
 }
 
-/// The stack for entry from user mode, outside of the lock of [`GuestCpu`]: only the CPU that runs the vCPU reads or changes
-/// the stack, and a toolstack while the vCPU is stopped.
+/// A [`TrapGate`] of a vCPU.
+#[derive(Debug, Default)]
+pub struct GateCell {
+    address: AtomicU64,
+    cs: AtomicU16,
+    dpl: AtomicU8,
+    masks_events: AtomicBool,
+}
+
+impl GateCell {
+    /// The gate.
+    #[inline(always)]
+    pub fn get(&self) -> TrapGate {
+        TrapGate {
+            address: self.address(),
+            cs: self.cs.load(Ordering::Relaxed),
+            dpl: self.dpl.load(Ordering::Relaxed),
+            masks_events: self.masks_events.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Handler; 0: none.
+    pub fn address(&self) -> u64 {
+        self.address.load(Ordering::Relaxed)
+    }
+
+    /// Sets the gate.
+    pub fn set(&self, gate: TrapGate) {
+        self.address.store(gate.address, Ordering::Relaxed);
+        self.cs.store(gate.cs, Ordering::Relaxed);
+        self.dpl.store(gate.dpl, Ordering::Relaxed);
+        self.masks_events.store(gate.masks_events, Ordering::Relaxed);
+    }
+}
+
+/// A [`Callback`] of a vCPU.
+#[derive(Debug, Default)]
+pub struct CallbackCell {
+    address: AtomicU64,
+    masks_events: AtomicBool,
+}
+
+impl CallbackCell {
+    /// The callback.
+    #[inline(always)]
+    pub fn get(&self) -> Callback {
+        let masks_events = self.masks_events.load(Ordering::Relaxed);
+        Callback { address: self.address.load(Ordering::Relaxed), masks_events }
+    }
+
+    /// Sets the callback.
+    pub fn set(&self, callback: Callback) {
+        self.address.store(callback.address, Ordering::Relaxed);
+        self.masks_events.store(callback.masks_events, Ordering::Relaxed);
+    }
+}
+
+/// Where a vCPU's kernel is entered, outside of the lock of [`GuestCpu`]: only the CPU that runs the vCPU reads or changes them, and a
+/// toolstack while the vCPU is stopped.
+#[derive(Debug)]
+pub struct EntryPoints {
+    /// Trap table, by vector.
+    pub traps: Box<[GateCell; 256]>,
+    /// Event upcall. Always masks.
+    pub event: CallbackCell,
+    /// Bad segment on return to the guest.
+    pub failsafe: CallbackCell,
+    /// `syscall` from user mode.
+    pub syscall: CallbackCell,
+    /// `sysenter` from user mode.
+    pub sysenter: CallbackCell,
+    /// `syscall` from 32-bit user mode.
+    pub syscall32: CallbackCell,
+}
+
+impl Default for EntryPoints {
+    fn default() -> Self {
+        let gates: Box<[GateCell]> = (0..256).map(|_| GateCell::default()).collect();
+        Self {
+            traps: gates.try_into().expect("256 gates"),
+            event: CallbackCell::default(),
+            failsafe: CallbackCell::default(),
+            syscall: CallbackCell::default(),
+            sysenter: CallbackCell::default(),
+            syscall32: CallbackCell::default(),
+        }
+    }
+}
+
+/// The stack for entry from user mode, outside of the lock as [`EntryPoints`] are.
 #[derive(Debug, Default)]
 pub struct KernelStack {
     ss: AtomicU16,
@@ -74,18 +161,6 @@ impl KernelStack {
 /// What a guest told about one vCPU. Guarded by `Vcpu::cpu`.
 #[derive(Clone, Debug)]
 pub struct GuestCpu {
-    /// Trap table, by vector.
-    pub traps: Box<[TrapGate; 256]>,
-    /// Event upcall. Always masks.
-    pub event: Callback,
-    /// Bad segment on return to the guest.
-    pub failsafe: Callback,
-    /// `syscall` from user mode.
-    pub syscall: Callback,
-    /// `sysenter` from user mode.
-    pub sysenter: Callback,
-    /// `syscall` from 32-bit user mode.
-    pub syscall32: Callback,
     /// CR0 as the guest reads it; bit 3 (TS) is real.
     pub cr0: u64,
     /// CR4 as the guest reads it.
@@ -129,12 +204,6 @@ impl Default for GuestCpu {
     /// A vCPU whose state was not set yet.
     fn default() -> Self {
         Self {
-            traps: vec![TrapGate::default(); 256].into_boxed_slice().try_into().expect("256 gates"),
-            event: Callback::default(),
-            failsafe: Callback::default(),
-            syscall: Callback::default(),
-            sysenter: Callback::default(),
-            syscall32: Callback::default(),
             cr0: Self::CR0,
             cr4: 0,
             fs_base: 0,

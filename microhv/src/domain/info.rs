@@ -11,8 +11,9 @@ use ring_abi::shared_info::{PENDING_SEL_OFFSET, UPCALL_PENDING_OFFSET};
 /// Bytes of a `vcpu_info`.
 pub const INFO_BYTES: usize = 64;
 
-/// The place of a `vcpu_info`, if there is one.
+/// The place of a `vcpu_info`, if there is one: an address, which a machine's entry code reads too; 0: none.
 #[derive(Debug, Default)]
+#[repr(transparent)]
 pub struct InfoCell {
     at: AtomicPtr<u8>,
 }

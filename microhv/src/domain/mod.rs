@@ -24,7 +24,7 @@ use ring_abi::vm_assist::{
     VMASST_TYPE_WRITABLE_PAGETABLES,
 };
 
-pub use cpu::{Callback, GuestCpu, KernelStack, TrapGate};
+pub use cpu::{Callback, CallbackCell, EntryPoints, GateCell, GuestCpu, KernelStack, TrapGate};
 pub use current::Current;
 pub use debug::DebugRegisterError;
 pub(crate) use debug::checked_debug_value;

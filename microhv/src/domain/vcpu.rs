@@ -5,7 +5,6 @@
 use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::fmt;
-use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ring_abi::guest_context::CpuUserRegs;
@@ -14,7 +13,7 @@ use ring_abi::shared_info::{UPCALL_MASK_OFFSET, UPCALL_PENDING_OFFSET};
 use ring_abi::types::{DomId, Mfn, VcpuId};
 
 use super::info::INFO_BYTES;
-use super::{CallHistory, GuestCpu, InfoCell, KernelStack, LEGACY_MAX_VCPUS};
+use super::{CallHistory, EntryPoints, GuestCpu, InfoCell, KernelStack, LEGACY_MAX_VCPUS};
 use crate::evtchn::state::VcpuEvents;
 use crate::platform::{CpuId, DescriptorWindow};
 use crate::sched::state::VcpuSched;
@@ -89,18 +88,11 @@ impl Default for FpuArea {
 // SAFETY: only the CPU that runs, or switches, the vCPU touches the bytes; toolstack access pauses the vCPU first.
 unsafe impl Sync for FpuArea {}
 
-/// The registers, placed so that what the processor pushes last ends on a 16-byte boundary, as it aligns RSP0.
+/// The registers of a vCPU that no CPU has loaded.
 #[derive(Default)]
-#[repr(C, align(16))]
-struct RegsCell {
-    _pad: u64,
-    frame: UnsafeCell<CpuUserRegs>,
-}
+struct RegsCell(UnsafeCell<CpuUserRegs>);
 
-const _: () = assert!(offset_of!(CpuUserRegs, es) % 16 == 8);
-
-// SAFETY: entry code and the one `&mut` in `Current` are on the CPU that runs the vCPU; all else goes through
-// `saved_regs` and `set_saved_regs`, which are for a vCPU that does not run.
+// SAFETY: the CPU that switches to or from the vCPU writes the registers, and a toolstack while the vCPU is paused and no CPU has it.
 unsafe impl Sync for RegsCell {}
 
 /// A frame on which a vCPU holds references, as its number plus 1; 0: none.
@@ -155,6 +147,8 @@ pub struct Vcpu {
     continuation: [AtomicU64; 6],
     /// The stack of the guest's kernel.
     pub kernel_stack: KernelStack,
+    /// Where the guest's kernel is entered.
+    pub entries: EntryPoints,
     /// What the guest told.
     pub cpu: Mutex<rank::GuestCpu, GuestCpu>,
     /// Clock, runstate and timers.
@@ -205,48 +199,21 @@ impl Vcpu {
         Self { id, domain_id, info, pause_flags, running_on, holder, ..Self::default() }
     }
 
-    /// The register frame. Entry code and the CPU that runs the vCPU alone may write it. (I17)
-    pub fn regs_ptr(&self) -> *mut CpuUserRegs {
-        self.regs.frame.get()
-    }
-
-    /// Where the processor's push begins: the value for RSP0, 16-aligned, one past `ss`.
-    pub fn entry_stack(&self) -> *mut u8 {
-        self.regs_ptr().cast::<u8>().wrapping_add(offset_of!(CpuUserRegs, es))
-    }
-
-    /// A copy of the registers of a vCPU that does not run.
+    /// A copy of the registers of a vCPU that no CPU has loaded.
     pub fn saved_regs(&self) -> CpuUserRegs {
-        // SAFETY: the frame is plain integers; a caller who did not stop the vCPU gets stale words, no more.
-        unsafe { self.regs.frame.get().read_volatile() }
+        // SAFETY: plain integers; a caller who did not stop the vCPU gets stale words, no more.
+        unsafe { self.regs.0.get().read_volatile() }
     }
 
-    /// Sets the registers of a vCPU that does not run.
+    /// Sets the registers of a vCPU that no CPU has loaded.
     pub fn set_saved_regs(&self, regs: &CpuUserRegs) {
         // SAFETY: as in `saved_regs`; callers hold the vCPU stopped, so that nobody has a reference.
-        unsafe { self.regs.frame.get().write_volatile(*regs) }
+        unsafe { self.regs.0.get().write_volatile(*regs) }
     }
 
-    /// `ds`, `es`, `fs` and `gs` of a vCPU that this CPU switches to.
-    pub fn saved_selectors(&self) -> [u16; 4] {
-        let regs = self.regs_ptr();
-        // SAFETY: only the CPU that runs or switches the vCPU writes the frame, and a toolstack while the vCPU is paused.
-        unsafe {
-            [&raw const (*regs).ds, &raw const (*regs).es, &raw const (*regs).fs, &raw const (*regs).gs]
-                .map(|selector| selector.read_volatile())
-        }
-    }
-
-    /// Sets `ds`, `es`, `fs` and `gs` of a vCPU that this CPU switches from.
-    pub fn set_saved_selectors(&self, [ds, es, fs, gs]: [u16; 4]) {
-        let regs = self.regs_ptr();
-        // SAFETY: as in `saved_selectors`.
-        unsafe {
-            (&raw mut (*regs).ds).write_volatile(ds);
-            (&raw mut (*regs).es).write_volatile(es);
-            (&raw mut (*regs).fs).write_volatile(fs);
-            (&raw mut (*regs).gs).write_volatile(gs);
-        }
+    /// Where the registers are while no CPU has the vCPU loaded: for the CPU that switches to or from the vCPU.
+    pub fn saved_regs_ptr(&self) -> *mut CpuUserRegs {
+        self.regs.0.get()
     }
 
     /// Arguments of the hypercall that is to be executed again.

@@ -52,7 +52,7 @@ fn is_amd<P: Platform>(cur: &Current<'_, P>) -> bool {
 
 /// A kernel without a #GP handler cannot survive a fault, so unknown registers read as zero until it has one.
 fn has_no_handler<P: Platform>(cur: &Current<'_, P>) -> bool {
-    cur.vcpu.cpu.lock().traps[usize::from(TrapVector::PROTECTION.0)].address == 0
+    cur.vcpu.entries.traps[usize::from(TrapVector::PROTECTION.0)].address() == 0
 }
 
 /// What `rdmsr(msr)` gives; `None`: #GP(0).
@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
     use crate::Hypervisor;
-    use crate::domain::{Domain, DomainConfig};
+    use crate::domain::{Domain, DomainConfig, TrapGate};
     use crate::frames::FrameTable;
     use crate::platform::MachineMemory;
     use crate::testing::TestMachine;
@@ -134,7 +134,8 @@ mod tests {
             let (mfn, config) = (Mfn::new(1), DomainConfig { max_vcpus: 2, ..DomainConfig::default() });
             let domain = Domain::new(DomId::new(1), config, mfn, machine.shared(mfn));
             let vcpu = &domain.vcpus[self.vcpu];
-            vcpu.cpu.lock().traps[13].address = u64::from(self.has_handler);
+            let address = u64::from(self.has_handler);
+            vcpu.entries.traps[13].set(TrapGate { address, ..TrapGate::default() });
             let (hv, mut regs) = (Hypervisor::new(machine, FrameTable::default()), CpuUserRegs::default());
             act(&Current { hv: &hv, domain: &domain, vcpu, regs: &mut regs })
         }

@@ -16,8 +16,10 @@ const NONE: u64 = u64::MAX;
 #[derive(Debug)]
 #[repr(C)]
 pub struct RootCopies {
-    /// The machine address of the table that each is a copy of. Entry code compares them with CR3.
-    pub of: [AtomicU64; COPIES],
+    /// What CR3 is to be for the guest, which entry code loads; 0: that is to be found out.
+    pub exit: AtomicU64,
+    /// The machine address of the table that each is a copy of.
+    of: [AtomicU64; COPIES],
     /// Which is replaced next.
     next: AtomicUsize,
 }
@@ -25,7 +27,8 @@ pub struct RootCopies {
 impl RootCopies {
     /// No copy of anything.
     pub const fn new() -> Self {
-        Self { of: [const { AtomicU64::new(NONE) }; COPIES], next: AtomicUsize::new(0) }
+        let of = [const { AtomicU64::new(NONE) }; COPIES];
+        Self { exit: AtomicU64::new(0), of, next: AtomicUsize::new(0) }
     }
 
     /// Has `copy` make a copy of the table at `l4` at a place, on the CPU itself; the place.
@@ -44,6 +47,22 @@ impl RootCopies {
         for of in &self.of {
             let _ = of.compare_exchange(l4, NONE, Ordering::SeqCst, Ordering::SeqCst);
         }
+        self.exit.store(0, Ordering::SeqCst);
+    }
+
+    /// The copy at `place`, of the table at `l4`, which is loaded, is the one for the guest: CR3 is to be `cr3`.
+    pub fn remember(&self, l4: u64, place: usize, cr3: u64) {
+        self.exit.store(cr3, Ordering::SeqCst);
+        // A CPU that has the copy forgotten from now on takes the word back; one that did so before has changed the place's word.
+        if self.find(l4) != Some(place) {
+            self.exit.store(0, Ordering::SeqCst);
+        }
+    }
+
+    /// Another table is loaded, on the CPU itself.
+    #[inline(always)]
+    pub fn loaded_another(&self) {
+        self.exit.store(0, Ordering::Relaxed);
     }
 
     /// Where there is a copy of the table at `l4`.
@@ -72,7 +91,10 @@ mod tests {
             assert_eq!(copies.find(l4).map(|place| made[place]), Some(l4));
         }
         assert_eq!([0x1000, 0x2000, 0x3000].map(|l4| copies.find(l4).is_some()), [false, true, true]);
+        copies.remember(0x3000, 0, 0x7000);
+        assert_eq!(copies.exit.load(Ordering::SeqCst), 0x7000);
         copies.forget(0x2000);
+        assert_eq!(copies.exit.load(Ordering::SeqCst), 0, "the way out looks again");
         copies.forget(0x9000);
         assert_eq!([0x2000, 0x3000].map(|l4| copies.find(l4).is_some()), [false, true]);
     }
@@ -80,7 +102,9 @@ mod tests {
     #[test]
     fn a_table_that_changes_amid_the_copy_is_copied_again() {
         let copies = RootCopies::new();
-        copies.renew(0x1000, |_| copies.forget(0x1000));
+        let place = copies.renew(0x1000, |_| copies.forget(0x1000));
         assert_eq!(copies.find(0x1000), None);
+        copies.remember(0x1000, place, 0x7000);
+        assert_eq!(copies.exit.load(Ordering::SeqCst), 0, "the way out looks again");
     }
 }

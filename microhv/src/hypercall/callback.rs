@@ -11,18 +11,18 @@ use crate::platform::Platform;
 
 fn register<P: Platform>(cur: &Current<'_, P>, kind: u16, callback: Callback) -> Answer {
     HypercallError::Invalid.when(!is_canonical(callback.address))?;
-    let mut cpu = cur.vcpu.cpu.lock();
+    let entries = &cur.vcpu.entries;
     match kind {
-        CALLBACKTYPE_EVENT => cpu.event = Callback { masks_events: true, ..callback },
-        CALLBACKTYPE_FAILSAFE => cpu.failsafe = callback,
+        CALLBACKTYPE_EVENT => entries.event.set(Callback { masks_events: true, ..callback }),
+        CALLBACKTYPE_FAILSAFE => entries.failsafe.set(callback),
         // The same as its gate in the trap table.
         CALLBACKTYPE_NMI => {
             let cs = FLAT_KERNEL_CS;
-            cpu.traps[2] = TrapGate { address: callback.address, cs, dpl: 0, masks_events: false };
+            entries.traps[2].set(TrapGate { address: callback.address, cs, dpl: 0, masks_events: false });
         }
-        CALLBACKTYPE_SYSCALL => cpu.syscall = callback,
-        CALLBACKTYPE_SYSENTER => cpu.sysenter = callback,
-        CALLBACKTYPE_SYSCALL32 => cpu.syscall32 = callback,
+        CALLBACKTYPE_SYSCALL => entries.syscall.set(callback),
+        CALLBACKTYPE_SYSENTER => entries.sysenter.set(callback),
+        CALLBACKTYPE_SYSCALL32 => entries.syscall32.set(callback),
         _ => return Err(HypercallError::NoSys),
     }
     Ok(())
@@ -32,6 +32,7 @@ fn register<P: Platform>(cur: &Current<'_, P>, kind: u16, callback: Callback) ->
 ///
 /// # Errors
 /// `Invalid`: an address that is not canonical.
+#[inline(never)]
 pub fn set_callbacks<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let kinds = [CALLBACKTYPE_EVENT, CALLBACKTYPE_FAILSAFE, CALLBACKTYPE_SYSCALL];
     for (kind, address) in kinds.into_iter().zip(*args) {
@@ -58,7 +59,7 @@ pub fn callback_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyperc
             let op: CallbackUnregister = cur.copy_in(arg)?;
             match op.r#type {
                 CALLBACKTYPE_NMI => {
-                    cur.vcpu.cpu.lock().traps[2] = TrapGate::default();
+                    cur.vcpu.entries.traps[2].set(TrapGate::default());
                     Ok(Outcome::OK)
                 }
                 CALLBACKTYPE_EVENT..=CALLBACKTYPE_SYSCALL

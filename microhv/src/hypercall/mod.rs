@@ -32,9 +32,11 @@ use ring_abi::evtchn::EVTCHNOP_SEND;
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::hypercall as nr;
 use ring_abi::types::GuestVa;
+use ring_abi::vcpu::VCPUOP_IS_UP;
+use ring_abi::version::XENVER_VERSION;
 
 pub use self::error::{Answer, HypercallError};
-use crate::domain::Current;
+use crate::domain::{Current, Domain, Vcpu};
 use crate::platform::Platform;
 
 /// The arguments: rdi, rsi, rdx, r10, r8, r9.
@@ -59,11 +61,32 @@ impl Outcome {
 /// What a handler gives: rax gets `-errno` of an error.
 pub type HypercallResult = Answer<Outcome>;
 
-/// Executes the hypercall that the registers describe, and sets them to its result.
+/// Executes the hypercall that the registers describe, if it is one of the short ones that need nothing but the caller and the registers.
+/// Returns whether it was one; for any other, [`dispatch`] is to be called.
+#[inline(always)]
+pub fn at_once(domain: &Domain, vcpu: &Vcpu, regs: &mut CpuUserRegs) -> bool {
+    let number = regs.rax;
+    vcpu.history.record(number as u32);
+    // Linux asks for the version to have events delivered.
+    if number == u64::from(nr::__HYPERVISOR_XEN_VERSION) && regs.rdi as u32 == XENVER_VERSION {
+        regs.rax = version::VERSION;
+    } else if number == u64::from(nr::__HYPERVISOR_STACK_SWITCH) {
+        regs.rax = state::stack_switch(vcpu, regs.rdi, regs.rsi);
+    } else if number == u64::from(nr::__HYPERVISOR_VCPU_OP)
+        && regs.rdi as u32 == VCPUOP_IS_UP
+        && let Some(other) = vcpu::find(domain, regs.rsi)
+    {
+        regs.rax = other.is_up().into();
+    } else {
+        return false;
+    }
+    true
+}
+
+/// Executes the hypercall that the registers describe, which [`at_once`] has recorded and left, and sets them to its result.
 #[inline(always)]
 pub fn dispatch<P: Platform>(cur: &mut Current<'_, P>) {
     let number = cur.regs.rax;
-    cur.vcpu.history.record(number as u32);
     if number == u64::from(nr::__HYPERVISOR_EVENT_CHANNEL_OP) {
         // Ahead of the table: the most frequent call, whose most frequent operation needs no list of arguments.
         return event_channel_op(cur);
@@ -168,7 +191,7 @@ pub fn call<P: Platform>(cur: &mut Current<'_, P>, number: u64, args: &Args) -> 
         nr::__HYPERVISOR_SET_TRAP_TABLE => state::set_trap_table(cur, args),
         nr::__HYPERVISOR_MMU_UPDATE => mmu::mmu_update(cur, args),
         nr::__HYPERVISOR_SET_GDT => descriptor::set_gdt(cur, args),
-        nr::__HYPERVISOR_STACK_SWITCH => state::stack_switch(cur, args),
+        nr::__HYPERVISOR_STACK_SWITCH => Ok(Outcome::Done(state::stack_switch(cur.vcpu, args[0], args[1]))),
         nr::__HYPERVISOR_SET_CALLBACKS => callback::set_callbacks(cur, args),
         nr::__HYPERVISOR_FPU_TASKSWITCH => state::fpu_taskswitch(cur, args),
         nr::__HYPERVISOR_PLATFORM_OP => platform_op::platform_op(cur, args),

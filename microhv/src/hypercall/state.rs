@@ -8,7 +8,7 @@ use ring_abi::types::GuestVa;
 use ring_abi::vm_assist::{VMASST_CMD_DISABLE, VMASST_CMD_ENABLE};
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome};
-use crate::domain::{TrapGate, VALID_ASSISTS};
+use crate::domain::{TrapGate, VALID_ASSISTS, Vcpu};
 use crate::frames::pte::is_canonical;
 use crate::platform::{Platform, SegmentBase};
 
@@ -19,10 +19,11 @@ const GATES_PER_LOOK: u64 = 32;
 ///
 /// # Errors
 /// `Fault`; `Invalid` for an address that is not canonical.
+#[inline(never)]
 pub fn set_trap_table<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
     let table = GuestVa::new(args[0]);
     if table.raw() == 0 {
-        cur.vcpu.cpu.lock().traps.fill(TrapGate::default());
+        cur.vcpu.entries.traps.iter().for_each(|gate| gate.set(TrapGate::default()));
         return Ok(Outcome::OK);
     }
     for index in 0.. {
@@ -31,7 +32,7 @@ pub fn set_trap_table<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyp
             break;
         }
         HypercallError::Invalid.when(!is_canonical(info.address))?;
-        cur.vcpu.cpu.lock().traps[info.vector as usize] = TrapGate::from_abi(&info);
+        cur.vcpu.entries.traps[info.vector as usize].set(TrapGate::from_abi(&info));
         if index % GATES_PER_LOOK == GATES_PER_LOOK - 1 && cur.hv.platform.work_pending() {
             // A table that ends with the address space has no next gate.
             let mut rest = *args;
@@ -43,12 +44,10 @@ pub fn set_trap_table<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> Hyp
 }
 
 /// `stack_switch(ss, sp)`: the stack that the kernel is entered on from user mode.
-///
-/// # Errors
-/// None.
-pub fn stack_switch<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    cur.vcpu.kernel_stack.set(args[0], args[1]);
-    Ok(Outcome::OK)
+#[inline(always)]
+pub fn stack_switch(vcpu: &Vcpu, ss: u64, sp: u64) -> u64 {
+    vcpu.kernel_stack.set(ss, sp);
+    0
 }
 
 /// `set_segment_base(which, base)`. A bad selector for `SEGBASE_GS_USER_SEL` loads null, and is no error.

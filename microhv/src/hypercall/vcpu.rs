@@ -9,7 +9,7 @@ use zerocopy::IntoBytes;
 
 use super::domctl::read_context;
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
-use crate::domain::{INFO_BYTES, PauseFlags, Vcpu};
+use crate::domain::{Domain, INFO_BYTES, PauseFlags, Vcpu};
 use crate::emul::cr4_of_guest;
 use crate::platform::Platform;
 use crate::time::state::TimerKind;
@@ -18,13 +18,18 @@ use crate::time::state::TimerKind;
 const MIN_PERIOD_NS: u64 = 1_000_000;
 const MAX_PERIOD_NS: u64 = 1 << 62;
 
+/// The vCPU of a number that the guest gave.
+#[inline(always)]
+pub(super) fn find(domain: &Domain, id: u64) -> Option<&Vcpu> {
+    domain.vcpu(u32::try_from(id).ok()?)
+}
+
 /// `vcpu_op(cmd, vcpu, arg)`.
 ///
 /// # Errors
 /// `NoEntry`: there is no such vCPU; as each operation says; `NoSys`: no such operation.
 pub fn vcpu_op<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
-    let id = u32::try_from(args[1]).map_err(|_| HypercallError::NoEntry)?;
-    let vcpu = cur.domain.vcpu(id).ok_or(HypercallError::NoEntry)?;
+    let vcpu = find(cur.domain, args[1]).ok_or(HypercallError::NoEntry)?;
     if args[0] as u32 == VCPUOP_IS_UP {
         return Ok(Outcome::Done(u64::from(vcpu.is_up())));
     }

@@ -12,7 +12,7 @@ use ring_abi::types::{Mfn, PAGE_SHIFT, PAGE_SIZE};
 use super::LifecycleError;
 use crate::Hypervisor;
 use crate::domain::{
-    Callback, Domain, GuestCpu, PauseFlags, TrapGate, VALID_ASSISTS, Vcpu, checked_debug_value,
+    Callback, Domain, GateCell, GuestCpu, PauseFlags, TrapGate, VALID_ASSISTS, Vcpu, checked_debug_value,
 };
 use crate::frames::pte::is_canonical;
 use crate::mem::MemError;
@@ -107,16 +107,17 @@ impl<P: Platform> Hypervisor<P> {
         if vcpu.id.raw() == 0 {
             domain.assist.fetch_or(context.vm_assist & VALID_ASSISTS, Ordering::Relaxed);
         }
+        let entries = &vcpu.entries;
+        for (gate, info) in entries.traps.iter().zip(&context.trap_ctxt) {
+            gate.set(TrapGate::from_abi(info));
+        }
+        let callback = |address, flag| Callback { address, masks_events: context.flags & flag != 0 };
+        entries.event.set(Callback { address: context.event_callback_eip, masks_events: true });
+        entries.failsafe.set(callback(context.failsafe_callback_eip, VGCF_FAILSAFE_DISABLES_EVENTS));
+        entries.syscall.set(callback(context.syscall_callback_eip, VGCF_SYSCALL_DISABLES_EVENTS));
         {
             let mut cpu = vcpu.cpu.lock();
             let cpu = &mut *cpu;
-            for (gate, info) in cpu.traps.iter_mut().zip(&context.trap_ctxt) {
-                *gate = TrapGate::from_abi(info);
-            }
-            let callback = |address, flag| Callback { address, masks_events: context.flags & flag != 0 };
-            cpu.event = Callback { address: context.event_callback_eip, masks_events: true };
-            cpu.failsafe = callback(context.failsafe_callback_eip, VGCF_FAILSAFE_DISABLES_EVENTS);
-            cpu.syscall = callback(context.syscall_callback_eip, VGCF_SYSCALL_DISABLES_EVENTS);
             cpu.cr0 = GuestCpu::CR0 | context.ctrlreg[0] & GuestCpu::CR0_TS;
             cpu.cr4 = cr4;
             cpu.fs_base = context.fs_base;
@@ -148,13 +149,15 @@ pub(crate) fn fill_context(domain: &Domain, vcpu: &Vcpu, context: &mut VcpuGuest
     context.flags = VGCF_I387_VALID;
     for (set, flag) in [
         (kernel, VGCF_IN_KERNEL),
-        (cpu.failsafe.masks_events, VGCF_FAILSAFE_DISABLES_EVENTS),
-        (cpu.syscall.masks_events, VGCF_SYSCALL_DISABLES_EVENTS),
+        (vcpu.entries.failsafe.get().masks_events, VGCF_FAILSAFE_DISABLES_EVENTS),
+        (vcpu.entries.syscall.get().masks_events, VGCF_SYSCALL_DISABLES_EVENTS),
         (vcpu.pause_flags.load(Ordering::Relaxed) & PauseFlags::DOWN == 0, VGCF_ONLINE),
     ] {
         context.flags |= if set { flag } else { 0 };
     }
-    for (vector, (info, gate)) in context.trap_ctxt.iter_mut().zip(cpu.traps.iter()).enumerate() {
+    for (vector, (info, gate)) in
+        context.trap_ctxt.iter_mut().zip(vcpu.entries.traps.iter().map(GateCell::get)).enumerate()
+    {
         info.vector = vector as u8;
         info.flags = gate.dpl | u8::from(gate.masks_events) << 2;
         info.cs = gate.cs;
@@ -171,9 +174,9 @@ pub(crate) fn fill_context(domain: &Domain, vcpu: &Vcpu, context: &mut VcpuGuest
     context.ctrlreg[3] = base(vcpu.cr3_kernel.get());
     context.ctrlreg[4] = cpu.cr4;
     context.debugreg = cpu.debug;
-    context.event_callback_eip = cpu.event.address;
-    context.failsafe_callback_eip = cpu.failsafe.address;
-    context.syscall_callback_eip = cpu.syscall.address;
+    context.event_callback_eip = vcpu.entries.event.get().address;
+    context.failsafe_callback_eip = vcpu.entries.failsafe.get().address;
+    context.syscall_callback_eip = vcpu.entries.syscall.get().address;
     (context.fs_base, context.gs_base_kernel, context.gs_base_user) =
         (cpu.fs_base, cpu.gs_base_kernel, cpu.gs_base_user);
 }

@@ -2,7 +2,10 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::Mfn;
+
+use super::CpuId;
 
 /// A segment base that [`Registers::set_segment_base`] sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,9 @@ pub trait DescriptorWindows {
 
 /// Registers of the vCPU that runs.
 pub trait Registers {
+    /// The general registers of the vCPU that `cpu` has loaded, as they were at its last entry. Read while that CPU may write them:
+    /// for a report to a person.
+    fn frame_of(&self, cpu: CpuId) -> Option<CpuUserRegs>;
     /// Exchanges the loaded GS base with the other mode's: the vCPU goes from kernel to user mode or back.
     fn swap_gs(&self);
     /// Sets a segment base. The value was checked to be canonical.

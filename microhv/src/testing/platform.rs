@@ -3,6 +3,7 @@
 use alloc::vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::shared::SharedBytes;
 use ring_abi::types::{GuestVa, Maddr, Mfn, Pfn};
 use zerocopy::IntoBytes;
@@ -165,6 +166,10 @@ impl DescriptorWindows for TestMachine {
 }
 
 impl Registers for TestMachine {
+    fn frame_of(&self, _: CpuId) -> Option<CpuUserRegs> {
+        None
+    }
+
     fn swap_gs(&self) {
         self.events.lock().gs_swaps += 1;
     }

@@ -9,7 +9,7 @@ use ring_abi::vm_assist::VMASST_TYPE_ARCHITECTURAL_IOPL;
 
 use super::mode::leave_user_mode;
 use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, TrapVector, flags};
-use crate::domain::{Callback, Current, GuestCpu};
+use crate::domain::{Callback, Current, Vcpu};
 use crate::platform::Platform;
 
 /// Offset of `arch.cr2` in `vcpu_info`.
@@ -18,11 +18,6 @@ const INFO_CR2: usize = 16;
 const DR6_SINGLE_STEP: u64 = 1 << 14;
 /// The U bit of a page fault's error code.
 const FAULT_USER: u32 = 4;
-
-/// The event upcall mask of the vCPU; 1 when it has no `vcpu_info`.
-pub(super) fn upcall_mask<P: Platform>(cur: &Current<'_, P>) -> u8 {
-    cur.vcpu.info.get().map_or(1, |info| info.load_u8(UPCALL_MASK_OFFSET))
-}
 
 pub(super) fn set_upcall_mask<P: Platform>(cur: &Current<'_, P>, mask: u8) {
     if let Some(info) = cur.vcpu.info.get() {
@@ -36,16 +31,20 @@ struct Interrupted {
     stack: u64,
 }
 
-/// Enters kernel mode and gathers what was interrupted. `mask` is the upcall mask before. `masks`: the delivery sets
-/// the mask.
+/// Gathers what was interrupted, once kernel mode is entered. `masks`: the delivery sets the mask. An event upcall comes only while
+/// none is masked.
 #[inline(always)]
-fn interrupt<P: Platform>(cur: &mut Current<'_, P>, mask: u8, masks: bool, kernel_sp: u64) -> Interrupted {
-    let was_user = leave_user_mode(cur);
-    if masks {
-        set_upcall_mask(cur, 1);
-    }
+fn interrupt<P: Platform>(cur: &Current<'_, P>, was_user: bool, masks: bool, is_event: bool) -> Interrupted {
+    // Without a vcpu_info, events are masked.
+    let mask = cur.vcpu.info.get().map_or(1, |info| {
+        let mask = if is_event { 0 } else { info.load_u8(UPCALL_MASK_OFFSET) };
+        if masks {
+            info.store_u8(UPCALL_MASK_OFFSET, 1);
+        }
+        mask
+    });
     let regs: &CpuUserRegs = cur.regs;
-    let (cs, stack) = if was_user { (regs.cs, kernel_sp) } else { (regs.cs & !3, regs.rsp) };
+    let (cs, stack) = if was_user { (regs.cs, cur.vcpu.kernel_stack.sp()) } else { (regs.cs & !3, regs.rsp) };
     // The real IF is always set in ring 3 and the real IOPL is 0. The guest sees its event mask as IF, and its own level
     // if it asked for that.
     let mut rflags = if mask == 0 { regs.rflags } else { regs.rflags & !flags::IF };
@@ -75,42 +74,48 @@ fn enter<P: Platform, const N: usize>(cur: &mut Current<'_, P>, stack: u64, fram
     regs.entry_vector = ENTRY_SYSCALL;
 }
 
-#[cold]
-#[inline(never)]
+/// A function that takes parts keeps the `Current` of its callers out of memory.
+#[inline(always)]
 pub(super) fn crash<P: Platform>(cur: &mut Current<'_, P>, why: &str) {
-    cur.crash(format_args!("{why}"));
+    crash_apart(Current { hv: cur.hv, domain: cur.domain, vcpu: cur.vcpu, regs: cur.regs }, why);
 }
 
-/// What `pick` finds of the vCPU's handlers, and the stack that its kernel is entered on.
-#[inline(always)]
-pub(super) fn handler<P: Platform, T>(cur: &Current<'_, P>, pick: impl FnOnce(&GuestCpu) -> T) -> (T, u64) {
-    (pick(&cur.vcpu.cpu.lock()), cur.vcpu.kernel_stack.sp())
+#[cold]
+#[inline(never)]
+fn crash_apart<P: Platform>(cur: Current<'_, P>, why: &str) {
+    cur.crash(format_args!("{why}"));
 }
 
 /// The handler of `vector` in the guest's trap table.
 #[inline(always)]
-fn trap_handler<P: Platform>(cur: &Current<'_, P>, vector: TrapVector) -> (Callback, u64) {
-    let (gate, kernel_sp) = handler(cur, |cpu| cpu.traps[usize::from(vector.0)]);
-    (Callback { address: gate.address, masks_events: gate.masks_events }, kernel_sp)
+fn trap_handler(vcpu: &Vcpu, vector: TrapVector) -> Callback {
+    let gate = vcpu.entries.traps[usize::from(vector.0)].get();
+    Callback { address: gate.address, masks_events: gate.masks_events }
 }
 
 /// Enters a handler: `frame` makes its frame of rcx and r11 and of the words that every frame ends with.
 #[inline(always)]
 fn deliver<P: Platform, const N: usize>(
     cur: &mut Current<'_, P>,
-    mask: u8,
-    (handler, kernel_sp): (Callback, u64),
+    is_event: bool,
+    handler: impl FnOnce(&Vcpu) -> Callback,
     frame: impl FnOnce([u64; 2], [u64; 5]) -> [u64; N],
 ) {
-    let saved = [cur.regs.rcx, cur.regs.r11];
-    let Interrupted { tail, stack } = interrupt(cur, mask, handler.masks_events, kernel_sp);
-    enter(cur, stack, frame(saved, tail), handler.address);
+    // First, since that may call functions: what is read before would be kept in memory meanwhile.
+    let was_user = leave_user_mode(cur);
+    let handler = handler(cur.vcpu);
+    let Interrupted { tail, stack } = interrupt(cur, was_user, handler.masks_events, is_event);
+    enter(cur, stack, frame([cur.regs.rcx, cur.regs.r11], tail), handler.address);
 }
 
 /// Delivers a frame without an error code.
 #[inline(always)]
-pub(super) fn call<P: Platform>(cur: &mut Current<'_, P>, mask: u8, handler: (Callback, u64)) {
-    deliver(cur, mask, handler, |[rcx, r11], [a, b, c, d, e]| [rcx, r11, a, b, c, d, e]);
+pub(super) fn call<P: Platform>(
+    cur: &mut Current<'_, P>,
+    is_event: bool,
+    handler: impl FnOnce(&Vcpu) -> Callback,
+) {
+    deliver(cur, is_event, handler, |[rcx, r11], [a, b, c, d, e]| [rcx, r11, a, b, c, d, e]);
 }
 
 /// Delivers exception `vector`, which has no error code, through the guest's trap table.
@@ -118,8 +123,7 @@ pub(super) fn call<P: Platform>(cur: &mut Current<'_, P>, mask: u8, handler: (Ca
 /// A guest without a handler, or whose stack cannot be written, crashes.
 #[inline(always)]
 pub fn deliver_plain<P: Platform>(cur: &mut Current<'_, P>, vector: TrapVector) {
-    let handler = trap_handler(cur, vector);
-    call(cur, upcall_mask(cur), handler);
+    call(cur, false, |vcpu| trap_handler(vcpu, vector));
 }
 
 /// Delivers exception `vector` with its error code, if it has one, through the guest's trap table.
@@ -134,14 +138,17 @@ pub fn deliver_exception<P: Platform>(cur: &mut Current<'_, P>, vector: TrapVect
 
 #[inline(always)]
 fn deliver_with_error<P: Platform>(cur: &mut Current<'_, P>, vector: TrapVector, error: u32) {
-    let handler = trap_handler(cur, vector);
-    deliver(cur, upcall_mask(cur), handler, |[rcx, r11], [a, b, c, d, e]| {
-        [rcx, r11, u64::from(error), a, b, c, d, e]
-    });
+    deliver(
+        cur,
+        false,
+        |vcpu| trap_handler(vcpu, vector),
+        |[rcx, r11], [a, b, c, d, e]| [rcx, r11, u64::from(error), a, b, c, d, e],
+    );
 }
 
 /// Delivers a page fault at `cr2`. The processor sets the U bit of the error code in guest kernel mode too, since that is
 /// ring 3: the guest sees the bit only for its user mode.
+#[inline(always)]
 pub fn page_fault<P: Platform>(cur: &mut Current<'_, P>, cr2: u64, error: u32) {
     let is_user = cur.vcpu.user_mode.load(Ordering::Relaxed);
     let error = if is_user { error | FAULT_USER } else { error & !FAULT_USER };
@@ -179,14 +186,14 @@ fn single_step<P: Platform>(cur: &mut Current<'_, P>) {
 
 /// Delivers the event upcall, which masks further ones. Only when one is due, so that none is masked.
 pub fn deliver_event<P: Platform>(cur: &mut Current<'_, P>) {
-    let handler = handler(cur, |cpu| Callback { masks_events: true, ..cpu.event });
-    call(cur, 0, handler);
+    call(cur, true, |vcpu| Callback { masks_events: true, ..vcpu.entries.event.get() });
 }
 
 /// Delivers an NMI that waits for the vCPU, when the vCPU begins to run. The upcall mask does not hold an NMI back; a guest
 /// without a handler for NMIs gets none.
 pub fn deliver_nmi<P: Platform>(cur: &mut Current<'_, P>) {
-    if cur.vcpu.nmi_pending.swap(false, Ordering::AcqRel) && trap_handler(cur, TrapVector::NMI).0.address != 0
+    if cur.vcpu.nmi_pending.swap(false, Ordering::AcqRel)
+        && trap_handler(cur.vcpu, TrapVector::NMI).address != 0
     {
         deliver_plain(cur, TrapVector::NMI);
     }
@@ -194,11 +201,13 @@ pub fn deliver_nmi<P: Platform>(cur: &mut Current<'_, P>) {
 
 /// Delivers the failsafe callback: a selector could not be loaded on the way back. `selectors`: ds, es, fs, gs.
 pub fn deliver_failsafe<P: Platform>(cur: &mut Current<'_, P>, selectors: [u16; 4]) {
-    let handler = handler(cur, |cpu| cpu.failsafe);
     let [ds, es, fs, gs] = selectors.map(u64::from);
-    deliver(cur, upcall_mask(cur), handler, |[rcx, r11], [a, b, c, d, e]| {
-        [rcx, r11, ds, es, fs, gs, a, b, c, d, e]
-    });
+    deliver(
+        cur,
+        false,
+        |vcpu| vcpu.entries.failsafe.get(),
+        |[rcx, r11], [a, b, c, d, e]| [rcx, r11, ds, es, fs, gs, a, b, c, d, e],
+    );
 }
 
 /// The last thing before a return to the guest: an event upcall that is due is delivered.

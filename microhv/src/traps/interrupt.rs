@@ -5,8 +5,8 @@ use core::sync::atomic::Ordering;
 use ring_abi::types::GuestVa;
 
 use super::TrapVector;
-use super::bounce::{call, deliver_exception, handler, upcall_mask};
-use crate::domain::{Callback, Current, GuestCpu};
+use super::bounce::{call, deliver_exception};
+use crate::domain::{CallbackCell, Current, EntryPoints};
 use crate::platform::Platform;
 
 /// Bytes of `syscall` and of `int n`.
@@ -20,30 +20,30 @@ const INT1: u8 = 0xf1;
 #[inline(always)]
 fn call_or<P: Platform>(
     cur: &mut Current<'_, P>,
-    pick: impl FnOnce(&GuestCpu) -> Callback,
+    pick: impl FnOnce(&EntryPoints) -> &CallbackCell,
     without: impl FnOnce(&mut Current<'_, P>),
 ) {
-    let handler = handler(cur, pick);
-    if handler.0.address == 0 {
+    let handler = pick(&cur.vcpu.entries).get();
+    if handler.address == 0 {
         return without(cur);
     }
-    call(cur, upcall_mask(cur), handler);
+    call(cur, false, |_| handler);
 }
 
 /// `syscall` from 64-bit user mode. Without a callback: #UD at the instruction.
 pub fn syscall<P: Platform>(cur: &mut Current<'_, P>) {
-    call_or(cur, |cpu| cpu.syscall, undefined);
+    call_or(cur, |entries| &entries.syscall, undefined);
 }
 
 /// `syscall` from 32-bit user mode.
 pub fn syscall32<P: Platform>(cur: &mut Current<'_, P>) {
-    call_or(cur, |cpu| cpu.syscall32, undefined);
+    call_or(cur, |entries| &entries.syscall32, undefined);
 }
 
 /// `sysenter`, which leaves no trace of rip and rsp, and clears IF. Without a callback: #GP(0).
 pub fn sysenter<P: Platform>(cur: &mut Current<'_, P>) {
     cur.regs.rflags = cur.regs.rflags & !super::flags::NT | super::flags::IF;
-    call_or(cur, |cpu| cpu.sysenter, |cur| deliver_exception(cur, TrapVector::PROTECTION, Some(0)));
+    call_or(cur, |entries| &entries.sysenter, |cur| deliver_exception(cur, TrapVector::PROTECTION, Some(0)));
 }
 
 fn undefined<P: Platform>(cur: &mut Current<'_, P>) {
@@ -59,7 +59,7 @@ const fn idt_error(vector: TrapVector) -> u32 {
 /// `int 0x80`, which arrives by its own gate.
 pub fn int80<P: Platform>(cur: &mut Current<'_, P>) {
     const VECTOR: TrapVector = TrapVector(0x80);
-    if cur.vcpu.cpu.lock().traps[0x80].address == 0 {
+    if cur.vcpu.entries.traps[0x80].address() == 0 {
         cur.regs.rip = cur.regs.rip.wrapping_sub(INSTRUCTION_BYTES);
         return deliver_exception(cur, TrapVector::PROTECTION, Some(idt_error(VECTOR)));
     }
@@ -94,7 +94,7 @@ pub fn software_interrupt<P: Platform>(cur: &mut Current<'_, P>, error: u32) -> 
     }
     let Some([INT, vector]) = instruction(cur) else { return false };
     let vector = TrapVector(vector);
-    let gate = cur.vcpu.cpu.lock().traps[usize::from(vector.0)];
+    let gate = cur.vcpu.entries.traps[usize::from(vector.0)].get();
     let ring = if cur.vcpu.user_mode.load(Ordering::Relaxed) { 3 } else { 1 };
     if gate.address == 0 || gate.dpl < ring {
         deliver_exception(cur, TrapVector::PROTECTION, Some(idt_error(vector)));

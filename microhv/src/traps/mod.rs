@@ -30,7 +30,7 @@ pub use mode::{leave_user_mode, loaded_l4};
 
 /// In `CpuUserRegs::entry_vector`: SYSRET may return to the guest. The code that stores this value made sure that rcx and
 /// r11 need not be kept, and that cs and ss are the flat selectors, which SYSRET loads.
-pub const ENTRY_SYSCALL: u32 = 0x100;
+pub const ENTRY_SYSCALL: u32 = u32::MAX;
 
 /// An entry of the guest's trap table: an exception, or the interrupt of an `int` instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -31,18 +31,18 @@ impl Scene {
         let shared = machine.shared(Mfn::new(1));
         let domain = Domain::new(DomId::new(1), DomainConfig::default(), Mfn::new(1), shared);
         {
-            let mut cpu = domain.vcpus[0].cpu.lock();
+            let entries = &domain.vcpus[0].entries;
             for vector in [3, 6, 7, 13, 14, 0x21, 0x80] {
-                cpu.traps[vector] = TrapGate {
+                entries.traps[vector].set(TrapGate {
                     address: HANDLER + vector as u64,
                     cs: 0xe033,
                     dpl: 3,
                     masks_events: vector == 14,
-                };
+                });
             }
-            cpu.event = Callback { address: HANDLER + 0x1000, masks_events: false };
-            cpu.syscall = Callback { address: HANDLER + 0x2000, masks_events: false };
-            cpu.failsafe = Callback { address: HANDLER + 0x3000, masks_events: true };
+            entries.event.set(Callback { address: HANDLER + 0x1000, masks_events: false });
+            entries.syscall.set(Callback { address: HANDLER + 0x2000, masks_events: false });
+            entries.failsafe.set(Callback { address: HANDLER + 0x3000, masks_events: true });
         }
         domain.vcpus[0].kernel_stack.set(0xe02b, KERNEL_STACK + 8);
         let regs = CpuUserRegs {
@@ -115,8 +115,8 @@ fn nmi_comes_once_and_past_masked_events() {
     scene.domain.vcpus[0].nmi_pending.store(true, Ordering::Relaxed);
     scene.act(deliver_nmi);
     assert_eq!(scene.regs, before, "no handler");
-    scene.domain.vcpus[0].cpu.lock().traps[2] =
-        TrapGate { address: HANDLER + 2, cs: 0xe033, dpl: 0, masks_events: false };
+    let gate = TrapGate { address: HANDLER + 2, cs: 0xe033, dpl: 0, masks_events: false };
+    scene.domain.vcpus[0].entries.traps[2].set(gate);
     scene.domain.vcpus[0].nmi_pending.store(true, Ordering::Relaxed);
     scene.act(deliver_nmi);
     assert_eq!((scene.regs.rip, scene.mask()), (HANDLER + 2, 1));
@@ -129,7 +129,7 @@ fn nmi_comes_once_and_past_masked_events() {
 #[test]
 fn what_is_executed_for_a_guest_that_steps_traps_behind_it() {
     let mut scene = Scene::new();
-    scene.domain.vcpus[0].cpu.lock().traps[1].address = HANDLER + 1;
+    scene.domain.vcpus[0].entries.traps[1].set(TrapGate { address: HANDLER + 1, ..TrapGate::default() });
     // ud2, "xen", cpuid, nop
     scene.put_frame(0x1000, &[u64::from_le_bytes([0x0f, 0x0b, b'x', b'e', b'n', 0x0f, 0xa2, 0x90])]);
     scene.regs.rflags &= !flags::TF;
@@ -149,7 +149,7 @@ fn what_is_executed_for_a_guest_that_steps_traps_behind_it() {
 #[test]
 fn int1_is_a_debug_exception_behind_it() {
     let mut scene = Scene::new();
-    scene.domain.vcpus[0].cpu.lock().traps[1].address = HANDLER + 1;
+    scene.domain.vcpus[0].entries.traps[1].set(TrapGate { address: HANDLER + 1, ..TrapGate::default() });
     scene.put_frame(0x1000, &[0xf1]);
     assert!(scene.act(int1));
     assert_eq!(scene.regs.rip, HANDLER + 1);
@@ -218,7 +218,7 @@ fn syscall_and_its_absence() {
     assert_eq!(scene.regs.rip, HANDLER + 0x2000);
     let mut scene = Scene::new();
     scene.user();
-    scene.domain.vcpus[0].cpu.lock().syscall.address = 0;
+    scene.domain.vcpus[0].entries.syscall.set(Callback::default());
     scene.act(syscall);
     assert_eq!(scene.regs.rip, HANDLER + 6);
     assert_eq!(scene.words(KERNEL_STACK - 7 * 8, 3)[2], 0xffe, "#UD at the instruction");
@@ -227,7 +227,7 @@ fn syscall_and_its_absence() {
 #[test]
 fn sysenter_leaves_interrupts_on() {
     let mut scene = Scene::new();
-    scene.domain.vcpus[0].cpu.lock().sysenter = Callback { address: HANDLER + 0x4000, masks_events: true };
+    scene.domain.vcpus[0].entries.sysenter.set(Callback { address: HANDLER + 0x4000, masks_events: true });
     scene.user();
     scene.regs.rflags = flags::NT | 2; // the instruction has cleared IF
     scene.act(sysenter);
@@ -248,7 +248,8 @@ fn int_n_by_the_trap_table() {
     for (dpl, user, delivered) in [(3, true, true), (2, true, false), (1, false, true), (0, false, false)] {
         let mut scene = Scene::new();
         scene.hv.platform.write_bytes(Maddr::new(0x1000), &[0xcd, 0x21]);
-        scene.domain.vcpus[0].cpu.lock().traps[0x21].dpl = dpl;
+        let gate = &scene.domain.vcpus[0].entries.traps[0x21];
+        gate.set(TrapGate { dpl, ..gate.get() });
         if user {
             scene.user();
         }
@@ -276,7 +277,7 @@ fn int80_goes_direct() {
     scene.act(int80);
     assert_eq!(scene.regs.rip, HANDLER + 0x80);
     let mut scene = Scene::new();
-    scene.domain.vcpus[0].cpu.lock().traps[0x80].address = 0;
+    scene.domain.vcpus[0].entries.traps[0x80].set(TrapGate { address: 0, ..TrapGate::default() });
     scene.act(int80);
     assert_eq!(scene.regs.rip, HANDLER + 13);
     assert_eq!(scene.words((STACK & !15) - 64, 4)[2..], [0x402, 0xffe]);

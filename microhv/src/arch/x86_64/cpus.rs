@@ -13,7 +13,7 @@ use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 
 use super::machine::{Hv, hypervisor};
 use super::paging::{self, StartTables};
-use super::percpu::{self, AREA_BYTES, Area, this_cpu};
+use super::percpu::{self, AREA_BYTES, Area, LOCAL_OFFSET, this_cpu};
 use super::{apic, cpu, fpu, leave, machine_check, roots, speculation, time, tsc};
 
 /// How long a CPU may take until it says that it is up. An emulator on a busy host lets a CPU wait for hundreds of milliseconds,
@@ -134,7 +134,7 @@ fn start_one(hv: &Hv, cpu: CpuId, apic_id: u32, page: u64) -> Result<(), &'stati
     unsafe { Area::begin(area) };
     // What was made so far stays: the CPU is left out for good.
     roots::prepare(cpu).ok_or("gets no memory for page tables")?;
-    start_stack.store(Area::stack_top(area), Ordering::Release);
+    start_stack.store(area.as_ptr() as u64 + LOCAL_OFFSET as u64, Ordering::Release);
     tsc::await_cpu();
     let is_up = || {
         tsc::meet_if_here(cpu);

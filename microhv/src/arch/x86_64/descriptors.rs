@@ -79,8 +79,8 @@ pub(crate) fn fill_gdt() {
     GDT_PAGE.set(0xe030, 0x00af_fb00_0000_ffff); // FLAT_USER_CS64 (0xe033)
 }
 
-/// Fills the TSS of a CPU and its descriptor, and loads the GDT with the segment registers. The stacks are the main one, and
-/// those for NMI, machine check, double fault and debug exceptions.
+/// Fills the TSS of a CPU and its descriptor, and loads the GDT with the segment registers. The stacks are that for interruptions of
+/// ring 3, and those for NMI, machine check, double fault and debug exceptions.
 ///
 /// # Safety
 /// At the CPU's start, on `cpu` itself, after [`fill_gdt`].
@@ -169,11 +169,16 @@ pub(crate) unsafe fn fill_idt() {
     }
 }
 
-/// Loads the IDT and the SYSCALL and SYSENTER entries of `cpu`. Without a stack for it there is no SYSENTER.
+/// Whether the CPU knows SYSENTER.
+fn has_sysenter() -> bool {
+    cpu::cpuid(1, 0).edx & 1 << 11 != 0
+}
+
+/// Loads the IDT and the SYSCALL and SYSENTER entries of `cpu`, whose stack for interruptions of ring 3 is SYSENTER's too.
 ///
 /// # Safety
 /// On `cpu` itself, after [`fill_idt`] and [`load_segments`].
-pub(crate) unsafe fn load_entries(cpu: CpuId, sysenter_stack: Option<u64>) {
+pub(crate) unsafe fn load_entries(cpu: CpuId, stack: u64) {
     // CF, TF, IF, DF, IOPL, NT, RF, AC are cleared by SYSCALL.
     const FMASK: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 16 | 1 << 18;
     let entry_of =
@@ -185,7 +190,7 @@ pub(crate) unsafe fn load_entries(cpu: CpuId, sysenter_stack: Option<u64>) {
         cpu::write_msr(msr::LSTAR, entry_of(syscall_entry_00));
         cpu::write_msr(msr::CSTAR, entry_of(syscall32_entry_00));
         cpu::write_msr(msr::FMASK, FMASK);
-        if let Some(stack) = sysenter_stack {
+        if has_sysenter() {
             cpu::write_msr(msr::SYSENTER_CS, u64::from(HYPERVISOR_CS));
             cpu::write_msr(msr::SYSENTER_ESP, stack);
             cpu::write_msr(msr::SYSENTER_EIP, sysenter_entry as *const () as u64);
@@ -193,21 +198,18 @@ pub(crate) unsafe fn load_entries(cpu: CpuId, sysenter_stack: Option<u64>) {
     }
 }
 
-/// Loads another task state of `cpu`, and the entries that load the hypervisor's page tables first.
+/// Loads the entries of `cpu` that load the hypervisor's page tables first.
 ///
 /// # Safety
-/// On `cpu` itself, after [`load_entries`]; `tss` is filled, and stays.
-pub(crate) unsafe fn load_own_entries(cpu: CpuId, tss: *const TaskStateSegment, sysenter_stack: Option<u64>) {
-    GDT_PAGE.set_system(tss_selector(cpu), tss as u64, size_of::<TaskStateSegment>() as u32 - 1, 0x89);
+/// On `cpu` itself, after [`load_entries`]; the tables for guests are made.
+pub(crate) unsafe fn load_own_entries(cpu: CpuId) {
     let entry_of =
         |first: unsafe extern "C" fn()| first as *const () as u64 - CPU_STUB_BYTES * cpu.index() as u64;
-    // SAFETY: the selector names the descriptor just set; the entries exist for the whole run.
+    // SAFETY: the entries exist for the whole run.
     unsafe {
-        load_tss(SegmentSelector(tss_selector(cpu)));
         cpu::write_msr(msr::LSTAR, entry_of(own_syscall_entry_00));
         cpu::write_msr(msr::CSTAR, entry_of(own_syscall32_entry_00));
-        if let Some(stack) = sysenter_stack {
-            cpu::write_msr(msr::SYSENTER_ESP, stack);
+        if has_sysenter() {
             cpu::write_msr(msr::SYSENTER_EIP, own_sysenter_entry as *const () as u64);
         }
     }

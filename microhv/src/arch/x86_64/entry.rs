@@ -7,13 +7,12 @@ use microhv::emul::{self, Emulated, table_writes};
 use microhv::hypercall;
 use microhv::platform::{SOFTIRQ_TIMER, Vector};
 use microhv::sync;
-use microhv::traps::{self, ENTRY_SYSCALL, TrapVector};
+use microhv::traps::{self, TrapVector};
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::hypercall::__HYPERVISOR_IRET;
 use x86_64::registers::control::Cr2;
 use x86_64::registers::debug::Dr6;
 
-use super::leave::{Exit, leave, leave_afresh};
 use super::machine::{Cur, hypervisor};
 use super::percpu::{self, Local};
 use super::{apic, cpu, guest_access, machine_check, panic, serial, speculation, switch, time, windows};
@@ -21,59 +20,50 @@ use super::{apic, cpu, guest_access, machine_check, panic, serial, speculation, 
 /// The debug status register with nothing to say.
 const DR6_CLEAR: u64 = 0xffff_0ff0;
 
-unsafe extern "C" {
-    fn guest_iret();
-    fn guest_iret_cleared();
-    fn own_guest_iret();
-}
-
 /// SYSCALL from 64-bit ring 3: a hypercall of the guest's kernel, or a system call for that kernel.
 ///
-/// Each system call of a guest's user takes two of these. Both have functions of their own, entered by a jump, so that no
-/// hypercall pays for the registers that those save.
+/// Each way has a function of its own, entered by a jump, so that none pays for the registers that another saves.
 #[unsafe(no_mangle)]
-extern "C" fn syscall_from_guest() -> Exit {
+extern "C" fn syscall_from_guest() {
     let local = percpu::local();
     // SAFETY: a guest was just interrupted.
-    let (_, vcpu) = unsafe { local.current_unchecked() };
+    let (domain, vcpu) = unsafe { local.current_unchecked() };
     if vcpu.user_mode.load(Ordering::Relaxed) {
         return user_syscall(local);
     }
-    // SAFETY: this CPU runs the vCPU; nobody else writes its frame.
-    if unsafe { (*vcpu.regs_ptr()).rax } == u64::from(__HYPERVISOR_IRET) {
+    // SAFETY: this CPU's frame, which nobody else uses.
+    let regs = unsafe { &mut *local.frame() };
+    if regs.rax == u64::from(__HYPERVISOR_IRET) {
         return iret(local);
     }
-    local.with_current(|cur| {
-        cur.regs.entry_vector = ENTRY_SYSCALL;
-        hypercall::dispatch(cur);
-    });
-    leave(local)
+    if !hypercall::at_once(domain, vcpu, regs) {
+        hypercall(local);
+    }
 }
 
 #[inline(never)]
-fn user_syscall(local: &'static Local) -> Exit {
-    local.with_current(|cur| {
-        cur.regs.entry_vector = ENTRY_SYSCALL;
-        traps::syscall(cur);
-    });
-    leave(local)
+extern "C" fn hypercall(local: &'static Local) {
+    local.with_current(hypercall::dispatch);
 }
 
 #[inline(never)]
-fn iret(local: &'static Local) -> Exit {
+extern "C" fn user_syscall(local: &'static Local) {
+    local.with_current(traps::syscall);
+}
+
+#[inline(never)]
+extern "C" fn iret(local: &'static Local) {
     local.with_current(|cur| {
         cur.vcpu.history.record(__HYPERVISOR_IRET);
         traps::iret(cur);
     });
-    leave(local)
 }
 
 /// SYSCALL from 32-bit code, and SYSENTER, whose frame has 3 for cs.
 #[unsafe(no_mangle)]
-extern "C" fn compat_syscall_from_guest() -> Exit {
+extern "C" fn compat_syscall_from_guest() {
     let local = percpu::local();
     local.with_current(|cur| if cur.regs.cs == 3 { traps::sysenter(cur) } else { traps::syscall32(cur) });
-    leave(local)
 }
 
 /// #UD.
@@ -85,51 +75,84 @@ const SPECIAL: u32 = 1 << 1 | 1 << 6 | 1 << 7 | 1 << 13 | 1 << 14 | 1 << 18;
 /// Exceptions with an error code that are just bounced: #TS, #NP, #SS, #AC.
 const WITH_ERROR: u32 = 1 << 10 | 1 << 11 | 1 << 12 | 1 << 17;
 
+/// Present, user, reserved bit of a #PF: with any of these set, the access was no load of a descriptor whose page is absent.
+const NO_DESCRIPTOR: u32 = 1 | 4 | 8;
+
 /// An exception or interrupt while a guest ran.
 #[unsafe(no_mangle)]
-extern "C" fn trap_from_guest() -> Exit {
+extern "C" fn trap_from_guest() {
     let local = percpu::local();
-    local.with_current(|cur| {
-        let vector = cur.regs.entry_vector;
-        if vector < 32 && (SPECIAL | WITH_ERROR) >> vector & 1 == 0 {
-            traps::deliver_plain(cur, TrapVector(vector as u8));
-        } else if vector == UNDEFINED {
-            undefined(cur);
-        } else if vector == PAGE_FAULT {
-            page_fault(cur);
-        } else {
-            special_trap(cur, vector);
-        }
-    });
-    leave(local)
+    // SAFETY: this CPU's frame, which nobody else uses.
+    let vector = unsafe { (*local.frame()).entry_vector };
+    if vector == PAGE_FAULT {
+        page_fault(local)
+    } else if vector == UNDEFINED {
+        undefined(local)
+    } else if vector < 32 && (SPECIAL | WITH_ERROR) >> vector & 1 == 0 {
+        plain_trap(local)
+    } else {
+        special_trap(local)
+    }
+}
+
+/// An exception that is just bounced, and has no error code.
+#[inline(never)]
+extern "C" fn plain_trap(local: &'static Local) {
+    local.with_current(|cur| traps::deliver_plain(cur, TrapVector(cur.regs.entry_vector as u8)));
 }
 
 /// #UD: kernels often ask for CPUID by an undefined instruction.
 #[inline(never)]
-fn undefined(cur: &mut Cur<'_>) {
-    if !emul::forced_cpuid(cur) && !emulate(cur, TrapVector::UNDEFINED) && !traps::int1(cur) {
+extern "C" fn undefined(local: &'static Local) {
+    local.with_current(|cur| {
+        if !emul::forced_cpuid(cur) {
+            other_undefined(cur);
+        }
+    });
+}
+
+#[inline(never)]
+fn other_undefined(cur: &mut Cur<'_>) {
+    if !emulate(cur, TrapVector::UNDEFINED) && !traps::int1(cur) {
         traps::deliver_exception(cur, TrapVector::UNDEFINED, None);
     }
 }
 
-/// #PF: the most frequent of all.
+/// #PF: the most frequent of all, and mostly the guest's kernel's to see.
 #[inline(never)]
-fn page_fault(cur: &mut Cur<'_>) {
-    /// Present, user, reserved bit: with any of these set, the access was no load of a descriptor whose page is absent.
-    const NO_DESCRIPTOR: u32 = 1 | 4 | 8;
-    let (cr2, error) = (Cr2::read_raw(), cur.regs.error_code);
-    if error & NO_DESCRIPTOR == 0
-        && let Some(offset) = windows::ldt_offset(&cur.vcpu.window, cr2)
-    {
-        ldt_fault(cur, offset, error);
-    } else if !table_writes::emulate(cur, cr2, error) {
-        traps::page_fault(cur, cr2, error);
-    }
+extern "C" fn page_fault(local: &'static Local) {
+    local.with_current(|cur| {
+        let (cr2, error) = (Cr2::read_raw(), cur.regs.error_code);
+        if error & NO_DESCRIPTOR == 0 || table_writes::may_be(cur, cr2, error) {
+            other_page_fault(local, cr2, error);
+        } else {
+            traps::page_fault(cur, cr2, error);
+        }
+    });
+}
+
+/// #PF of a guest that may be by its LDT, or by a write to a page table.
+#[inline(never)]
+extern "C" fn other_page_fault(local: &'static Local, cr2: u64, error: u32) {
+    local.with_current(|cur| {
+        if error & NO_DESCRIPTOR == 0
+            && let Some(offset) = windows::ldt_offset(&cur.vcpu.window, cr2)
+        {
+            ldt_fault(cur, offset, error);
+        } else if !table_writes::emulate(cur, cr2, error) {
+            traps::page_fault(cur, cr2, error);
+        }
+    });
 }
 
 #[inline(never)]
-fn special_trap(cur: &mut Cur<'_>, vector: u32) {
-    let error = cur.regs.error_code;
+extern "C" fn special_trap(local: &'static Local) {
+    local.with_current(special_trap_of);
+}
+
+#[inline(never)]
+fn special_trap_of(cur: &mut Cur<'_>) {
+    let (vector, error) = (cur.regs.entry_vector, cur.regs.error_code);
     match vector {
         1 => {
             let status = Dr6::read_raw();
@@ -187,22 +210,8 @@ extern "C" fn trap_from_hypervisor(regs: &mut CpuUserRegs) {
     if regs.entry_vector >= 32 {
         return interrupt(regs.entry_vector as u8);
     }
-    let is_refused = is_guest_iret(regs.rip);
-    if is_refused {
-        speculation::entered_by_refused_iret();
-    }
-    match regs.entry_vector {
-        PAGE_FAULT if ldt_page_brought_in(Cr2::read_raw()) => {
-            if is_refused {
-                // The frame of the vCPU is whole; the IRET may have begun on other tables, and on another stack.
-                percpu::on_empty_stack(leave_afresh)
-            }
-            return;
-        }
-        _ => {}
-    }
-    if is_refused {
-        refused_iret(regs.entry_vector, regs.error_code);
+    if regs.entry_vector == PAGE_FAULT && ldt_page_brought_in(Cr2::read_raw()) {
+        return;
     }
     match guest_access::fix_up(regs.rip) {
         Some(to) => regs.rip = to,
@@ -210,22 +219,20 @@ extern "C" fn trap_from_hypervisor(regs: &mut CpuUserRegs) {
     }
 }
 
-/// Whether the instruction at `rip` is an IRET to a guest.
-fn is_guest_iret(rip: u64) -> bool {
-    [guest_iret as *const (), guest_iret_cleared as *const (), own_guest_iret as *const ()]
-        .contains(&(rip as *const ()))
-}
-
-/// The IRET to the guest faulted: the guest's registers cannot be as the frame says. The guest's kernel gets the
-/// exception, as if the instruction after the return had raised the fault. The vCPU's frame is untouched.
-fn refused_iret(vector: u32, error: u32) -> ! {
+/// The IRET to the guest faulted: the guest's registers cannot be as the frame says, which is untouched. The guest's kernel gets the
+/// exception, as if the instruction after the return had raised the fault.
+#[unsafe(no_mangle)]
+extern "C" fn refused_iret(vector: u32, error: u32) {
+    speculation::entered_by_refused_iret();
     let local = percpu::local();
-    local.with_current(|cur| {
-        cur.regs.entry_vector = vector;
-        cur.regs.error_code = error;
-        traps::deliver_exception(cur, TrapVector(vector as u8), matches!(vector, 10..=14).then_some(error));
-    });
-    percpu::on_empty_stack(leave_afresh)
+    if vector != PAGE_FAULT || !ldt_page_brought_in(Cr2::read_raw()) {
+        local.with_current(|cur| {
+            cur.regs.entry_vector = vector;
+            cur.regs.error_code = error;
+            let error = matches!(vector, 10..=14).then_some(error);
+            traps::deliver_exception(cur, TrapVector(vector as u8), error);
+        });
+    }
 }
 
 /// NMI, double fault, and machine checks and debug exceptions in ring 0.

@@ -1,6 +1,19 @@
 /* What a CPU may need behind an entry from a guest, and ahead of a return to one. speculation.rs has the entries and exits lead
    here. */
     .section .text.entry, "ax", @progbits
+/* What an entry calls in the place of a function in Rust where a CPU needs it: clears all registers first, so that the hypervisor
+   executes nothing ahead with a guest's values in them; from guarded_..., calls guard_entry before. In: the registers are saved. */
+    .irp from, syscall, compat_syscall, trap
+    .balign 16
+    function guarded_\from
+    call guard_entry
+    function cleared_\from
+    .irp register, eax, ebx, ecx, edx, esi, edi, r8d, r9d, r10d, r11d, r12d, r13d, r14d, r15d
+    xor \register, \register
+    .endr
+    jmp \from\()_from_guest
+    .endr
+
 /* Called by an entry. In: all registers are saved. Changes rax, rcx, rdx. */
     .balign 16
     function guard_entry
@@ -89,26 +102,27 @@
     wrmsr
     ret
 
-/* The beginnings of leave_by_sysret and leave_by_iret on CPUs that need anything there. */
+/* The beginnings of returns to guests on CPUs that need anything there. In and out: rcx = rip. */
+    .irp way, sysret, iret
     .balign 16
-    function guarded_sysret
+    function guarded_\way
     call guard_exit
-    mov r15, [rax]
-    mov r14, [rax + 8]
-    jmp leave_by_sysret_rest
+    mov rcx, [rsp + {frame_from_stack} + {regs_rip}]
+    mov r15, [rsp + {frame_from_stack}]
+    jmp leave_by_\way\()_rest
     .balign 16
-    function guarded_iret
+    function own_guarded_\way
     call guard_exit
-    push [rax + {regs_ss}]
-    jmp leave_by_iret_rest
+    mov rcx, [rsp + {frame_from_stack} + {regs_rip}]
+    mov rdx, [rsp + {own_exit}]
+    jmp own_leave_by_\way\()_rest
+    .endr
 
-/* In and out: rax = the frame of the vCPU to run. Changes rcx, rdx, rdi. */
+/* The registers are the caller's to change. */
     .balign 16
     function guard_exit
-    mov rdi, rax
     place guard_divider
     place guard_exit_control
-    mov rax, rdi
     ret
 
 /* Leaves a result in the divider that tells nothing. */
@@ -119,7 +133,7 @@
     div ecx
     ret
 
-/* The ends of leave_by_sysret and leave_by_iret, once buffers of the CPU are cleared, whose entries the guest could sample. */
+/* The ends of returns to guests, once buffers of the CPU are cleared, whose entries the guest could sample. */
     .balign 16
     function verw_sysret
     verw word ptr [rip + verw_selector]

@@ -1,33 +1,29 @@
-/* The way back to a guest by IRET.
-   In: rax = the frame of the vCPU to run; rsp = the CPU's own stack.
-   The five words that IRET takes are copied to our stack first, so that a fault of the
-   IRET itself (a selector that the guest spoiled) finds the vCPU's frame whole: the handler
-   sees rip = guest_iret or guest_iret_cleared, and gives the guest's kernel the exception. */
+/* The way back to a guest by IRET. In: rsp = top of the CPU's own stack.
+   IRET takes its words from the frame. A fault of the IRET itself (a selector that the guest spoiled) is pushed over registers in
+   the frame, which are loaded by then, and saved by trap_common: iret_refused (trap.S) puts them back. */
     .section .text.entry, "ax", @progbits
+    .macro leave_by_iret own
     .balign 16
-    function leave_by_iret
-    push [rax + {regs_ss}]
-    .globl leave_by_iret_rest
-leave_by_iret_rest:
-    push [rax + {regs_rsp}]
-    push [rax + {regs_rflags}]
-    push [rax + {regs_cs}]
-    push [rax + {regs_rip}]
-    load_registers all=1
-    mov rax, [rax + 80]
-    .globl guest_iret
-guest_iret:
+    begin_leave \own, iret
+    mov r11, [rsp + {frame_from_stack} + 48]
+    mov rcx, [rsp + {frame_from_stack} + 88]
+    mov rax, [rsp + {frame_from_stack} + 80]
+    lea rsp, [rsp + {frame_from_stack} + {regs_rip}]
+    .globl \own\()guest_iret
+\own\()guest_iret:
     iretq
     int3                                /* with these, room for a jump to verw_iret */
     int3
     int3
+    .endm
+    leave_by_iret
+    leave_by_iret own_
 
-/* Enters the first guest, or the next one after idling: forgets the stack above.
-   In: rdi = top of the CPU's stack, rsi = frame of the vCPU to run. */
+/* Enters the first guest, or the next one after idling: forgets the stack above. In: rdi = top of the CPU's stack. */
     function enter_guest
     mov rsp, rdi
-    mov rax, rsi
-    jmp leave_by_iret
+    leave
+    jmp leave_by_sysret
 
 /* Runs a function on an emptied stack. In: rdi = top of the CPU's stack, rsi = function, which does not return.
    A retpoline: the CPU predicts the return by the call before it, and waits at 1 until the target is known. */

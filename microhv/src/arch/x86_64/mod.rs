@@ -55,7 +55,10 @@ mod windows;
 
 use core::mem::offset_of;
 
+use microhv::domain::Vcpu;
+use microhv::traps::ENTRY_SYSCALL;
 use ring_abi::guest_context::CpuUserRegs;
+use ring_abi::shared_info::{UPCALL_MASK_OFFSET, UPCALL_PENDING_OFFSET};
 
 core::arch::global_asm!(include_str!("boot.S"), include_str!("trampoline.S"), options(att_syntax));
 core::arch::global_asm!(
@@ -69,21 +72,22 @@ core::arch::global_asm!(
     hypervisor_control = sym speculation::HYPERVISOR_CONTROL,
     guest_control = sym speculation::GUEST_CONTROL,
     hypervisor_ds = const descriptors::HYPERVISOR_DS,
-    entry_scratch = const percpu::ENTRY_SCRATCH,
-    entry_full = const percpu::ENTRY_FULL,
+    frame_rsp = const percpu::FRAME + offset_of!(CpuUserRegs, rsp),
+    frame_top = const percpu::FRAME_TOP,
+    frame_from_stack = const percpu::FRAME_FROM_STACK,
+    stack_from_frame = const percpu::STACK_FROM_FRAME,
+    full_from_frame = const percpu::FULL_FROM_FRAME,
     entry_hypervisor = const percpu::ENTRY_HYPERVISOR,
-    entry_page = const percpu::ENTRY_PAGE,
-    entry_stack = const percpu::ENTRY_STACK,
-    own_copies = const percpu::OWN_COPIES,
-    own_keep = const percpu::OWN_KEEP,
-    own_tables = const percpu::OWN_TABLES,
-    stack_top = const percpu::LOCAL_OFFSET,
-    stack_to_regs_top = const percpu::STACK_TO_REGS_TOP,
-    local_regs_top = const percpu::LOCAL_REGS_TOP,
-    stack_before_regs = const switch::STACK_BEFORE_REGS,
+    own_exit = const percpu::OWN_EXIT,
+    local_pending = const percpu::PENDING,
+    local_vcpu = const percpu::VCPU,
+    vcpu_info = const offset_of!(Vcpu, info),
+    upcall_pending = const UPCALL_PENDING_OFFSET,
+    upcall_mask = const UPCALL_MASK_OFFSET,
+    entry_syscall = const ENTRY_SYSCALL as i32,
+    regs_vector = const offset_of!(CpuUserRegs, entry_vector),
     regs_rip = const offset_of!(CpuUserRegs, rip),
     regs_cs = const offset_of!(CpuUserRegs, cs),
     regs_rflags = const offset_of!(CpuUserRegs, rflags),
     regs_rsp = const offset_of!(CpuUserRegs, rsp),
-    regs_ss = const offset_of!(CpuUserRegs, ss),
 );

@@ -382,6 +382,7 @@ impl Paging for Machine {
     fn load_cr3(&self, l4: Mfn) {
         // SAFETY: a validated L4, or the hypervisor's: both hold the hypervisor's slots.
         unsafe { cpu::set_cr3(l4.maddr().raw()) };
+        percpu::local().own.copies.loaded_another();
     }
 
     #[inline]

@@ -147,7 +147,8 @@ fn print_current() {
         serial::print(format_args!(" {number}"));
     }
     report!("");
-    print_registers(&current.saved_regs());
+    // SAFETY: this CPU's frame, of integers; entry code writes the frame only while a guest runs.
+    print_registers(unsafe { &*percpu::local().frame() });
 }
 
 /// The memory of [`KEPT`].

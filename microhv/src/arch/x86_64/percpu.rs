@@ -7,7 +7,7 @@
 
 use core::arch::asm;
 use core::cell::UnsafeCell;
-use core::mem::{MaybeUninit, offset_of, size_of};
+use core::mem::{offset_of, size_of};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
@@ -18,8 +18,7 @@ use microhv::domain::{Domain, Vcpu, VcpuRef};
 use microhv::platform::{CpuId, CpuSet, MAX_CPUS};
 use microhv::sync::{FlushOrders, FlushState};
 
-use x86_64::VirtAddr;
-use x86_64::structures::tss::TaskStateSegment;
+use ring_abi::guest_context::CpuUserRegs;
 
 use super::descriptors;
 use super::entry_page::{EntryPage, OwnTables};
@@ -37,8 +36,6 @@ const STACK_BYTES: usize = AREA_BYTES - IST_STACKS * IST_BYTES - 2 * 4096 - size
 /// A CPU's own data.
 #[repr(C, align(64))]
 pub(crate) struct Local {
-    /// One past the frame of the running vCPU that entry code fills: `Vcpu::entry_stack`.
-    pub(crate) regs_top: AtomicU64,
     /// The scheduler's word of work that waits on this CPU.
     pending: AtomicPtr<AtomicU32>,
     /// The vCPU that runs; null while idle. What `loaded` refers to, found with one load.
@@ -60,61 +57,61 @@ pub(crate) struct Local {
     pub(crate) interrupt_waits: AtomicBool,
     /// This CPU has ended a piece for CPUs that wait for locks, and has not given way to them yet.
     pub(crate) gives_way: AtomicBool,
-    /// Task state: the stacks that the CPU switches to. Zeros, which cost no room in the file, until `load_segments`.
-    pub(crate) tss: UnsafeCell<MaybeUninit<TaskStateSegment>>,
     /// The page tables that guests run on here, where those are not the guests'.
     pub(crate) own: OwnTables,
 }
 
-/// A CPU's area: four stacks for the interruptions that nothing masks, the entry page, a guard page, the main stack, the data.
+/// A CPU's area: four stacks for the interruptions that nothing masks, a guard page, the main stack, the data, the entry page.
 #[repr(C, align(4096))]
 pub(crate) struct Area {
     ist: UnsafeCell<[[u8; IST_BYTES]; IST_STACKS]>,
-    entry: EntryPage,
     guard: UnsafeCell<[u8; 4096]>,
     stack: UnsafeCell<[u8; STACK_BYTES]>,
     local: Local,
+    entry: EntryPage,
 }
 
 const _: () = assert!(size_of::<Area>() == AREA_BYTES);
-const _: () = assert!(offset_of!(Area, guard).is_multiple_of(4096) && size_of::<EntryPage>() == 4096);
+const _: () = assert!(offset_of!(Area, guard).is_multiple_of(4096));
 const _: () = assert!(offset_of!(Area, local) % 16 == 0);
 
 /// Offset of [`Local`] in an area: also where the main stack begins.
 pub(crate) const LOCAL_OFFSET: usize = offset_of!(Area, local);
 /// Where the guard page begins in an area.
 pub(crate) const GUARD_OFFSET: usize = offset_of!(Area, guard);
-/// Offsets that entry code uses: from the area's start, and from the top of the main stack.
-pub(crate) const LOCAL_REGS_TOP: usize = LOCAL_OFFSET + offset_of!(Local, regs_top);
-/// Likewise.
-pub(crate) const STACK_TO_REGS_TOP: usize = offset_of!(Local, regs_top);
-/// Likewise.
-pub(crate) const ENTRY_SCRATCH: usize = ENTRY_PAGE + offset_of!(EntryPage, scratch);
-/// Likewise.
-pub(crate) const ENTRY_FULL: usize = ENTRY_PAGE + offset_of!(EntryPage, full);
+/// Where the entry page begins in an area: its end.
+pub(crate) const ENTRY_PAGE: usize = offset_of!(Area, entry);
+/// Where the interrupt stacks end, which begin the area.
+pub(crate) const IST_END: usize = GUARD_OFFSET;
+/// Offsets that entry code uses: in an area.
+pub(crate) const FRAME: usize = ENTRY_PAGE + offset_of!(EntryPage, frame);
+/// Likewise: where the processor's pushes begin on an interruption of ring 3.
+pub(crate) const FRAME_TOP: usize = FRAME + offset_of!(CpuUserRegs, es);
 /// Likewise.
 pub(crate) const ENTRY_HYPERVISOR: usize = ENTRY_PAGE + offset_of!(EntryPage, hypervisor);
+/// From the top of the main stack to the frame.
+pub(crate) const FRAME_FROM_STACK: usize = FRAME - LOCAL_OFFSET;
+/// From the top of the main stack.
+pub(crate) const OWN_EXIT: usize = offset_of!(Local, own.copies.exit);
 /// Likewise.
-pub(crate) const OWN_COPIES: usize = LOCAL_OFFSET + offset_of!(Local, own.copies.of);
+pub(crate) const PENDING: usize = offset_of!(Local, pending);
 /// Likewise.
-pub(crate) const OWN_TABLES: usize = LOCAL_OFFSET + offset_of!(Local, own.tables);
+pub(crate) const VCPU: usize = offset_of!(Local, vcpu);
+/// From the frame.
+pub(crate) const STACK_FROM_FRAME: usize = offset_of!(EntryPage, stack) - offset_of!(EntryPage, frame);
 /// Likewise.
-pub(crate) const OWN_KEEP: usize = LOCAL_OFFSET + offset_of!(Local, own.keep);
-/// Where the entry page begins in an area; the interrupt stacks lie before.
-pub(crate) const ENTRY_PAGE: usize = offset_of!(Area, entry);
-/// Where the entry page's stack begins: at the page's end.
-pub(crate) const ENTRY_STACK: usize = ENTRY_PAGE + 4096;
+pub(crate) const FULL_FROM_FRAME: usize = offset_of!(EntryPage, full) - offset_of!(EntryPage, frame);
 
-// SAFETY: the cells are stacks, the TSS and the current vCPU, which only their own CPU uses; the rest are atomics.
+// SAFETY: the cells are stacks, the TSS, the frame and the current vCPU, which only their own CPU uses; the rest are atomics.
 unsafe impl Sync for Area {}
 
 /// The boot CPU's area: until the final tables are loaded, at its place in the image, and then only in its row.
 static BOOT_AREA: Area = Area {
     ist: UnsafeCell::new([[0; IST_BYTES]; IST_STACKS]),
-    entry: EntryPage::new(),
     guard: UnsafeCell::new([0; 4096]),
     stack: UnsafeCell::new([0; STACK_BYTES]),
     local: Local::new(),
+    entry: EntryPage::new(),
 };
 
 unsafe extern "C" {
@@ -198,42 +195,21 @@ impl Area {
         unsafe { (&raw mut (*area.as_ptr()).local).write(Local::new()) };
     }
 
-    /// Top of the main stack.
-    pub(crate) fn stack_top(area: NonNull<Self>) -> u64 {
-        area.as_ptr() as u64 + LOCAL_OFFSET as u64
-    }
-
     /// Loads the descriptor tables and entries of `cpu`, which this runs on and whose area this is.
     ///
     /// # Safety
     /// At the CPU's start; the area is mapped, and stays.
     pub(crate) unsafe fn load_tables(area: NonNull<Self>, cpu: CpuId) {
-        let stack = Self::stack_top(area);
+        let stack = area.as_ptr() as u64 + FRAME_TOP as u64;
         // The stacks for NMI, machine check, double fault and debug exceptions begin the area.
         let ist = [1, 2, 3, 4].map(|n| area.as_ptr() as u64 + (n * IST_BYTES) as u64);
-        let has_sysenter = super::cpu::cpuid(1, 0).edx & 1 << 11 != 0;
         // SAFETY: the caller's duty; no reference to the TSS exists at the CPU's start.
         unsafe {
-            let tss = (*area.as_ptr()).local.tss.get().cast();
+            let entry = &(*area.as_ptr()).entry;
+            entry.stack.store(area.as_ptr() as u64 + LOCAL_OFFSET as u64, Ordering::Relaxed);
+            let tss = entry.tss.get().cast();
             descriptors::load_segments(cpu, tss, stack, ist);
-            descriptors::load_entries(cpu, has_sysenter.then_some(stack));
-        }
-    }
-
-    /// Has the processor push on the entry page's stack from now on, and enter by what `roots.S` has for that.
-    ///
-    /// # Safety
-    /// After [`Area::load_tables`], on `cpu`, whose area this is; the tables for guests are made.
-    pub(crate) unsafe fn load_own_entries(area: NonNull<Self>, cpu: CpuId) {
-        let stack = area.as_ptr() as u64 + ENTRY_STACK as u64;
-        let has_sysenter = super::cpu::cpuid(1, 0).edx & 1 << 11 != 0;
-        // SAFETY: the caller's duty; nobody else uses either task state.
-        unsafe {
-            let of_local: *const TaskStateSegment = (*area.as_ptr()).local.tss.get().cast();
-            let tss: *mut TaskStateSegment = (*area.as_ptr()).entry.tss.get().cast();
-            tss.write(*of_local);
-            (*tss).privilege_stack_table[0] = VirtAddr::new(stack);
-            descriptors::load_own_entries(cpu, tss, has_sysenter.then_some(stack));
+            descriptors::load_entries(cpu, stack);
         }
     }
 }
@@ -267,7 +243,6 @@ pub(crate) fn forget_copies(l4: u64) -> bool {
 impl Local {
     const fn new() -> Self {
         Self {
-            regs_top: AtomicU64::new(0),
             pending: AtomicPtr::new(core::ptr::null_mut()),
             vcpu: AtomicPtr::new(core::ptr::null_mut()),
             loaded: UnsafeCell::new(None),
@@ -278,7 +253,6 @@ impl Local {
             poll_at: AtomicU64::new(0),
             interrupt_waits: AtomicBool::new(false),
             gives_way: AtomicBool::new(false),
-            tss: UnsafeCell::new(MaybeUninit::zeroed()),
             own: OwnTables::new(),
         }
     }
@@ -332,6 +306,12 @@ impl Local {
         is_asked
     }
 
+    /// The registers of the vCPU that is loaded.
+    #[inline(always)]
+    pub(crate) fn frame(&self) -> *mut CpuUserRegs {
+        core::ptr::from_ref(self).cast_mut().wrapping_byte_add(FRAME_FROM_STACK).cast()
+    }
+
     /// Top of this CPU's main stack, which ends where its data begin.
     #[inline(always)]
     pub(crate) fn stack_top(&self) -> u64 {
@@ -376,20 +356,9 @@ impl Local {
         debug_assert!(self.is_busy());
         // SAFETY: only called where a vCPU runs.
         let (domain, vcpu) = unsafe { self.current_unchecked() };
-        // SAFETY: the frame of the vCPU that runs here is this CPU's alone, and callers do not nest.
-        let regs = unsafe { &mut *vcpu.regs_ptr() };
+        // SAFETY: the frame is this CPU's alone, and callers do not nest.
+        let regs = unsafe { &mut *self.frame() };
         act(&mut Current { hv: machine::hypervisor(), domain, vcpu, regs })
-    }
-
-    /// Sets where this CPU pushes on an interruption of ring 3.
-    ///
-    /// # Safety
-    /// `top` is 16-aligned and one past the words of a frame that lives until it is set again.
-    #[inline]
-    pub(crate) unsafe fn set_entry_stack(&self, top: u64) {
-        // SAFETY: the TSS is this CPU's, and was filled at start-up; the processor only reads it. The address is the frame's.
-        unsafe { (*self.tss.get()).assume_init_mut().privilege_stack_table[0] = VirtAddr::new_unsafe(top) };
-        self.regs_top.store(top, Ordering::Relaxed);
     }
 
     /// Makes another vCPU, or none, the one whose registers this CPU has; the former. A vCPU runs from then on.

@@ -23,11 +23,11 @@ use microhv::frames::pte::{
 use microhv::platform::CpuId;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
-use super::cpu::cpuid;
+use super::cpu::{self, cpuid};
 use super::descriptors;
 use super::entry_page::{KEEP, OwnTables};
 use super::paging::{self, TABLE, WINDOWS, hypervisor_l4, table, table_of};
-use super::percpu::{self, Area, ENTRY_STACK, HAS_OWN_TABLES, USES_CONTEXTS, this_cpu};
+use super::percpu::{self, AREA_BYTES, ENTRY_PAGE, HAS_OWN_TABLES, IST_END, USES_CONTEXTS, this_cpu};
 
 const PAGE: u64 = 4096;
 
@@ -92,7 +92,8 @@ pub(crate) fn prepare(cpu: CpuId) -> Option<()> {
         ends(&raw const __entry_text_start, &raw const __entry_text_end),
         ends(&raw const __entry_rodata_start, &raw const __entry_rodata_end),
         idt..idt + PAGE,
-        area..area + ENTRY_STACK as u64,
+        area..area + IST_END as u64,
+        area + ENTRY_PAGE as u64..area + AREA_BYTES as u64,
     ] {
         for va in range.step_by(PAGE as usize) {
             let entry = table_of(va, 1, || None)?[index(va, 1)].load(Ordering::Relaxed);
@@ -126,7 +127,7 @@ pub(crate) fn set_up() {
                 cr4.remove(Cr4Flags::PAGE_GLOBAL);
                 cr4.set(Cr4Flags::PCID, USES_CONTEXTS.load(Ordering::Relaxed));
             });
-            Area::load_own_entries(percpu::this_area(), this_cpu());
+            descriptors::load_own_entries(this_cpu());
         }
     }
 }
@@ -154,18 +155,27 @@ fn replace_window(own: &OwnTables, va: u64) {
     table(upper)[index(va, 3)].store(windows | TABLE, Ordering::Release);
 }
 
-/// Makes a copy of the level 4 table at `l4`, which this CPU has none of; what CR3 is to be.
+/// What CR3 is to be for the guest on the level 4 table that is loaded: a copy of that, which is made if this CPU has none.
 #[unsafe(no_mangle)]
-extern "C" fn renew_root(l4: u64) -> u64 {
+extern "C" fn renew_root() -> u64 {
     let own = &percpu::local().own;
-    let place = own.copies.renew(l4, |place| {
-        let (from, to) = (table(l4), table(own.tables[place % COPIES].load(Ordering::Relaxed) & FRAME));
-        for slots in [0..FIRST, LAST + 1..512] {
-            for (to, from) in to[slots.clone()].iter().zip(&from[slots]) {
-                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+    let l4 = cpu::cr3();
+    // SAFETY: this CPU's area is mapped.
+    let entry = unsafe { percpu::entry_page(this_cpu()) };
+    entry.full.store(l4 | own.keep.load(Ordering::Relaxed), Ordering::Relaxed);
+    let known = own.copies.find(l4);
+    let place = known.unwrap_or_else(|| {
+        own.copies.renew(l4, |place| {
+            let (from, to) = (table(l4), table(own.tables[place % COPIES].load(Ordering::Relaxed) & FRAME));
+            for slots in [0..FIRST, LAST + 1..512] {
+                for (to, from) in to[slots.clone()].iter().zip(&from[slots]) {
+                    to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
             }
-        }
+        })
     });
-    // What the TLB has of the copy that was here is flushed.
-    own.tables[place % COPIES].load(Ordering::Relaxed) & !KEEP
+    let cr3 = own.tables[place % COPIES].load(Ordering::Relaxed);
+    own.copies.remember(l4, place, cr3);
+    // What the TLB has of a copy that was at this place is flushed.
+    if known.is_some() { cr3 } else { cr3 & !KEEP }
 }

@@ -44,10 +44,9 @@ unsafe extern "C" {
     fn cleared_syscall();
     fn cleared_compat_syscall();
     fn cleared_trap();
-    static cleared_syscall_guard: u8;
-    static cleared_compat_syscall_guard: u8;
-    static cleared_trap_guard: u8;
-    fn guard_entry();
+    fn guarded_syscall();
+    fn guarded_compat_syscall();
+    fn guarded_trap();
     static guard_predictions: u8;
     fn forget_predictions();
     static guard_return_stack: u8;
@@ -80,39 +79,44 @@ unsafe extern "C" {
     // The same of page tables for guests.
     fn trap_common();
     fn own_trap();
+    static own_call_syscall: u8;
+    static own_call_compat_syscall: u8;
+    static own_call_trap: u8;
     fn ist_common();
     fn own_ist();
-    static debug_stub_from_guest: u8;
-    static machine_check_stub_from_guest: u8;
     static own_ist_guard: u8;
     static own_ist_end: u8;
     static own_return_by_ist: u8;
-    static own_sysret_guard: u8;
-    static own_iret_guard: u8;
-    fn guard_exit();
-    fn own_debug();
-    fn own_sysret();
+    static refused_tables: u8;
+    fn own_refused();
+    fn own_leave_by_sysret();
+    fn own_leave_by_iret();
+    fn own_guarded_sysret();
+    fn own_guarded_iret();
     static own_return_by_sysret: u8;
-    fn own_iret();
     fn own_guest_iret();
 }
 
 /// Does what was chosen, on the boot CPU: before other CPUs start, and before guests and interrupts.
 pub(crate) fn apply(measures: &Measures) {
     if measures.clear_registers {
-        patch(&raw const call_syscall, CALL, cleared_syscall);
-        patch(&raw const call_compat_syscall, CALL, cleared_compat_syscall);
-        patch(&raw const call_trap, CALL, cleared_trap);
-        patch(&raw const call_ist_guard, CALL, guard_ist);
-        patch(&raw const own_ist_guard, CALL, guard_ist);
-    }
-    if measures.guards_entry() {
-        for place in [
-            &raw const cleared_syscall_guard,
-            &raw const cleared_compat_syscall_guard,
-            &raw const cleared_trap_guard,
+        let (guarded, is_guarded) = (
+            [guarded_syscall, guarded_compat_syscall, guarded_trap] as [unsafe extern "C" fn(); 3],
+            measures.guards_entry(),
+        );
+        let [syscall, compat_syscall, trap] =
+            if is_guarded { guarded } else { [cleared_syscall, cleared_compat_syscall, cleared_trap] };
+        for (place, target) in [
+            (&raw const call_syscall, syscall),
+            (&raw const call_compat_syscall, compat_syscall),
+            (&raw const call_trap, trap),
+            (&raw const own_call_syscall, syscall),
+            (&raw const own_call_compat_syscall, compat_syscall),
+            (&raw const own_call_trap, trap),
+            (&raw const call_ist_guard, guard_ist),
+            (&raw const own_ist_guard, guard_ist),
         ] {
-            patch(place, CALL, guard_entry);
+            patch(place, CALL, target);
         }
     }
     if measures.ibpb_entry {
@@ -143,13 +147,12 @@ pub(crate) fn apply(measures: &Measures) {
         roots::begin();
         patch(trap_common as *const u8, JMP, own_trap);
         patch(ist_common as *const u8, JMP, own_ist);
-        patch(&raw const debug_stub_from_guest, JMP, own_debug);
-        patch(&raw const machine_check_stub_from_guest, JMP, own_debug);
-        patch(leave_by_sysret as *const u8, JMP, own_sysret);
-        patch(leave_by_iret as *const u8, JMP, own_iret);
+        patch(&raw const refused_tables, CALL, own_refused);
+        patch(leave_by_sysret as *const u8, JMP, own_leave_by_sysret);
+        patch(leave_by_iret as *const u8, JMP, own_leave_by_iret);
         if guards_exit {
-            patch(&raw const own_sysret_guard, CALL, guard_exit);
-            patch(&raw const own_iret_guard, CALL, guard_exit);
+            patch(own_leave_by_sysret as *const u8, JMP, own_guarded_sysret);
+            patch(own_leave_by_iret as *const u8, JMP, own_guarded_iret);
         }
     } else if guards_exit {
         patch(leave_by_sysret as *const u8, JMP, guarded_sysret);

@@ -1,18 +1,20 @@
 //! One vCPU's registers for another's, and idleness; registers of the vCPU that runs: the library's [`Registers`].
 //!
-//! The general registers need no switch: entry code stores them in the vCPU that runs. What stays in the processor
-//! (segments and their bases, floating point, debug registers, tables) is switched here, and only when another vCPU
-//! than the last comes: an idle CPU keeps what the last vCPU had.
+//! Entry code stores the general registers in the CPU's frame. They, and what stays in the processor (segments and their bases,
+//! floating point, debug registers, tables), are switched here, and only when another vCPU than the last comes: an idle CPU keeps
+//! what the last vCPU had.
 #![allow(unsafe_code)] // per-CPU state, and the stack that entry code takes up
 
 use alloc::sync::Arc;
+use core::arch::asm;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use microhv::domain::{Domain, GuestCpu, Vcpu, VcpuRef};
-use microhv::platform::{Cpus, Paging, Registers, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER, SegmentBase};
+use microhv::platform::{CpuId, Cpus, Paging, Registers, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER, SegmentBase};
 use microhv::sched::Decision;
 use microhv::sync::wait_until;
 use microhv::traps;
+use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::types::Maddr;
 use x86_64::instructions::interrupts;
 use x86_64::instructions::segmentation::{DS, ES, FS, GS, Segment};
@@ -24,9 +26,6 @@ use super::guest_access::{load_gs_selector, load_selectors};
 use super::machine::{Hv, Machine};
 use super::percpu::{self, Local, this_cpu};
 use super::{apic, descriptors, fpu, machine_check, paging, speculation, windows};
-
-/// How far before the frame the word lies that entry code takes for its stack pointer.
-pub(crate) const STACK_BEFORE_REGS: usize = 8;
 
 /// `settscinfo`'s mode in which each `rdtsc` traps.
 const TSC_MODE_ALWAYS_EMULATE: u32 = 1;
@@ -98,7 +97,7 @@ fn let_go(hv: &Hv, local: &'static Local) {
     local.asked_to_let_go.store(false, Ordering::Relaxed);
     // SAFETY: this CPU is idle, so nothing refers to the vCPU that ran last.
     let Some(previous) = (unsafe { local.replace_loaded(None) }) else { return };
-    save(previous.vcpu());
+    save(local, previous.vcpu());
     descriptors::leave_window();
     local.flush_by(|| hv.platform.load_cr3_flushing(Maddr::new(paging::hypervisor_l4()).mfn()));
     leave_tables(local, previous.domain());
@@ -144,10 +143,8 @@ fn switch_to(hv: &'static Hv, local: &'static Local, next: Option<VcpuRef>) {
     } else {
         // SAFETY: no reference to the former vCPU is used below.
         let previous = unsafe { local.replace_loaded(Some(next)) };
-        if let Some(previous) = &previous {
-            save(previous.vcpu());
-        }
-        let all_loaded = load(hv, local, previous.as_ref());
+        let held = previous.as_ref().map(|previous| save(local, previous.vcpu()));
+        let all_loaded = load(hv, local, previous.as_ref(), held);
         // Only now are the previous vCPU's tables out of use, so that its domain may go.
         drop(previous);
         if let Err(selectors) = all_loaded {
@@ -176,13 +173,42 @@ fn wait_for_holder(hv: &Hv, local: &'static Local, previous: Option<&VcpuRef>) {
     }
 }
 
-fn save(vcpu: &Vcpu) {
-    vcpu.set_saved_selectors([DS::get_reg().0, ES::get_reg().0, FS::get_reg().0, GS::get_reg().0]);
-    let (active, other) = (cpu::read_msr(msr::GS_BASE), cpu::read_msr(msr::SHADOW_GS_BASE));
+/// What the processor holds of segments: ds, es, fs and gs, and the bases of FS, GS and the other mode's GS.
+#[derive(Clone, Copy)]
+struct Segments {
+    selectors: [u16; 4],
+    bases: [u64; 3],
+}
+
+/// Copies registers: a function of the compiler's for that would be called by a retpoline.
+///
+/// # Safety
+/// Both are valid, and nobody else uses them.
+#[inline(always)]
+unsafe fn copy_registers(to: *mut CpuUserRegs, from: *const CpuUserRegs) {
+    const WORDS: usize = size_of::<CpuUserRegs>() / 8;
+    // SAFETY: the caller's duty; the direction flag is clear in all of the hypervisor.
+    unsafe {
+        asm!("rep movsq", inout("rcx") WORDS => _, inout("rdi") to => _, inout("rsi") from => _,
+            options(nostack, preserves_flags));
+    }
+}
+
+/// Saves what this CPU has of a vCPU. What stays in the processor until another vCPU's is loaded.
+#[inline(always)]
+fn save(local: &Local, vcpu: &Vcpu) -> Segments {
+    let selectors = [DS::get_reg().0, ES::get_reg().0, FS::get_reg().0, GS::get_reg().0];
+    // SAFETY: the frame is this CPU's alone, and has the registers of the vCPU that was loaded.
+    let regs = unsafe { &mut *local.frame() };
+    [regs.ds, regs.es, regs.fs, regs.gs] = selectors;
+    // SAFETY: this CPU switches from the vCPU, so nobody else uses its registers.
+    unsafe { copy_registers(vcpu.saved_regs_ptr(), regs) };
+    let bases = BASES.map(cpu::read_msr);
+    let [fs, active, other] = bases;
     let is_user = vcpu.user_mode.load(Ordering::Relaxed);
     {
         let mut guest = vcpu.cpu.lock();
-        guest.fs_base = cpu::read_msr(msr::FS_BASE);
+        guest.fs_base = fs;
         (guest.gs_base_user, guest.gs_base_kernel) = if is_user { (active, other) } else { (other, active) };
         if guest.debug[7] & DR7_ENABLE != 0 {
             Dr7::write_raw(DR7_OFF);
@@ -190,11 +216,17 @@ fn save(vcpu: &Vcpu) {
     }
     fpu::set_task_switched(false);
     fpu::save(&vcpu.fpu);
+    Segments { selectors, bases }
 }
 
 /// Loads the state of the vCPU that is to run, and leaves `previous`, whose registers were saved. The error is the vCPU's data
 /// selectors when one of them could not be loaded.
-fn load(hv: &Hv, local: &'static Local, previous: Option<&VcpuRef>) -> Result<(), [u16; 4]> {
+fn load(
+    hv: &Hv,
+    local: &'static Local,
+    previous: Option<&VcpuRef>,
+    held: Option<Segments>,
+) -> Result<(), [u16; 4]> {
     // SAFETY: the caller has made the vCPU the one that runs here.
     let (domain, vcpu) = unsafe { local.current_unchecked() };
     let l4 = traps::loaded_l4(vcpu).unwrap_or(Maddr::new(paging::hypervisor_l4()).mfn());
@@ -220,29 +252,22 @@ fn load(hv: &Hv, local: &'static Local, previous: Option<&VcpuRef>) -> Result<()
     if let Some(previous) = previous {
         left(local, previous, domain);
     }
-    let regs = vcpu.regs_ptr();
-    // SAFETY: the word before the frame is the frame's padding, there for this; only this CPU runs the vCPU.
-    unsafe {
-        regs.cast::<u8>().sub(STACK_BEFORE_REGS).cast::<u64>().write(local.stack_top());
-        local.set_entry_stack(vcpu.entry_stack() as u64);
-    }
+    // SAFETY: the frame is this CPU's alone, and the vCPU that was there is saved.
+    let regs = unsafe { &mut *local.frame() };
+    // SAFETY: this CPU switches to the vCPU, so nobody else uses its registers.
+    unsafe { copy_registers(regs, vcpu.saved_regs_ptr()) };
     set_cr4(domain.tsc_mode.load(Ordering::Relaxed) == TSC_MODE_ALWAYS_EMULATE, has_bases);
-    let [ds, es, fs, gs] = vcpu.saved_selectors();
+    let selectors = [regs.ds, regs.es, regs.fs, regs.gs];
     let is_user = vcpu.user_mode.load(Ordering::Relaxed);
-    // Loading a selector may fault an LDT page in, which takes the vCPU's lock.
-    let whole = load_selectors([ds, es, fs, gs]);
-    // The selector of GS goes with user mode's base. In a context that a toolstack saved, a base of 0 with a selector
-    // means the base in that selector's descriptor, unless the guest sets bases by instructions, beside any selector.
-    let gs_user = if gs_user == 0 && gs > 3 && !has_bases { cpu::read_msr(msr::GS_BASE) } else { gs_user };
     let (active, other) = if is_user { (gs_user, gs_kernel) } else { (gs_kernel, gs_user) };
-    // SAFETY: bases of the guest, canonical where they were set; the hypervisor uses neither FS nor GS.
-    unsafe {
-        if fs_base != 0 || fs <= 3 || has_bases {
-            cpu::write_msr(msr::FS_BASE, fs_base);
+    let wanted = Segments { selectors, bases: [fs_base, active, other] };
+    let whole = match held {
+        Some(held) if held.selectors == [0; 4] && selectors == [0; 4] => {
+            write_bases(held, wanted.bases);
+            true
         }
-        cpu::write_msr(msr::GS_BASE, active);
-        cpu::write_msr(msr::SHADOW_GS_BASE, other);
-    }
+        _ => load_segments(wanted, is_user, has_bases),
+    };
     if breaks {
         // The values were checked when the guest set them: no breakpoint is in the hypervisor's range.
         let values = vcpu.cpu.lock().debug;
@@ -254,7 +279,45 @@ fn load(hv: &Hv, local: &'static Local, previous: Option<&VcpuRef>) -> Result<()
     if cr0 & GuestCpu::CR0_TS != 0 {
         fpu::set_task_switched(true);
     }
-    if whole { Ok(()) } else { Err([ds, es, fs, gs]) }
+    if whole { Ok(()) } else { Err(selectors) }
+}
+
+/// Loads selectors and bases. Returns whether all selectors have the guest's values.
+#[cold]
+#[inline(never)]
+fn load_segments(wanted: Segments, is_user: bool, has_bases: bool) -> bool {
+    let [_, _, fs, gs] = wanted.selectors;
+    // Loading a selector may fault an LDT page in, which takes the vCPU's lock.
+    let whole = load_selectors(wanted.selectors);
+    let mut bases = wanted.bases;
+    if fs > 3 && bases[0] == 0 && !has_bases {
+        bases[0] = cpu::read_msr(msr::FS_BASE);
+    }
+    // The selector of GS goes with user mode's base. In a context that a toolstack saved, a base of 0 with a selector
+    // means the base in that selector's descriptor, unless the guest sets bases by instructions, beside any selector.
+    let user = if is_user { 1 } else { 2 };
+    if gs > 3 && bases[user] == 0 && !has_bases {
+        bases[user] = cpu::read_msr(msr::GS_BASE);
+    }
+    for (register, base) in BASES.into_iter().zip(bases) {
+        // SAFETY: bases of the guest, canonical where they were set; the hypervisor uses neither FS nor GS.
+        unsafe { cpu::write_msr(register, base) };
+    }
+    whole
+}
+
+/// The registers of the bases of FS, GS and the other mode's GS.
+const BASES: [u32; 3] = [msr::FS_BASE, msr::GS_BASE, msr::SHADOW_GS_BASE];
+
+/// Writes the bases that are not what the processor holds.
+#[inline(always)]
+fn write_bases(held: Segments, wanted: [u64; 3]) {
+    for ((register, held), base) in BASES.into_iter().zip(held.bases).zip(wanted) {
+        if held != base {
+            // SAFETY: as in `load_segments`.
+            unsafe { cpu::write_msr(register, base) };
+        }
+    }
 }
 
 /// Lets `rdtsc` in ring 3 trap, or not, and instructions for the bases of FS and GS be there, or not.
@@ -270,6 +333,11 @@ fn set_cr4(traps_tsc: bool, has_bases: bool) {
 }
 
 impl Registers for Machine {
+    fn frame_of(&self, cpu: CpuId) -> Option<CpuUserRegs> {
+        // SAFETY: integers of a CPU that came up, which may be some of one entry and some of the next.
+        percpu::local_once_up(cpu).map(|local| unsafe { local.frame().read_volatile() })
+    }
+
     #[inline]
     fn swap_gs(&self) {
         // SAFETY: nothing in ring 0 depends on the GS base.

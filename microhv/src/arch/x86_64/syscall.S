@@ -1,21 +1,18 @@
 /* SYSCALL and SYSENTER from ring 3.
    In:  rcx = rip, r11 = rflags, everything else the guest's; rflags masked by FMASK.
-   Does: stores the guest's registers straight into the running vCPU's frame (whose end is
-   in LOCAL_REGS_TOP), then works on the CPU's own stack. The guest's GS base stays loaded:
-   the hypervisor never uses GS.
+   Does: stores the guest's registers in the CPU's frame, which is the running vCPU's, then works on the CPU's own stack. The
+   guest's GS base stays loaded: the hypervisor never uses GS.
    SYSCALL brings no stack, so each CPU has entries of its own, which name the CPU's area by its address. They lie
-   32 bytes apart, the highest CPU's first; the boot CPU's entry runs on into what is common to all. */
+   32 bytes apart, the highest CPU's first; the boot CPU's entry runs on into what is common to all.
+   All this is there twice: names that begin with own_ are for guests on page tables of the hypervisor's own (roots.rs). */
     .section .text.entry, "ax", @progbits
 
-/* One CPU's entry: the first words that an interruption pushes. */
+/* One CPU's entry: from the stack pointer's place in the frame, what an interruption pushes is pushed. */
     .macro entry_of_cpu name, cpu, common
     .balign 32
     function \name
-    mov [rip + cpu_areas + \cpu * 0x10000 + {entry_scratch}], rsp
-\name\()_saved:
-    mov rsp, [rip + cpu_areas + \cpu * 0x10000 + {local_regs_top}]
-    push 0xe02b
-    push [rip + cpu_areas + \cpu * 0x10000 + {entry_scratch}]
+    mov [rip + cpu_areas + \cpu * 0x10000 + {frame_rsp}], rsp
+    lea rsp, [rip + cpu_areas + \cpu * 0x10000 + {frame_rsp}]
     .if \cpu
     jmp \common
     .endif
@@ -30,48 +27,42 @@
 \name\()_common:
     .endm
 
-/* The other words that an interruption pushes, of a SYSCALL from code of selector `cs`. */
-    .macro push_syscall_frame cs
+/* The other words that an interruption pushes, of a SYSCALL from code of selector `cs`. `vector` is of 64 bits, error code and all. */
+    .macro push_syscall_frame cs, vector
+    mov qword ptr [rsp + 8], 0xe02b
     push r11
     push \cs
     push rcx
-    push 0
+    push \vector
     .endm
 
-    entries_of_cpus syscall_entry
-    push_syscall_frame 0xe033
-    push_registers
-    mov rdi, rsp
-    mov rsp, [rdi - {stack_before_regs}]
-    xor ebp, ebp
-    call_from_guest call_syscall, cleared_syscall, syscall_from_guest
-    /* rax = frame of the vCPU to run, edx = 1 when rcx and r11 need not be kept */
-    test edx, edx
-    je leave_by_iret
+    .macro syscall_entries own
+    entries_of_cpus \own\()syscall_entry
+    push_syscall_frame 0xe033, {entry_syscall}
+    enter_hypervisor \own
+    call_from_guest \own\()call_syscall, syscall_from_guest
+    leave \own
 
-/* Ends with SYSRET. In: rax = frame whose rip is canonical and cs:ss are 0xe033:0xe02b. */
-    function leave_by_sysret
-    load_registers rest=leave_by_sysret_rest
-    mov rcx, [rax + {regs_rip}]
-    mov r11, [rax + {regs_rflags}]
-    mov rsp, [rax + {regs_rsp}]
-    mov rax, [rax + 80]
-    .globl return_by_sysret
-return_by_sysret:
+/* Ends with SYSRET. In: rsp = top of the CPU's stack; rcx = rip, which is canonical; cs:ss are 0xe033:0xe02b. */
+    begin_leave \own, sysret
+    mov r11, [rsp + {frame_from_stack} + {regs_rflags}]
+    mov rax, [rsp + {frame_from_stack} + 80]
+    mov rsp, [rsp + {frame_from_stack} + {regs_rsp}]
+    .globl \own\()return_by_sysret
+\own\()return_by_sysret:
     sysretq
     int3                                /* with these, room for a jump to verw_sysret */
     int3
 
 /* SYSCALL from 32-bit code. Same contract; the handler tells it by cs. */
-    entries_of_cpus syscall32_entry
-    push_syscall_frame 0xe023
-    jmp guest_entry_common_syscall
+    entries_of_cpus \own\()syscall32_entry
+    push_syscall_frame 0xe023, 0
+    jmp \own\()guest_entry_common_syscall
 
 /* SYSENTER. The CPU keeps nothing of the caller's rip and rsp, and clears only IF of its flags: the caller's DF, NT and
-   AC must not be ours. In: rsp = top of the CPU's stack, where its data begin. */
+   AC must not be ours. In: rsp = where interruptions of ring 3 are pushed. */
     .balign 16
-    function sysenter_entry
-    mov rsp, [rsp + {stack_to_regs_top}]
+    function \own\()sysenter_entry
     push 0xe02b
     push 0
     pushfq
@@ -80,11 +71,13 @@ return_by_sysret:
     push 3
     push 0
     push 0
-    function guest_entry_common_syscall
-    push_registers
-    mov rdi, rsp
-    mov rsp, [rdi - {stack_before_regs}]
-    xor ebp, ebp
-    call_from_guest call_compat_syscall, cleared_compat_syscall, compat_syscall_from_guest
-    jmp leave_by_iret
+    function \own\()guest_entry_common_syscall
+    enter_hypervisor \own
+    call_from_guest \own\()call_compat_syscall, compat_syscall_from_guest
+    leave \own
+    jmp \own\()leave_by_sysret
+    .endm
+
+    syscall_entries
+    syscall_entries own_
     .text

@@ -1,5 +1,5 @@
 /* Exceptions and interrupts: one stub per vector, in vector_stubs, 16 bytes apart.
-   From a guest: the CPU pushed its words straight into the vCPU's frame (TSS.rsp0), the stub
+   From a guest: the CPU pushed its words straight into its frame (TSS.rsp0), the stub
    completes the frame, and the handler runs on the CPU's own stack.
    From ring 0 (the idle loop, an expected fault, or our own bug): the frame is on the
    stack that was in use, and is restored at the end. */
@@ -27,26 +27,51 @@ vector_\high\low:
     .globl trap_saved
 trap_saved:
     cld
-    mov rdi, rsp
-    xor ebp, ebp
     test byte ptr [rsp + {regs_cs}], 3
     je 1f
-    mov rsp, [rdi - {stack_before_regs}]
-    call_from_guest call_trap, cleared_trap, trap_from_guest
-    test edx, edx
-    je leave_by_iret
+    mov rsp, [rsp + {stack_from_frame}]
+    xor ebp, ebp
+    call_from_guest call_trap, trap_from_guest
+    leave
     jmp leave_by_sysret
 
-1:  mov rbp, rsp                    /* a frame record is not needed: regs.rbp and rip are in the frame */
+1:  .irp return, guest_iret, guest_iret_cleared, own_guest_iret
+    lea rax, [rip + \return]
+    cmp rax, [rsp + {regs_rip}]
+    je iret_refused
+    .endr
+    mov rdi, rsp
+    mov rbp, rsp                    /* a frame record is not needed: regs.rbp and rip are in the frame */
     and rsp, -16
     call trap_from_hypervisor
     mov rsp, rbp
     return_to_ring_0
 
+/* The IRET to a guest faulted. The processor pushed six words below those of the IRET, the stub completed them, and push_registers
+   saved the guest's registers below: 48 bytes below their places in the frame, to which they go back.
+   In: rsp = what was saved. */
+    function iret_refused
+    mov r14d, [rsp + 124]               /* vector */
+    mov r15d, [rsp + 120]               /* error code */
+    lea rdi, [rsp + 48]
+    place refused_tables
+    mov ecx, 14
+1:  mov rax, [rsp + rcx * 8]
+    mov [rdi + rcx * 8], rax
+    dec ecx
+    jns 1b
+    mov rsp, [rdi + {stack_from_frame}]
+    xor ebp, ebp
+    mov edi, r14d
+    mov esi, r15d
+    call refused_iret
+    leave
+    jmp leave_by_sysret
+
 /* Debug exceptions: on a stack of their own, since a guest can have one taken at the first instruction of
    syscall_entry, where the guest's stack pointer is still loaded (a breakpoint hit by MOV SS, then SYSCALL; XSA-260).
    Machine checks: likewise, since they come anywhere.
-   From ring 3 the words are moved to the vCPU's frame, and the exception goes on as any other. */
+   From ring 3 the words are moved to the CPU's frame, and the exception goes on as any other. */
     .macro own_stack_but_from_guest name, vector
     .balign 16
     function \name
@@ -54,13 +79,6 @@ trap_saved:
     mov dword ptr [rsp + 4], \vector
     test byte ptr [rsp + 16], 3
     je ist_common
-    .globl \name\()_from_guest
-\name\()_from_guest:                     /* five bytes that may become a jump to own_debug */
-    push rax
-    push rdx
-    mov rax, rsp
-    and rax, -0x10000                    /* this CPU's area */
-    mov rax, [rax + {local_regs_top}]
     move_words
     jmp trap_common
     .endm

@@ -39,20 +39,23 @@ fn step(regs: &mut CpuUserRegs, length: u8) {
     regs.rflags &= !traps::flags::RF;
 }
 
-/// Looks at a page fault of the guest's kernel or user mode before it is bounced: `true` when the write was done and the
-/// guest goes on. `error_code` is the processor's.
-pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, cr2: u64, error_code: u32) -> bool {
+/// Whether a page fault may be a write to a page table by the guest's kernel. `error_code` is the processor's.
+#[inline(always)]
+pub fn may_be<P: Platform>(cur: &Current<'_, P>, cr2: u64, error_code: u32) -> bool {
     let wanted = EC_PRESENT | EC_WRITE;
-    if error_code & (wanted | EC_RESERVED | EC_FETCH) != wanted
-        || cur.vcpu.user_mode.load(Ordering::Relaxed)
-        || !pte::is_guest_address(GuestVa::new(cr2))
-        || !cur.domain.assists(VMASST_TYPE_WRITABLE_PAGETABLES)
-        || emulate_write(cur, cr2).is_none()
-    {
-        return false;
+    error_code & (wanted | EC_RESERVED | EC_FETCH) == wanted
+        && !cur.vcpu.user_mode.load(Ordering::Relaxed)
+        && pte::is_guest_address(GuestVa::new(cr2))
+        && cur.domain.assists(VMASST_TYPE_WRITABLE_PAGETABLES)
+}
+
+/// Looks at a page fault of the guest before it is bounced: `true` when the write was done and the guest goes on.
+pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, cr2: u64, error_code: u32) -> bool {
+    let is_done = may_be(cur, cr2, error_code) && emulate_write(cur, cr2).is_some();
+    if is_done {
+        traps::retired(cur);
     }
-    traps::retired(cur);
-    true
+    is_done
 }
 
 /// The entry that the instruction writes, in a level 1 table.

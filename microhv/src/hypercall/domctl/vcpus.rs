@@ -70,27 +70,28 @@ impl<P: Platform> Operation<'_, '_, P> {
         &self,
         context: XenDomctlExtVcpucontext,
     ) -> Answer<XenDomctlExtVcpucontext> {
-        let mut cpu = self.vcpu(context.vcpu)?.cpu.lock();
+        let entries = &self.vcpu(context.vcpu)?.entries;
         let callback = |address, disables_events: u8| {
             HypercallError::Invalid
                 .when(!is_canonical(address))
                 .map(|()| Callback { address, masks_events: disables_events != 0 })
         };
         let syscall32 = callback(context.syscall32_callback_eip, context.syscall32_disables_events)?;
-        cpu.sysenter = callback(context.sysenter_callback_eip, context.sysenter_disables_events)?;
-        cpu.syscall32 = syscall32;
+        entries.sysenter.set(callback(context.sysenter_callback_eip, context.sysenter_disables_events)?);
+        entries.syscall32.set(syscall32);
         Ok(context)
     }
 
     pub(super) fn get_ext_context(&self, wanted: XenDomctlExtVcpucontext) -> Answer<XenDomctlExtVcpucontext> {
-        let cpu = self.vcpu(wanted.vcpu)?.cpu.lock();
+        let entries = &self.vcpu(wanted.vcpu)?.entries;
+        let (syscall32, sysenter) = (entries.syscall32.get(), entries.sysenter.get());
         Ok(XenDomctlExtVcpucontext {
             vcpu: wanted.vcpu,
             size: size_of::<XenDomctlExtVcpucontext>() as u32,
-            syscall32_callback_eip: cpu.syscall32.address,
-            sysenter_callback_eip: cpu.sysenter.address,
-            syscall32_disables_events: cpu.syscall32.masks_events.into(),
-            sysenter_disables_events: cpu.sysenter.masks_events.into(),
+            syscall32_callback_eip: syscall32.address,
+            sysenter_callback_eip: sysenter.address,
+            syscall32_disables_events: syscall32.masks_events.into(),
+            sysenter_disables_events: sysenter.masks_events.into(),
             ..XenDomctlExtVcpucontext::default()
         })
     }
