@@ -23,7 +23,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// All that needs no MSR of the CPU: the emulator has none of these.
-const EVERYTHING: &str = "spec-ctrl=verw,rsb,bhb-entry,clear-regs,div-scrub";
+pub(crate) const EVERYTHING: &str = "spec-ctrl=verw,rsb,bhb-entry,clear-regs,div-scrub";
 
 /// What is on in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,17 +46,19 @@ struct Way {
 }
 
 impl Way {
-    /// The functions that the way goes through, but for what a CPU does ahead of idleness, and for those that change tables.
+    /// The functions that the way goes through, but for what a CPU does ahead of idleness, for work and events ahead of a return, and
+    /// for a new copy of a table.
     fn functions(&self) -> Vec<&str> {
-        let names = self.steps.iter().map(|step| step.function.as_str());
-        let mut names: Vec<&str> =
-            names.filter(|name| *name != "verw_idle" && !name.starts_with("own_")).collect();
+        const ASIDE: [&str; 5] =
+            ["verw_idle", "before_leave", "renew_for_sysret", "renew_for_iret", "refused"];
+        let names = self.steps.iter().map(Step::function);
+        let mut names: Vec<&str> = names.filter(|name| !ASIDE.contains(name)).collect();
         names.dedup();
         names
     }
 
     fn has(&self, function: &str) -> bool {
-        self.steps.iter().any(|step| step.function == function)
+        self.steps.iter().any(|step| step.function() == function)
     }
 
     /// Checks that the way goes through what is due on it, and through nothing else.
@@ -73,19 +75,16 @@ impl Way {
             _ if from_own_stack => due.push("ist_common"),
             _ => due.push("trap_common"),
         }
-        let clearing = match names[0] {
-            _ if from_own_stack => "guard_ist",
-            "syscall_entry_00" => "cleared_syscall",
-            "sysenter_entry" | "syscall32_entry_00" => "cleared_compat_syscall",
-            _ => "cleared_trap",
+        let [guarding, clearing] = match names[0] {
+            _ if from_own_stack => ["guard_ist"; 2],
+            "syscall_entry_00" => ["guarded_syscall", "cleared_syscall"],
+            "sysenter_entry" | "syscall32_entry_00" => ["guarded_compat_syscall", "cleared_compat_syscall"],
+            _ => ["guarded_trap", "cleared_trap"],
         };
         let is_entry = names[0] != "enter_guest";
         if is_all_on && is_entry && (from_own_stack || !self.is_nested) {
             let last = due[due.len() - 1];
-            due.extend([&[clearing][..], &GUARDS, &[clearing]].concat());
-            if !(is_own && from_own_stack) {
-                due.push(last);
-            }
+            due.extend([&[guarding][..], &GUARDS, &[clearing, last]].concat());
             // rbp and rsp are the hypervisor's before; on a stack of its own rdi has the frame.
             self.check_cleared(clearing, if from_own_stack { 13 } else { 14 })?;
         }
@@ -97,9 +96,7 @@ impl Way {
             let guarded = by("guarded_iret", "guarded_sysret");
             due.push(leave);
             if is_all_on {
-                let guards = ["guard_exit", "scrub_divider", "guard_exit"];
-                let around = if is_own { [&[][..], &[]] } else { [&[guarded][..], &[guarded, leave]] };
-                due.extend([around[0], &guards, around[1]].concat());
+                due.extend([guarded, "guard_exit", "scrub_divider", "guard_exit", guarded, leave]);
                 due.push(by("verw_iret", "verw_sysret"));
             }
         }
@@ -124,7 +121,7 @@ impl Way {
         };
         ensure!(loads.len() == due, "{} loads of CR3, not {due}, on {:?}", loads.len(), self.functions());
         let (Some(first), Some(last)) = (loads.first(), loads.last()) else { return Ok(()) };
-        // All between belongs to the entry, which guests' tables map; behind the last load come pops alone.
+        // All between belongs to the entry, which guests' tables map; behind the last load, all that is read is in the entry page.
         let is_early = |step: &Step| step.is_own() || step.is_stub() || step.function.ends_with("_common");
         ensure!(
             !is_entry || self.steps[..*first].iter().all(is_early),
@@ -133,7 +130,8 @@ impl Way {
         );
         let rest = &self.steps[last + 1..self.steps.len() - 1];
         let is_late = |step: &Step| {
-            ["pop", "verw", "addq", "movq %rbp, %rsp", "jmp"].iter().any(|text| step.text.starts_with(text))
+            let others = ["pop", "verw", "addq", "leaq", "movq %rbp, %rsp", "jmp"];
+            others.iter().any(|text| step.text.starts_with(text)) || reads_the_entry_page(&step.text)
         };
         let other = rest.iter().find(|step| !is_late(step));
         ensure!(other.is_none(), "{other:?} runs on a guest's tables");
@@ -159,9 +157,16 @@ impl Way {
     }
 }
 
+/// Whether the instruction loads from the entry page, which comes behind the CPU's data on top of its stack.
+fn reads_the_entry_page(text: &str) -> bool {
+    const DATA_BYTES: u64 = 256;
+    let offset = text.strip_prefix("movq 0x").and_then(|rest| rest.split_once("(%rsp), %r"));
+    offset.and_then(|(offset, _)| u64::from_str_radix(offset, 16).ok()).is_some_and(|at| at >= DATA_BYTES)
+}
+
 /// The ways of a run of dom0, hello and a guest that takes all kinds of exceptions; `windows`: an NMI comes when the CPU is
 /// about to execute each of these instructions.
-fn ways(name: &str, words: &str, windows: &[(&str, u64)]) -> Result<Vec<Way>> {
+fn ways(name: &str, words: &str, windows: &[(&str, i64)]) -> Result<Vec<Way>> {
     let scratch = Scratch::new(name)?;
     let file = scratch.path("trace");
     let code = Code::of_image()?;
@@ -180,7 +185,7 @@ fn ways(name: &str, words: &str, windows: &[(&str, u64)]) -> Result<Vec<Way>> {
     // The guest is busy for longer than it takes to come by each window.
     machine.type_line("xl create -c /boot/hello.cfg extra='store-reads=3000'")?;
     let addresses: Result<Vec<u64>> =
-        windows.iter().map(|(name, offset)| Ok(code.address(name)? + offset)).collect();
+        windows.iter().map(|(name, offset)| Ok(code.address(name)?.wrapping_add_signed(*offset))).collect();
     stub.nmi_at(&addresses?)?;
     machine.expect("hello: goodbye", 60)?;
     machine.expect("dom0# ", 60)?;
@@ -198,7 +203,7 @@ fn apart(steps: &[Step]) -> Result<Vec<Way>> {
     for step in steps {
         if step.is_entry {
             open.push(Way { is_nested: !open.is_empty(), ..Way::default() });
-        } else if step.function == "enter_guest"
+        } else if step.function() == "enter_guest"
             && open.last().is_none_or(|way| way.functions().last() != Some(&"enter_guest"))
         {
             // The stack above is forgotten: nothing of that goes on.
@@ -254,8 +259,14 @@ fn everything_is_done_on_each_edge_that_needs_it() -> Result<()> {
 }
 
 fn tables_are_changed_on_each_edge_that_needs_it() -> Result<()> {
-    let windows =
-        [("own_syscall_entry_00", 0), ("own_syscall_entry_00", 17), ("own_sysret", 0), ("verw_sysret", 0)];
+    // Also ahead of the load of CR3 on the way in, and behind that on the way out.
+    let windows = [
+        ("own_syscall_entry_00", 0),
+        ("own_call_syscall", -13),
+        ("own_leave_by_sysret", 0),
+        ("own_leave_by_sysret_loads", 3),
+        ("verw_sysret", 0),
+    ];
     let ways = ways("edges-own", &format!("{EVERYTHING} xpti=yes"), &windows)?;
     let count = ways.iter().filter(|way| way.has("nmi_stub")).count();
     ensure!(count == windows.len(), "{count} NMIs");
@@ -264,7 +275,7 @@ fn tables_are_changed_on_each_edge_that_needs_it() -> Result<()> {
 
 /// Behind VERW, at the first two instructions of an entry, and within the guards.
 fn an_nmi_in_a_window_is_an_edge_of_its_own() -> Result<()> {
-    const VERW: u64 = 7;
+    const VERW: i64 = 7;
     let windows = [
         ("verw_sysret", VERW),
         ("verw_iret", VERW),

@@ -6,7 +6,7 @@ use tests::Machine;
 use crate::Case;
 
 pub(crate) fn cases() -> Vec<Case> {
-    Vec::from(crate::cases![roots: guests_run_on_tables_of_their_own])
+    Vec::from(crate::cases![roots: guests_run_on_tables_of_their_own, every_conformance_case_passes_there])
 }
 
 fn guests_run_on_tables_of_their_own() -> Result<()> {
@@ -25,4 +25,14 @@ fn guests_run_on_tables_of_their_own() -> Result<()> {
         run.says("hello: goodbye")?.says("hostile: PASS")?;
     }
     Ok(())
+}
+
+/// With all counter-measures that the emulator has the instructions for.
+fn every_conformance_case_passes_there() -> Result<()> {
+    let kernel = xtask::images::find(xtask::conformance::IMAGE)?.bootable();
+    let machine = Machine::new("own-tables-conformance").seconds(600).with(|machine| {
+        machine.dom0 = kernel;
+        machine.hypervisor_arguments = format!("xpti=yes {}", crate::edges::EVERYTHING);
+    });
+    crate::conformance::passes(machine)
 }

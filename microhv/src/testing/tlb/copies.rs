@@ -72,7 +72,15 @@ impl Tlb {
                 kept[place] = Held::default();
             })
         };
-        *used = of.find(address(root)).unwrap_or_else(make);
+        // As entry code does: by the word, or by a look for the copy.
+        *used = match of.exit.load(Ordering::SeqCst) {
+            0 => {
+                let place = of.find(address(root)).unwrap_or_else(make);
+                of.remember(address(root), place, place as u64 + 1);
+                place
+            }
+            exit => exit as usize - 1,
+        };
     }
 
     /// The CPU goes to its guest on other tables, and finds what it held of them.
@@ -80,6 +88,7 @@ impl Tlb {
         let state = &mut self.cpus[cpu];
         let held = (core::mem::take(&mut state.leaves), core::mem::take(&mut state.ways));
         state.copies.kept[state.copies.used] = held;
+        state.copies.of.loaded_another();
         self.go_to_guest(memory, cpu);
         let state = &mut self.cpus[cpu];
         (state.leaves, state.ways) = core::mem::take(&mut state.copies.kept[state.copies.used]);

@@ -23,6 +23,16 @@ impl Step {
         self.function.starts_with("own_")
     }
 
+    /// The function; one for guests on tables of the hypervisor's own by the name of that for others.
+    pub(super) fn function(&self) -> &str {
+        match self.function.strip_prefix("own_") {
+            Some("trap") => "trap_common",
+            Some("ist") => "ist_common",
+            Some(name) => name,
+            None => &self.function,
+        }
+    }
+
     /// Whether the step is of an entry's first function.
     pub(super) fn is_stub(&self) -> bool {
         is_entry(&self.function)
@@ -42,9 +52,6 @@ pub(crate) struct Code {
     range: std::ops::Range<u64>,
 }
 
-/// The last function of the entry code.
-const LAST: &str = "cleared_trap";
-
 impl Code {
     /// The functions of the linked image.
     pub(crate) fn of_image() -> Result<Self> {
@@ -62,7 +69,7 @@ impl Code {
             code.names.insert(name, address);
         }
         let entries = code.functions.iter().filter(|(_, name)| is_entry(name)).map(|(address, _)| *address);
-        code.range = entries.min().context("no entry in the image")?..code.address(LAST)? + 64;
+        code.range = entries.min().context("no entry in the image")?..code.address("__entry_text_end")?;
         Ok(code)
     }
 
