@@ -59,11 +59,11 @@ pub fn image(options: ImageOptions) -> Result<()> {
         eprintln!("{}", directory.display());
         return Ok(());
     }
-    let (name, make): (_, fn(&Path, &iso::Files<'_>, &str, &str) -> Result<()>) =
-        if options.disk { ("microhv.img", disk_image::make) } else { ("microhv.iso", iso::make) };
+    let name = if options.disk { "microhv.img" } else { "microhv.iso" };
     let output = options.output.unwrap_or_else(|| paths::target().join(name));
     // Made beside the boot files first, so that a failure leaves an older image alone.
     let made = run.file(name);
+    let make = if options.disk { disk_image::make } else { iso::make };
     make(&made, &files, &options.hypervisor_line, &options.dom0_line)?;
     place(&made, &output)?;
     eprintln!("{}", output.display());

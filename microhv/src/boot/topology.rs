@@ -57,8 +57,11 @@ mod tests {
     const INTEL: u32 = 0x756e_6547;
     const AMD: u32 = 0x6874_7541;
 
+    /// A leaf, and its registers.
+    type Leaf = (u32, [u32; 4]);
+
     /// A CPU that answers these leaves, in subleaf 0, and no others.
-    fn bits(leaves: &[(u32, [u32; 4])]) -> u32 {
+    fn bits(leaves: &[Leaf]) -> u32 {
         thread_bits(|leaf, subleaf| {
             let found = leaves.iter().find(|(known, _)| *known == leaf && subleaf == 0);
             let [eax, ebx, ecx, edx] = found.map_or([0; 4], |(_, registers)| *registers);
@@ -69,7 +72,7 @@ mod tests {
     #[test]
     fn layouts_of_processors() {
         // (what, leaves, bits)
-        let layouts: [(&str, &[(u32, [u32; 4])], u32); 10] = [
+        let layouts: [(&str, &[Leaf], u32); 10] = [
             (
                 "Pentium 4 with threads",
                 &[(0, [5, INTEL, 0, 0]), (1, [0xf41, 2 << 16, 0, HTT]), (4, [0x4121, 0, 0, 0])],

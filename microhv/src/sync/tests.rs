@@ -187,13 +187,13 @@ fn a_flush_under_a_lock_ends_and_reaches_all() {
         floor.store(new, Ordering::SeqCst);
     };
     std::thread::scope(|scope| {
-        for me in 0..MODEL_CPUS {
+        for (me, cpu) in MODEL.iter().enumerate() {
             let (entry, floor, left, change) = (&entry, &floor, &left, &change);
             scope.spawn(move || {
                 MODEL_CPU.set(Some(me));
                 for round in 0..rounds {
                     let least = floor.load(Ordering::SeqCst);
-                    let remembered = &MODEL[me].remembered;
+                    let remembered = &cpu.remembered;
                     if remembered.load(Ordering::SeqCst) == 0 {
                         remembered.store(entry.load(Ordering::SeqCst), Ordering::SeqCst);
                     }

@@ -141,7 +141,7 @@ fn wait_in_parallel() {
         static SPINS: Cell<u32> = const { Cell::new(0) };
     }
     let spins = SPINS.replace(SPINS.get().wrapping_add(1));
-    if spins % SPINS_BEFORE_YIELD == 0 { thread::yield_now() } else { core::hint::spin_loop() }
+    if spins.is_multiple_of(SPINS_BEFORE_YIELD) { thread::yield_now() } else { core::hint::spin_loop() }
 }
 
 /// Leaves the game also when its CPU panicked.

@@ -193,7 +193,7 @@ impl Model {
             .map(|region| {
                 let at = table + 0x80 + 16 * region;
                 let bytes = number(at + 12, 4) as usize + 1;
-                assert!(bytes % 2 == 0 && bytes <= 4 << 20);
+                assert!(bytes.is_multiple_of(2) && bytes <= 4 << 20);
                 (number(at, 8), bytes)
             })
             .collect();

@@ -187,7 +187,9 @@ impl Model {
         }
         let mut entry = second;
         while left > 0 {
-            assert!(entry % 8 == 0 && (entry + 8 - second) as usize <= 4096 - second as usize % 4096);
+            assert!(
+                entry.is_multiple_of(8) && (entry + 8 - second) as usize <= 4096 - second as usize % 4096
+            );
             let page = self.arena.number(entry, 8);
             assert_eq!(page % 4096, 0, "a page of a list begins amid a page");
             pieces.push((page, left.min(4096)));
@@ -403,7 +405,7 @@ impl Registers for Model {
         let number = (offset - 0x1000) / (4 << state.limits.stride);
         let Some(rings) = &mut state.rings[number / 2] else { return };
         assert!(value < u32::from(rings.entries));
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             rings.tail = value as u16;
             if number == 0 {
                 self.administrate(&mut state);

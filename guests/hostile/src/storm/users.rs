@@ -180,7 +180,7 @@ extern "C" fn user(vcpu: u32) -> ! {
             }
         }
         let round = ROUNDS.fetch_add(1, Ordering::Release);
-        if round % ROUNDS_IN_A_ROW == 0 {
+        if round.is_multiple_of(ROUNDS_IN_A_ROW) {
             pvrt::hypercall::sched::yield_cpu();
         }
     }
@@ -213,7 +213,7 @@ extern "C" fn caller(vcpu: u32) -> ! {
             _ => extended_as(MMUEXT_TLB_FLUSH_ALL, 0, 0, SELF),
         };
         let calls = CALLS[usize::from(result < 0)].fetch_add(1, Ordering::Relaxed);
-        if calls % CALLS_IN_A_ROW == 0 {
+        if calls.is_multiple_of(CALLS_IN_A_ROW) {
             pvrt::hypercall::sched::yield_cpu();
         }
     }

@@ -7,7 +7,7 @@ use super::*;
 
 /// Percent of a CPU that a domain runs in the next `seconds`.
 fn percent(several: &Several, domain: &Arc<Domain>, seconds: u64) -> f64 {
-    let all = || several.ran(&[domain.clone()]).iter().sum::<u64>();
+    let all = || several.ran(core::slice::from_ref(domain)).iter().sum::<u64>();
     let before = all();
     several.run(seconds * 1000 * MS);
     (all() - before) as f64 / (seconds * 10 * MS) as f64

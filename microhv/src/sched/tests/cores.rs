@@ -124,7 +124,7 @@ fn who_sleeps_and_wakes_keeps_nobody_out() {
     let restless = several.hog(2, 256);
     let one = several.hog(1, 256);
     several.run(500 * MS);
-    let before = several.ran(&[one.clone()])[0];
+    let before = several.ran(core::slice::from_ref(&one))[0];
     for turn in 0..8000 {
         let hv = &several.world.hv;
         let vcpu = |n: usize| &restless.vcpus[n % 2];

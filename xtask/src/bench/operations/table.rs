@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 
 use super::{IMAGE, Measured, OPERATIONS, Operation};
 use crate::images;
-use crate::plugin::Counts;
 
 /// What there is to print.
 pub(super) struct Table<'a> {
@@ -79,19 +78,18 @@ impl Table<'_> {
             "| operation | CR3 loads | Xen 4.17 | MSR writes | Xen 4.17 |\n| --- | --- | --- | --- | --- |\n",
         );
         for (known, ..) in self.rows() {
-            let of = |measured: Option<&Measured>, pick: fn(&Counts) -> u64| {
+            let of = |measured: Option<&Measured>| {
                 let counts = measured.and_then(|measured| measured.registers.get(known.name));
-                counts.map_or("-".into(), |counts| {
-                    let hundredths = (pick(counts) * 100 + ops / 2) / ops;
-                    format!("{}.{:02}", hundredths / 100, hundredths % 100)
+                counts.map_or(["-".into(), "-".into()], |counts| {
+                    [counts.cr3_loads, counts.msr_writes].map(|count| {
+                        let hundredths = (count * 100 + ops / 2) / ops;
+                        format!("{}.{:02}", hundredths / 100, hundredths % 100)
+                    })
                 })
             };
-            let (loads, writes): (fn(&Counts) -> u64, fn(&Counts) -> u64) =
-                (|counts| counts.cr3_loads, |counts| counts.msr_writes);
-            let [ours, theirs] =
-                [self.ours, self.theirs].map(|system| (of(system, loads), of(system, writes)));
-            let _ =
-                writeln!(text, "| {} | {} | {} | {} | {} |", known.title, ours.0, theirs.0, ours.1, theirs.1);
+            let ([loads, writes], [xen_loads, xen_writes]) = (of(self.ours), of(self.theirs));
+            let title = known.title;
+            let _ = writeln!(text, "| {title} | {loads} | {xen_loads} | {writes} | {xen_writes} |");
         }
         text
     }

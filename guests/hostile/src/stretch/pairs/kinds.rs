@@ -27,22 +27,22 @@ const GDT_PAGES: usize = 14;
 
 /// All kinds.
 pub(super) fn all() -> impl Iterator<Item = Kind> {
-    let table: [(&'static str, fn() -> Option<Act>); 13] = [
-        ("pins of 24 tables", pins),
-        ("new_user_baseptr", bases),
-        ("set_gdt", descriptors),
-        ("flushes", flushes),
-        ("mmu_update of 2,048 entries", updates),
-        ("lists of level 2", lists_of_tables),
-        ("exchanges of 2 MiB", memory::exchanges),
-        ("exchanges that are refused", memory::refused_exchanges),
-        ("reservations of 512", memory::reservations),
-        ("copies", copies),
-        ("maps", maps),
-        ("ports", ports),
-        ("contexts", contexts),
-    ];
-    table.into_iter().map(|(name, make)| Kind { name, make })
+    [
+        Kind { name: "pins of 24 tables", make: pins },
+        Kind { name: "new_user_baseptr", make: bases },
+        Kind { name: "set_gdt", make: descriptors },
+        Kind { name: "flushes", make: flushes },
+        Kind { name: "mmu_update of 2,048 entries", make: updates },
+        Kind { name: "lists of level 2", make: lists_of_tables },
+        Kind { name: "exchanges of 2 MiB", make: memory::exchanges },
+        Kind { name: "exchanges that are refused", make: memory::refused_exchanges },
+        Kind { name: "reservations of 512", make: memory::reservations },
+        Kind { name: "copies", make: copies },
+        Kind { name: "maps", make: maps },
+        Kind { name: "ports", make: ports },
+        Kind { name: "contexts", make: contexts },
+    ]
+    .into_iter()
 }
 
 /// Whether the next call does or undoes.

@@ -152,7 +152,7 @@ impl Wild {
         for cpu in 0..self.cpus {
             loop {
                 let mut state = self.state();
-                if !state.loaded[cpu].is_some_and(|(loaded, _)| loaded == dom) {
+                if state.loaded[cpu].is_none_or(|(loaded, _)| loaded != dom) {
                     break;
                 }
                 if state.busy[cpu] {
