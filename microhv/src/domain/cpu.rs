@@ -100,7 +100,7 @@ impl CallbackCell {
 }
 
 /// Where a vCPU's kernel is entered, outside of the lock of [`GuestCpu`]: only the CPU that runs the vCPU reads or changes them, and a
-/// toolstack while the vCPU is stopped.
+/// toolstack while the vCPU is stopped; one that reads meanwhile may see an address with the former mark.
 #[derive(Debug)]
 pub struct EntryPoints {
     /// Trap table, by vector.

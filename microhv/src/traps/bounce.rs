@@ -209,10 +209,3 @@ pub fn deliver_failsafe<P: Platform>(cur: &mut Current<'_, P>, selectors: [u16; 
         |[rcx, r11], [a, b, c, d, e]| [rcx, r11, ds, es, fs, gs, a, b, c, d, e],
     );
 }
-
-/// The last thing before a return to the guest: an event upcall that is due is delivered.
-pub fn return_to_guest<P: Platform>(cur: &mut Current<'_, P>) {
-    if cur.vcpu.upcall_due() {
-        deliver_event(cur);
-    }
-}

@@ -22,7 +22,7 @@ mod mode;
 
 pub use bounce::{
     deliver_event, deliver_exception, deliver_failsafe, deliver_nmi, deliver_plain, device_not_available,
-    page_fault, retired, return_to_guest,
+    page_fault, retired,
 };
 pub use interrupt::{int1, int80, software_interrupt, syscall, syscall32, sysenter};
 pub use iret::iret;

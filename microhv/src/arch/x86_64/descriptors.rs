@@ -179,7 +179,7 @@ fn has_sysenter() -> bool {
 /// # Safety
 /// On `cpu` itself, after [`fill_idt`] and [`load_segments`].
 pub(crate) unsafe fn load_entries(cpu: CpuId, stack: u64) {
-    // CF, TF, IF, DF, IOPL, NT, RF, AC are cleared by SYSCALL.
+    // TF, IF, DF, IOPL, NT, RF, AC are cleared by SYSCALL.
     const FMASK: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 16 | 1 << 18;
     let entry_of =
         |first: unsafe extern "C" fn()| first as *const () as u64 - CPU_STUB_BYTES * cpu.index() as u64;

@@ -15,7 +15,7 @@ use x86_64::registers::debug::Dr6;
 
 use super::machine::{Cur, hypervisor};
 use super::percpu::{self, Local};
-use super::{apic, cpu, guest_access, machine_check, panic, serial, speculation, switch, time, windows};
+use super::{apic, cpu, guest_access, machine_check, panic, serial, switch, time, windows};
 
 /// The debug status register with nothing to say.
 const DR6_CLEAR: u64 = 0xffff_0ff0;
@@ -70,8 +70,8 @@ extern "C" fn compat_syscall_from_guest() {
 const UNDEFINED: u32 = 6;
 /// #PF.
 const PAGE_FAULT: u32 = 14;
-/// Exceptions that are more than bounced, a bit each: #DB, #UD, #NM, #GP, #PF, #MC.
-const SPECIAL: u32 = 1 << 1 | 1 << 6 | 1 << 7 | 1 << 13 | 1 << 14 | 1 << 18;
+/// Exceptions that are more than bounced, a bit each: #DB, NMI, #UD, #NM, #GP, #PF, #MC.
+const SPECIAL: u32 = 1 << 1 | 1 << 2 | 1 << 6 | 1 << 7 | 1 << 13 | 1 << 14 | 1 << 18;
 /// Exceptions with an error code that are just bounced: #TS, #NP, #SS, #AC.
 const WITH_ERROR: u32 = 1 << 10 | 1 << 11 | 1 << 12 | 1 << 17;
 
@@ -121,26 +121,48 @@ fn other_undefined(cur: &mut Cur<'_>) {
 /// #PF: the most frequent of all, and mostly the guest's kernel's to see.
 #[inline(never)]
 extern "C" fn page_fault(local: &'static Local) {
-    local.with_current(|cur| {
-        let (cr2, error) = (Cr2::read_raw(), cur.regs.error_code);
-        if error & NO_DESCRIPTOR == 0 || table_writes::may_be(cur, cr2, error) {
-            other_page_fault(local, cr2, error);
+    enum Else {
+        Table,
+        Descriptor,
+    }
+    let cr2 = Cr2::read_raw();
+    // Functions that save registers for themselves are called once this one is done with the vCPU.
+    let otherwise = local.with_current(|cur| {
+        let error = cur.regs.error_code;
+        if table_writes::may_be(cur, cr2, error) {
+            Some(Else::Table)
+        } else if error & NO_DESCRIPTOR == 0 {
+            Some(Else::Descriptor)
         } else {
             traps::page_fault(cur, cr2, error);
+            None
+        }
+    });
+    match otherwise {
+        Some(Else::Table) => table_write(local, cr2),
+        Some(Else::Descriptor) => descriptor_fault(local, cr2),
+        None => {}
+    }
+}
+
+/// #PF at a page table, which the guest's kernel may have written to.
+#[inline(never)]
+extern "C" fn table_write(local: &'static Local, cr2: u64) {
+    local.with_current(|cur| {
+        if !table_writes::emulate(cur, cr2) {
+            traps::page_fault(cur, cr2, cur.regs.error_code);
         }
     });
 }
 
-/// #PF of a guest that may be by its LDT, or by a write to a page table.
+/// #PF where nothing is mapped, which may have been at the LDT.
 #[inline(never)]
-extern "C" fn other_page_fault(local: &'static Local, cr2: u64, error: u32) {
+extern "C" fn descriptor_fault(local: &'static Local, cr2: u64) {
     local.with_current(|cur| {
-        if error & NO_DESCRIPTOR == 0
-            && let Some(offset) = windows::ldt_offset(&cur.vcpu.window, cr2)
-        {
-            ldt_fault(cur, offset, error);
-        } else if !table_writes::emulate(cur, cr2, error) {
-            traps::page_fault(cur, cr2, error);
+        let error = cur.regs.error_code;
+        match windows::ldt_offset(&cur.vcpu.window, cr2) {
+            Some(offset) => ldt_fault(cur, offset, error),
+            None => traps::page_fault(cur, cr2, error),
         }
     });
 }
@@ -161,6 +183,7 @@ fn special_trap_of(cur: &mut Cur<'_>) {
             cur.vcpu.cpu.lock().debug[6] = status;
             traps::deliver_exception(cur, TrapVector::DEBUG, None);
         }
+        2 => panic::stop_if_another_panics(),
         7 => traps::device_not_available(cur),
         13 => {
             if !traps::software_interrupt(cur, error) && (error != 0 || !emulate(cur, TrapVector::PROTECTION))
@@ -223,19 +246,20 @@ extern "C" fn trap_from_hypervisor(regs: &mut CpuUserRegs) {
 /// exception, as if the instruction after the return had raised the fault.
 #[unsafe(no_mangle)]
 extern "C" fn refused_iret(vector: u32, error: u32) {
-    speculation::entered_by_refused_iret();
-    let local = percpu::local();
-    if vector != PAGE_FAULT || !ldt_page_brought_in(Cr2::read_raw()) {
-        local.with_current(|cur| {
-            cur.regs.entry_vector = vector;
-            cur.regs.error_code = error;
-            let error = matches!(vector, 10..=14).then_some(error);
-            traps::deliver_exception(cur, TrapVector(vector as u8), error);
-        });
-    }
+    percpu::local().with_current(|cur| {
+        cur.regs.entry_vector = vector;
+        cur.regs.error_code = error;
+        if vector == PAGE_FAULT
+            && let Some(offset) = windows::ldt_offset(&cur.vcpu.window, Cr2::read_raw())
+        {
+            return ldt_fault(cur, offset, error);
+        }
+        let error = matches!(vector, 10..=14).then_some(error);
+        traps::deliver_exception(cur, TrapVector(vector as u8), error);
+    });
 }
 
-/// NMI, double fault, and machine checks and debug exceptions in ring 0.
+/// Double fault, and NMI, machine checks and debug exceptions in ring 0.
 #[unsafe(no_mangle)]
 extern "C" fn trap_on_own_stack(regs: &mut CpuUserRegs) {
     match regs.entry_vector {

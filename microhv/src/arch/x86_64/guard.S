@@ -70,8 +70,8 @@
     jne 1b
     ret
 
-/* On an entry by NMI, machine check, debug exception or double fault, whatever was interrupted: that may be a guest, or the
-   hypervisor before guard_entry or behind the last step of a return. In: all registers are saved. Keeps rdi, rbp; r12 is ist_end's. */
+/* On an entry by NMI, machine check, debug exception or double fault in ring 0: the hypervisor may have been before guard_entry or behind
+   the last step of a return. In: all registers are saved. Keeps rdi, rbp; r12 is ist_end's. */
     .balign 16
     function guard_ist
     xor r12d, r12d
@@ -112,10 +112,18 @@
     jmp leave_by_\way\()_rest
     .balign 16
     function own_guarded_\way
-    call guard_exit
-    mov rcx, [rsp + {frame_from_stack} + {regs_rip}]
     mov rdx, [rsp + {own_exit}]
-    jmp own_leave_by_\way\()_rest
+    test rdx, rdx
+    jne 1f
+    call renew_root                     /* code of Rust's: ahead of what takes IBRS back */
+    mov rdx, rax
+1:  push rdx
+    push rdx                            /* so that calls find the stack aligned */
+    call guard_exit
+    pop rdx
+    pop rdx
+    mov rcx, [rsp + {frame_from_stack} + {regs_rip}]
+    jmp own_leave_by_\way\()_loads
     .endr
 
 /* The registers are the caller's to change. */

@@ -19,7 +19,7 @@
     leave_by_iret
     leave_by_iret own_
 
-/* Enters the first guest, or the next one after idling: forgets the stack above. In: rdi = top of the CPU's stack. */
+/* Enters a CPU's first guest: forgets the stack above. In: rdi = top of the CPU's stack. */
     function enter_guest
     mov rsp, rdi
     leave

@@ -14,8 +14,8 @@
     .endr
     .endm
 
-/* Moves the words of an interruption from a guest, and rax and rdx that were pushed behind them, from the stack of an interruption that
-   nothing masks to the frame of this CPU, which becomes the stack. */
+/* Moves the words of an interruption from a guest, and rax and rdx that are pushed behind them, from the stack of an interruption that
+   nothing masks to the frame of this CPU, which becomes the stack. Zeros stay behind: the next guest's page tables map that stack. */
     .macro move_words
     push rax
     push rdx
@@ -25,6 +25,7 @@
     .irp word, 8, 16, 24, 32, 40, 48, 56, 64     /* ss, rsp, rflags, cs, rip, error code with vector, rax, rdx */
     mov rdx, [rsp + 64 - \word]
     mov [rax - \word], rdx
+    mov qword ptr [rsp + 64 - \word], 0
     .endr
     lea rsp, [rax - 64]
     pop rdx
@@ -57,12 +58,20 @@
     call \to
     .endm
 
-/* Goes back to what was interrupted in ring 0. In: rsp = its frame. `\last` names the last instruction. */
-    .macro return_to_ring_0 last
+/* Goes back to what was interrupted, to the same stack. In: rsp = its frame. `\last` names the last instruction.
+   With `wipe`, zeros stay behind for the registers: on a stack that the page tables of guests map. */
+    .macro return_to_ring_0 last, wipe=0
+    .set .Lplace, 0
     .irp register, r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi
+    .if \wipe
+    mov \register, [rsp + .Lplace]
+    mov qword ptr [rsp + .Lplace], 0
+    .set .Lplace, .Lplace + 8
+    .else
     pop \register
+    .endif
     .endr
-    add rsp, 8
+    add rsp, 8 + .Lplace
     .ifnb \last
     .globl \last
 \last:

@@ -147,8 +147,8 @@ fn print_current() {
         serial::print(format_args!(" {number}"));
     }
     report!("");
-    // SAFETY: this CPU's frame, of integers; entry code writes the frame only while a guest runs.
-    print_registers(unsafe { &*percpu::local().frame() });
+    // SAFETY: this CPU's frame, of integers: nothing else of this CPU goes on.
+    print_registers(&unsafe { percpu::local().frame().read_volatile() });
 }
 
 /// The memory of [`KEPT`].

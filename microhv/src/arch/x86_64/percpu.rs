@@ -102,7 +102,8 @@ pub(crate) const STACK_FROM_FRAME: usize = offset_of!(EntryPage, stack) - offset
 /// Likewise.
 pub(crate) const FULL_FROM_FRAME: usize = offset_of!(EntryPage, full) - offset_of!(EntryPage, frame);
 
-// SAFETY: the cells are stacks, the TSS, the frame and the current vCPU, which only their own CPU uses; the rest are atomics.
+// SAFETY: the cells are stacks, the TSS, the frame and the current vCPU, which only their own CPU uses (a report reads another CPU's frame
+// as integers); the rest are atomics.
 unsafe impl Sync for Area {}
 
 /// The boot CPU's area: until the final tables are loaded, at its place in the image, and then only in its row.
@@ -309,7 +310,10 @@ impl Local {
     /// The registers of the vCPU that is loaded.
     #[inline(always)]
     pub(crate) fn frame(&self) -> *mut CpuUserRegs {
-        core::ptr::from_ref(self).cast_mut().wrapping_byte_add(FRAME_FROM_STACK).cast()
+        // Of the area, and not of these data, behind which the frame lies.
+        core::ptr::with_exposed_provenance_mut(
+            core::ptr::from_ref(self).addr().wrapping_add(FRAME_FROM_STACK),
+        )
     }
 
     /// Top of this CPU's main stack, which ends where its data begin.

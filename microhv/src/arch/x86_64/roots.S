@@ -43,7 +43,7 @@
     pop rax
     mov cr3, rax
     mov rsp, rbp
-    return_to_ring_0 own_return_by_ist
+    return_to_ring_0 own_return_by_ist, wipe=1
     int3                                /* with these, room for a jump to verw_ist */
     int3
     int3

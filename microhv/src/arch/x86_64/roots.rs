@@ -7,8 +7,8 @@
 //! | 260 | the descriptor window of the vCPU that is loaded, and no other |
 //! | 261 | entry code and its constants, the IDT; of this CPU's area the interrupt stacks and the entry page |
 //!
-//! Each CPU has tables of its own, two of level 4, whose other slots are copies of a guest's (`RootCopies`). The ways in and out are
-//! in `roots.S`; `speculation.rs` has the common ones lead there. Global pages are off, since they would stay in the TLB.
+//! Each CPU has tables of its own, two of level 4, whose other slots are copies of a guest's (`RootCopies`). The ways in and out
+//! are those of other CPUs once more, with loads of CR3 (names that begin with `own_`); `speculation.rs` has the common ones lead there. Global pages are off, since they would stay in the TLB.
 #![allow(unsafe_code)] // page tables, and what assembly calls
 
 use alloc::alloc::alloc_zeroed;

@@ -47,6 +47,8 @@ unsafe extern "C" {
     fn guarded_syscall();
     fn guarded_compat_syscall();
     fn guarded_trap();
+    fn guard_entry();
+    static refused_guard: u8;
     static guard_predictions: u8;
     fn forget_predictions();
     static guard_return_stack: u8;
@@ -117,6 +119,9 @@ pub(crate) fn apply(measures: &Measures) {
             (&raw const own_ist_guard, guard_ist),
         ] {
             patch(place, CALL, target);
+        }
+        if is_guarded {
+            patch(&raw const refused_guard, CALL, guard_entry);
         }
     }
     if measures.ibpb_entry {
@@ -210,15 +215,6 @@ pub(crate) fn ahead_of_idleness() {
     if CLEARS_AHEAD_OF_IDLENESS.load(Ordering::Relaxed) {
         // SAFETY: VERW changes flags and nothing else that software sees.
         unsafe { verw_idle() };
-    }
-}
-
-/// An IRET to a guest has faulted: the hypervisor goes on as behind an entry, though the way out has taken IBRS back.
-pub(crate) fn entered_by_refused_iret() {
-    let control = HYPERVISOR_CONTROL.load(Ordering::Relaxed);
-    if control != 0 {
-        // SAFETY: the register was enumerated with the bits that are set.
-        unsafe { cpu::write_msr(SPEC_CTRL, control.into()) };
     }
 }
 

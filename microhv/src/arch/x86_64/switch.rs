@@ -3,7 +3,7 @@
 //! Entry code stores the general registers in the CPU's frame. They, and what stays in the processor (segments and their bases,
 //! floating point, debug registers, tables), are switched here, and only when another vCPU than the last comes: an idle CPU keeps
 //! what the last vCPU had.
-#![allow(unsafe_code)] // per-CPU state, and the stack that entry code takes up
+#![allow(unsafe_code)] // per-CPU state, and the frame that entry code fills
 
 use alloc::sync::Arc;
 use core::arch::asm;
@@ -290,14 +290,14 @@ fn load_segments(wanted: Segments, is_user: bool, has_bases: bool) -> bool {
     // Loading a selector may fault an LDT page in, which takes the vCPU's lock.
     let whole = load_selectors(wanted.selectors);
     let mut bases = wanted.bases;
-    if fs > 3 && bases[0] == 0 && !has_bases {
-        bases[0] = cpu::read_msr(msr::FS_BASE);
-    }
     // The selector of GS goes with user mode's base. In a context that a toolstack saved, a base of 0 with a selector
     // means the base in that selector's descriptor, unless the guest sets bases by instructions, beside any selector.
+    // Where a selector could not be loaded, the register may have another vCPU's base.
     let user = if is_user { 1 } else { 2 };
-    if gs > 3 && bases[user] == 0 && !has_bases {
-        bases[user] = cpu::read_msr(msr::GS_BASE);
+    for (selector, base, register) in [(fs, 0, msr::FS_BASE), (gs, user, msr::GS_BASE)] {
+        if whole && selector > 3 && bases[base] == 0 && !has_bases {
+            bases[base] = cpu::read_msr(register);
+        }
     }
     for (register, base) in BASES.into_iter().zip(bases) {
         // SAFETY: bases of the guest, canonical where they were set; the hypervisor uses neither FS nor GS.

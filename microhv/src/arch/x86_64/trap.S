@@ -48,8 +48,8 @@ trap_saved:
     return_to_ring_0
 
 /* The IRET to a guest faulted. The processor pushed six words below those of the IRET, the stub completed them, and push_registers
-   saved the guest's registers below: 48 bytes below their places in the frame, to which they go back.
-   In: rsp = what was saved. */
+   saved the guest's registers below: 48 bytes below their places in the frame, to which they go back. The place below is cleared: the
+   next guest's page tables map that page. In: rsp = what was saved. */
     function iret_refused
     mov r14d, [rsp + 124]               /* vector */
     mov r15d, [rsp + 120]               /* error code */
@@ -60,17 +60,25 @@ trap_saved:
     mov [rdi + rcx * 8], rax
     dec ecx
     jns 1b
+    xor eax, eax
+    mov [rdi - 56], rax                 /* where own_refused returned to */
+    .irp word, 48, 40, 32, 24, 16, 8
+    mov [rdi - \word], rax
+    .endr
     mov rsp, [rdi + {stack_from_frame}]
-    xor ebp, ebp
+    place refused_guard
     mov edi, r14d
     mov esi, r15d
+    .irp register, eax, ebx, ecx, edx, ebp, r8d, r9d, r10d, r11d, r12d, r13d, r14d, r15d
+    xor \register, \register
+    .endr
     call refused_iret
     leave
     jmp leave_by_sysret
 
 /* Debug exceptions: on a stack of their own, since a guest can have one taken at the first instruction of
    syscall_entry, where the guest's stack pointer is still loaded (a breakpoint hit by MOV SS, then SYSCALL; XSA-260).
-   Machine checks: likewise, since they come anywhere.
+   Machine checks and NMIs: likewise, since they come anywhere.
    From ring 3 the words are moved to the CPU's frame, and the exception goes on as any other. */
     .macro own_stack_but_from_guest name, vector
     .balign 16
@@ -84,15 +92,9 @@ trap_saved:
     .endm
     own_stack_but_from_guest debug_stub, 1
     own_stack_but_from_guest machine_check_stub, 18
+    own_stack_but_from_guest nmi_stub, 2
 
-/* NMI, double fault: on stacks of their own, whatever was running. */
-    .macro own_stack_stub name, vector
-    function \name
-    push 0
-    mov dword ptr [rsp + 4], \vector
-    jmp ist_common
-    .endm
-    own_stack_stub nmi_stub, 2
+/* Double fault: on a stack of its own, whatever was running. */
     function double_fault_stub
     mov dword ptr [rsp + 4], 8
     function ist_common

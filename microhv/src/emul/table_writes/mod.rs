@@ -49,9 +49,9 @@ pub fn may_be<P: Platform>(cur: &Current<'_, P>, cr2: u64, error_code: u32) -> b
         && cur.domain.assists(VMASST_TYPE_WRITABLE_PAGETABLES)
 }
 
-/// Looks at a page fault of the guest before it is bounced: `true` when the write was done and the guest goes on.
-pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, cr2: u64, error_code: u32) -> bool {
-    let is_done = may_be(cur, cr2, error_code) && emulate_write(cur, cr2).is_some();
+/// Looks at a page fault of which [`may_be`] says so before it is bounced: `true` when the write was done and the guest goes on.
+pub fn emulate<P: Platform>(cur: &mut Current<'_, P>, cr2: u64) -> bool {
+    let is_done = emulate_write(cur, cr2).is_some();
     if is_done {
         traps::retired(cur);
     }

@@ -77,8 +77,11 @@ impl<P: Platform> Operation<'_, '_, P> {
                 .map(|()| Callback { address, masks_events: disables_events != 0 })
         };
         let syscall32 = callback(context.syscall32_callback_eip, context.syscall32_disables_events)?;
-        entries.sysenter.set(callback(context.sysenter_callback_eip, context.sysenter_disables_events)?);
+        let sysenter = callback(context.sysenter_callback_eip, context.sysenter_disables_events)?;
+        self.hold()?;
+        entries.sysenter.set(sysenter);
         entries.syscall32.set(syscall32);
+        self.cur.hv.unpause_domain(self.domain);
         Ok(context)
     }
 

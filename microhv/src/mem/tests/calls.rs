@@ -249,7 +249,9 @@ fn writes_to_mapped_tables_are_emulated() {
         world.write(&guest, 0, code);
         regs.rip = ARGS;
         regs.rdi = target;
-        let handled = world.run_with(&guest.dom, regs, |cur| table_writes::emulate(cur, target, 3));
+        let handled = world.run_with(&guest.dom, regs, |cur| {
+            table_writes::may_be(cur, target, 3) && table_writes::emulate(cur, target)
+        });
         world.check();
         handled
     };
@@ -280,10 +282,14 @@ fn writes_to_mapped_tables_are_emulated() {
     regs.rsi = 0;
     assert!(!fault(&[0x48, 0x89, 0x77, 0x08], &mut regs));
     let l2_target = 2 << 12;
-    let handled = world.run_with(&guest.dom, &mut regs, |cur| table_writes::emulate(cur, l2_target, 3));
+    let handled = world.run_with(&guest.dom, &mut regs, |cur| {
+        table_writes::may_be(cur, l2_target, 3) && table_writes::emulate(cur, l2_target)
+    });
     assert!(!handled);
     for (va, code) in [(target, 1), (target, 2), (target, 0x13), (target, 0xb), (0xffff_8000_0000_0000, 3)] {
-        let handled = world.run_with(&guest.dom, &mut regs, |cur| table_writes::emulate(cur, va, code));
+        let handled = world.run_with(&guest.dom, &mut regs, |cur| {
+            table_writes::may_be(cur, va, code) && table_writes::emulate(cur, va)
+        });
         assert!(!handled, "{va:#x} {code:#x}");
     }
 }

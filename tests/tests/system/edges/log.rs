@@ -96,7 +96,10 @@ impl Code {
                     blocks.insert(address, Vec::new());
                     address
                 });
-                blocks.entry(begin).or_default().push(step);
+                // More bytes of a long instruction have a line without text.
+                if !step.text.is_empty() {
+                    blocks.entry(begin).or_default().push(step);
+                }
                 continue;
             }
             block = None;
@@ -127,6 +130,15 @@ impl Code {
         let text = words.collect::<Vec<_>>().join(" ");
         Some((address, Step { function: name.clone(), text, is_entry: *begin == address && is_entry(name) }))
     }
+}
+
+/// The address of a function of a guest's kernel.
+pub(super) fn guest_address(image: &str, name: &str) -> Result<u64> {
+    let path = xtask::images::find(image)?.linked();
+    let bytes = std::fs::read(&path).with_context(|| format!("{}", path.display()))?;
+    let file = object::File::parse(&*bytes)?;
+    let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name));
+    Ok(symbol.with_context(|| format!("no {name} in {image}"))?.address())
 }
 
 /// Whether the CPU itself goes to a function of this name.

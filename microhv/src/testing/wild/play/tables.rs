@@ -241,7 +241,10 @@ impl Wild {
             cs: 0xe033,
             ..CpuUserRegs::default()
         };
-        self.with(&mut regs, |cur| crate::emul::table_writes::emulate(cur, at, 3)).map(|_| ())
+        self.with(&mut regs, |cur| {
+            crate::emul::table_writes::may_be(cur, at, 3) && crate::emul::table_writes::emulate(cur, at)
+        })
+        .map(|_| ())
     }
 
     pub(super) fn touch(&self, page: Page, slot: u8, entry: Entry) -> Option<()> {

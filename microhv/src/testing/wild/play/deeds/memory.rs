@@ -31,7 +31,7 @@ pub(super) static MAPS: [Deed; 10] = deeds![Map:
         wild.put(at + 0xe00, &[0x48u8, 0x89, 0x03, 0x90, 0x90])?;
         let (rbx, rax) = (SECOND_SEEN + AWAY_SLOT * 8, stake.page << 12 | ALL);
         let mut regs = CpuUserRegs { rip: at + 0xe00, rbx, rax, cs: 0xe033, ..CpuUserRegs::default() };
-        wild.with(&mut regs, |cur| crate::emul::table_writes::emulate(cur, rbx, 3))
+        wild.with(&mut regs, |cur| crate::emul::table_writes::may_be(cur, rbx, 3) && crate::emul::table_writes::emulate(cur, rbx))
     };
 ];
 
