@@ -3,8 +3,10 @@
 //! Bochs boots the CD image. There is neither virtio nor isa-debug-exit: the hypervisor and dom0 report their end
 //! through the second serial port, which Bochs writes to a file. No guest may access that port.
 
-use std::io::{IsTerminal, Read, Write};
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,6 +39,10 @@ const INSTRUCTIONS_A_SECOND: u32 = 50_000_000;
 /// After a report, the machine powers off within this time or is ended.
 const GOES_OFF: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// What Bochs says when its debugger gives the machine's screen a terminal of its own, whose name follows in quotes.
+const SCREEN_IS: &str = "connected to screen \"";
+/// Linux's flag for a terminal that is opened and does not become the process's own.
+const O_NOCTTY: i32 = 0o400;
 /// What the serial line's reader waits for at most before it looks whether the machine has ended.
 const READ_EVERY: Duration = Duration::from_millis(100);
 
@@ -106,6 +112,8 @@ pub fn run(machine: &Machine, shown: bool) -> Result<(Outcome, String, usize)> {
     }
     let started = Instant::now();
     let mut child = Ended(command(&files).spawn().context("cannot run Bochs")?);
+    let said = child.0.stdout.take().context("Bochs's output is not piped")?;
+    std::thread::spawn(move || watch_screen(said));
     listener.set_nonblocking(true)?;
     let text = Arc::new(Mutex::new(Vec::new()));
     let mut reader = None;
@@ -208,8 +216,27 @@ fn command(files: &RunDirectory) -> Command {
     );
     let mut command = qemu::contained(TERMINAL);
     command.args(["-qec", &inner, "/dev/null"]).env("TERM", "xterm");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     command
+}
+
+/// Reads what Bochs says, and what it draws on the terminal of the machine's screen: Bochs stops when a terminal that nobody
+/// reads is full, which takes some hundred lines of a console.
+fn watch_screen(said: impl Read) {
+    let mut lines = BufReader::new(said).split(b'\n');
+    while let Some(Ok(line)) = lines.next() {
+        let Some(screen) = screen_in(&String::from_utf8_lossy(&line)).map(str::to_string) else { continue };
+        std::thread::spawn(move || {
+            // Without its terminal the screen is not drawn, which harms nothing but a long run.
+            let opened = OpenOptions::new().read(true).custom_flags(O_NOCTTY).open(screen);
+            let _ = opened.and_then(|mut screen| std::io::copy(&mut screen, &mut std::io::sink()));
+        });
+    }
+}
+
+/// The terminal of the machine's screen, if the line names one.
+fn screen_in(line: &str) -> Option<&str> {
+    line.split_once(SCREEN_IS)?.1.split('"').next().filter(|name| name.starts_with("/dev/pts/"))
 }
 
 /// The report in its file, if there is one.
@@ -270,6 +297,13 @@ mod tests {
         assert_eq!(reports(&files.file("report")), (2, Some(Outcome::Restarts)));
         std::fs::write(files.file("report"), b"\x1f").expect("writable");
         assert_eq!(reports(&files.file("report")), (1, None));
+    }
+
+    #[test]
+    fn the_screens_terminal_is_found() {
+        assert_eq!(screen_in("Bochs connected to screen \"/dev/pts/7\"\r"), Some("/dev/pts/7"));
+        assert_eq!(screen_in("Bochs connected to screen \"/etc/passwd\""), None);
+        assert_eq!(screen_in("connected"), None);
     }
 
     #[test]
