@@ -112,6 +112,29 @@ impl Debian {
         fs::write(self.root.join(name), text).expect("writable");
     }
 
+    /// Another program in place of the system's.
+    fn program(&self, name: &str, text: &str) {
+        program(&self.scratch.path("programs").join(name), text);
+    }
+
+    /// The system lies on `disk` behind a PCI device at `place`, instead of on a virtio disk.
+    fn controller(&self, place: &str, driver: &str, class: &str, disk: &str) {
+        let device = self.root.join("sys/devices/pci0000:00").join(place);
+        let (block, driver) =
+            (self.root.join("sys/block").join(disk), self.root.join("sys/bus/pci/drivers").join(driver));
+        for directory in [&device.join("host/target"), &driver, &block] {
+            fs::create_dir_all(directory).expect("writable");
+        }
+        symlink(driver, device.join("driver")).expect("writable");
+        fs::write(device.join("class"), format!("{class}\n")).expect("writable");
+        symlink(device.join("host/target"), block.join("device")).expect("writable");
+        let kind = if disk.starts_with("nvme") { "nvme" } else { "ata" };
+        symlink(format!("../../{disk}"), self.root.join(format!("dev/disk/by-id/{kind}-A_B")))
+            .expect("writable");
+        self.program("findmnt", &format!("case $3 in /) echo /dev/{disk}p2 ;; *) exit 1 ;; esac"));
+        self.program("lsblk", &format!("case $* in *SERIAL*) echo A B ;; *) echo {disk} disk ;; esac"));
+    }
+
     /// Makes the installation's directory, with a hypervisor of these bytes.
     fn deliver(&self, hypervisor: &str) {
         let file = |name: &str, text: &str| self.scratch.file(name, text.as_bytes()).expect("writable");
@@ -222,6 +245,13 @@ fn a_machine_gets_an_entry_and_its_system_a_configuration() {
     assert_eq!(debian.tree(), before);
 }
 
+/// A machine that `change` has made unfit is refused, for a reason that holds `why`.
+fn refused(change: impl FnOnce(&Debian), why: &str) {
+    let debian = Debian::new("install-refused");
+    change(&debian);
+    debian.refuses(why);
+}
+
 #[test]
 fn what_cannot_work_is_refused_before_anything_changes() {
     let programs: [(&str, &str, &str); 11] = [
@@ -246,9 +276,7 @@ fn what_cannot_work_is_refused_before_anything_changes() {
         ("sha256sum", "exit 1", "copy the directory again"),
     ];
     for (name, text, why) in programs {
-        let debian = Debian::new("install-refused");
-        program(&debian.scratch.path("programs").join(name), text);
-        debian.refuses(why);
+        refused(|debian| debian.program(name, text), why);
     }
     for (name, text, why) in [
         ("boot/config-6.1.0-test", "# CONFIG_XEN_PV is not set\n", "no CONFIG_XEN_PV"),
@@ -264,16 +292,16 @@ fn what_cannot_work_is_refused_before_anything_changes() {
         ("boot/grub/grub.cfg", "linux /k root=UUID=1\n", "does not know grub-reboot"),
         ("proc/meminfo", "MemTotal: 393216 kB\n", "384 MiB of memory leave 234 MiB"),
     ] {
-        let debian = Debian::new("install-refused");
-        debian.write(name, text);
-        debian.refuses(why);
+        refused(|debian| debian.write(name, text), why);
     }
-    let debian = Debian::new("install-refused");
-    fs::remove_file(debian.scratch.path("programs").join("update-grub")).expect("there");
-    debian.refuses("started by GRUB 2");
-    let debian = Debian::new("install-refused");
-    fs::remove_file(debian.root.join("boot/grub/i386-pc/multiboot2.mod")).expect("there");
-    debian.refuses("run grub-install");
+    let removed =
+        |debian: &Debian, path: PathBuf| fs::remove_file(debian.scratch.path("").join(path)).expect("there");
+    refused(|debian| removed(debian, "programs/update-grub".into()), "started by GRUB 2");
+    refused(|debian| removed(debian, "root/boot/grub/i386-pc/multiboot2.mod".into()), "run grub-install");
+}
+
+#[test]
+fn secure_boot_and_a_system_that_is_a_guest_are_refused() {
     let debian = Debian::new("install-refused");
     let variables = debian.root.join("sys/firmware/efi/efivars");
     fs::create_dir_all(&variables).expect("writable");
@@ -286,6 +314,33 @@ fn what_cannot_work_is_refused_before_anything_changes() {
     fs::create_dir_all(debian.root.join("sys/hypervisor")).expect("writable");
     debian.write("sys/hypervisor/type", "xen\n");
     debian.refuses("runs as a guest");
+}
+
+/// Controllers by their place, driver, class and disk, and what stands behind `disk =` or why the disk is refused.
+#[test]
+fn a_disk_is_taken_where_dom0_finds_its_controller() {
+    let (sata, raid, nvme) = ("0x010601", "0x010400", "0x010802");
+    let (first, hidden) = ("0000:00:05.0", "0000:00:0e.0/pci10000:e0/10000:e0:06.0/10000:e1:00.0");
+    let (no_driver, no_name) = ("no driver for the disk", "could not tell");
+    for (place, driver, class, disk, outcome) in [
+        (first, "ahci", sata, "sda", Ok("'phy:/dev/disk/by-id/ata-A_B,xvda,w'")),
+        (first, "nvme", nvme, "nvme0n1", Ok("'phy:/dev/disk/by-id/nvme-A_B,xvda,w'")),
+        (first, "ahci", raid, "sda", Err(no_driver)),
+        (first, "nvme", raid, "nvme0n1", Err(no_driver)),
+        (hidden, "nvme", nvme, "nvme0n1", Err(no_driver)),
+        (first, "megaraid_sas", raid, "sda", Err(no_driver)),
+        // dom0 knows a controller's first name space alone.
+        (first, "nvme", nvme, "nvme0n2", Err(no_name)),
+    ] {
+        let debian = Debian::new("install-controller");
+        debian.controller(place, driver, class, disk);
+        match outcome {
+            Ok(line) => {
+                assert!(debian.succeeds(&["--check"]).contains(line), "{place} {driver} {class} {disk}")
+            }
+            Err(why) => debian.refuses(&format!("{why} {disk}")),
+        }
+    }
 }
 
 #[test]
@@ -303,17 +358,16 @@ fn a_disk_without_a_name_of_its_own_must_be_the_only_one() {
 #[test]
 fn when_the_menu_cannot_be_made_the_former_entry_stays() {
     let debian = Debian::new("install-menu");
-    let programs = debian.scratch.path("programs");
-    program(&programs.join("update-grub"), "exit 1");
+    debian.program("update-grub", "exit 1");
     assert!(!debian.run(&[], "").status.success());
     assert!(!debian.root.join("etc/grub.d/45_microhv").exists());
-    program(&programs.join("update-grub"), UPDATE);
+    debian.program("update-grub", UPDATE);
     debian.succeeds(&[]);
     let version = debian.entry().expect("an entry");
     debian.deliver("second");
-    program(&programs.join("update-grub"), "exit 1");
+    debian.program("update-grub", "exit 1");
     assert!(!debian.run(&[], "").status.success());
-    program(&programs.join("update-grub"), UPDATE);
+    debian.program("update-grub", UPDATE);
     let made = debian.run_menu();
     assert!(made && debian.entry() == Some(version));
 }

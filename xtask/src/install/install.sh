@@ -132,6 +132,8 @@ check_names() {
 # The driver of the device $1 of sysfs, or of what the device hangs on, if dom0 has a driver for that too.
 driver_of() {
     at=$(readlink -f "$1") || return 0
+    # dom0 finds what is on the machine's first PCI domain. What is behind a controller such as Intel's VMD has a domain of its own.
+    case ${at#*/pci0000:} in */pci*:* | "$at") return ;; esac
     while [ -n "$at" ] && [ "$at" != / ]; do
         driver=$(basename "$(readlink -f "$at/driver" 2> /dev/null || echo none)")
         case $driver in virtio_blk | virtio_net) echo "$driver" && return ;;
