@@ -86,10 +86,9 @@ fn foreign_frame() -> u64 {
     0x200
 }
 
-/// An entry for `mfn` that is not present; adding 1 makes the entry present.
-fn absent(mfn: u64) -> u64 {
-    mfn << 12 | (RO | pte::US) & !pte::P
-}
+/// An entry that is not present; adding 1 makes the entry present, for frame 0, which is no guest's. A table may have no entry that
+/// is not present and names another frame where the CPU has L1TF.
+const ABSENT: u64 = (RO | pte::US) & !pte::P;
 
 /// Hypercalls that are made as one multicall, so that no interrupt of the guest's comes between them. The
 /// memory that they read stays in place.
@@ -270,7 +269,7 @@ fn add_between(list: &mut List, scratch: &Scratch, between: Between) {
             let pages = list.keep(&[scratch.pages.pfn(0).raw()]);
             list.memory(XENMEM_POPULATE_PHYSMAP, &List::reservation(pages, 1));
             // Restores the page's entry, which the hypervisor has cleared.
-            list.update(mfn << 12 | AFTER * 8, absent(foreign_frame()));
+            list.update(mfn << 12 | AFTER * 8, ABSENT);
         }
     }
 }
@@ -282,7 +281,7 @@ fn attempt(way: Way, between: Between, becomes: Becomes) -> Option<(u64, Vec<i64
     let (at, mfn, unmapped) = (scratch.at(0), scratch.mfn(0), scratch.entry_address(2));
     let [_, _, l2, _] = tables(at);
     let slot = (l2 << 12) + SLOT * 8;
-    probe::write(scratch.page(0) + AFTER * 8, absent(foreign_frame()));
+    probe::write(scratch.page(0) + AFTER * 8, ABSENT);
     // The word is not present even with 1 added.
     probe::write(scratch.page(0) + BEFORE * 8, 1);
     let mut list = List::default();
