@@ -343,6 +343,22 @@ fn a_disk_is_taken_where_dom0_finds_its_controller() {
     }
 }
 
+/// Where the menu's default is a saved one, PV GRUB looks where the machine's GRUB has saved it.
+#[test]
+fn the_guests_loader_looks_up_a_saved_default() {
+    let debian = Debian::new("install-saved");
+    debian.succeeds(&[]);
+    let menu = fs::read_to_string(debian.root.join("boot/grub/grub.cfg")).expect("a menu");
+    for line in [
+        "elif [ -z \"$default\" ]; then\n",
+        "    search --no-floppy --fs-uuid --set=microhv_grub 1234-abcd\n",
+        "        load_env --file ($microhv_grub)/boot/grub/grubenv saved_entry\n",
+        "        set default=\"$saved_entry\"\n",
+    ] {
+        assert!(menu.contains(line), "{line}: {menu}");
+    }
+}
+
 #[test]
 fn a_disk_without_a_name_of_its_own_must_be_the_only_one() {
     let debian = Debian::new("install-nameless");

@@ -110,13 +110,15 @@ fn tool(program: &str, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Makes a disk's file with a table of two partitions: that of GRUB's core for a BIOS, and one of this name, kind and size in
-/// sectors.
+/// A partition behind that of GRUB's core: its name, its kind, and its size in sectors, which 2048 divides.
+pub type Partition<'a> = (&'a str, Type, u64);
+
+/// Makes a disk's file with a table of partitions: that of GRUB's core for a BIOS, and behind it these, in their order.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn partitioned(disk: &Path, name: &str, kind: Type, sectors: u64) -> Result<File> {
-    let all = FILES + sectors + LAST;
+pub fn partitioned(disk: &Path, partitions: &[Partition<'_>]) -> Result<File> {
+    let all = FILES + partitions.iter().map(|(_, _, sectors)| sectors).sum::<u64>() + LAST;
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(disk)?;
     file.set_len(all * SECTOR)?;
     gpt::mbr::ProtectiveMBR::with_lb_size(u32::try_from(all - 1).unwrap_or(u32::MAX))
@@ -126,13 +128,17 @@ pub fn partitioned(disk: &Path, name: &str, kind: Type, sectors: u64) -> Result<
         .logical_block_size(LogicalBlockSize::Lb512)
         .create_from_device(file, None)?;
     table.add_partition_at("core", 1, CORE.0, CORE.1, BIOS, 0)?;
-    table.add_partition_at(name, 2, FILES, sectors, kind, 0)?;
+    let mut first = FILES;
+    for (number, (name, kind, sectors)) in (2..).zip(partitions) {
+        table.add_partition_at(name, number, first, *sectors, kind.clone(), 0)?;
+        first += sectors;
+    }
     Ok(table.write()?)
 }
 
 /// Writes the table, whose second partition has `sectors` sectors, and what a BIOS reads.
 fn write_sectors(image: &Path, sectors: u64, boot_sector: Vec<u8>, core: Vec<u8>) -> Result<()> {
-    let mut file = partitioned(image, "microhv", EFI, sectors)?;
+    let mut file = partitioned(image, &[("microhv", EFI, sectors)])?;
     let (boot_code, core) = bios_code(boot_sector, core)?;
     file.seek(SeekFrom::Start(0))?;
     file.write_all(&boot_code)?;

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::Scratch;
+use xtask::deps::{self, Need};
 use xtask::guest::stock;
-use xtask::iso;
-use xtask::machine::{Disk, Module, Net};
+use xtask::machine::{Card, Disk, Module, Net, Way};
 use xtask::session::{Attach, Session};
+use xtask::{iso, qemu};
 
 use crate::Case;
 use crate::linux_guest::check_file_system;
@@ -22,12 +23,68 @@ const BOOT: u64 = 900;
 const STARTED: &str = "(microhv) microhv ";
 
 pub(crate) fn cases() -> Vec<Case> {
-    let mut cases = Vec::from(crate::cases![install: an_old_system_becomes_a_guest_and_comes_back]);
-    for case in &mut cases {
-        // It installs a Debian system from packages first, and starts it six times.
-        case.soak = true;
-    }
-    cases
+    let cases = crate::cases![install:
+        an_old_system_becomes_a_guest_and_comes_back,
+        so_does_one_by_uefi_on_nvme_with_a_file_system_for_boot,
+        so_does_one_on_sata_whose_menu_has_a_saved_default,
+    ];
+    // Each installs a Debian system from packages first, unless another has, and starts it six times.
+    cases.map(|case| Case { soak: true, ..case }).into()
+}
+
+/// What kind of machine it is, and how its Debian is set up.
+#[derive(Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    disks: Way,
+    card: Card,
+    uefi: bool,
+    /// What its owner has done before.
+    set_up: fn(&mut Console) -> Result<()>,
+}
+
+fn an_old_system_becomes_a_guest_and_comes_back() -> Result<()> {
+    let (disks, card) = (Way::Virtio, Card::Virtio);
+    story(Kind { name: "install", disks, card, uefi: false, set_up: |_| Ok(()) })
+}
+
+fn so_does_one_by_uefi_on_nvme_with_a_file_system_for_boot() -> Result<()> {
+    let (disks, card) = (Way::Nvme, Card::E1000e);
+    story(Kind { name: "install-uefi", disks, card, uefi: true, set_up: boot_gets_a_file_system })
+}
+
+fn so_does_one_on_sata_whose_menu_has_a_saved_default() -> Result<()> {
+    let (disks, card) = (Way::Ahci, Card::E1000e);
+    story(Kind { name: "install-sata", disks, card, uefi: false, set_up: the_default_is_saved })
+}
+
+/// `/boot` moves to the partition that is left, and UEFI's GRUB looks there.
+fn boot_gets_a_file_system(debian: &mut Console) -> Result<()> {
+    debian.succeed("test -d /sys/firmware/efi && umount /boot/efi", 60)?;
+    debian.succeed("mkfs.ext4 -q -L boot /dev/disk/by-partlabel/left && mount -L boot /mnt", 120)?;
+    debian.succeed("mv /boot/* /mnt && umount /mnt", 120)?;
+    debian.succeed("echo 'LABEL=boot /boot ext4 defaults 0 2' >> /etc/fstab; systemctl daemon-reload", 60)?;
+    debian.succeed("mount /boot && mount /boot/efi && test -d /boot/grub && update-grub", 300)?;
+    debian
+        .succeed("grub-install --target=x86_64-efi --efi-directory=/boot/efi --removable --no-nvram", 300)
+        .map(|_| ())
+}
+
+/// The menu has another entry, which `grub-set-default` chooses: the kernel gets a word more.
+fn the_default_is_saved(debian: &mut Console) -> Result<()> {
+    debian.succeed("sed -i 's/^GRUB_DEFAULT=.*/GRUB_DEFAULT=saved/' /etc/default/grub", 60)?;
+    debian.succeed(
+        "printf '%s\\n' '#!/bin/sh' 'cat << END' 'menuentry chosen --id chosen {' \
+         'search --no-floppy --label --set=root stock' \
+         'linux /vmlinuz root=LABEL=stock ro console=tty0 console=ttyS0,115200 chosen' \
+         'initrd /initrd.img' '}' END > /etc/grub.d/41_chosen && chmod 755 /etc/grub.d/41_chosen",
+        60,
+    )?;
+    debian.succeed("update-grub && grub-set-default chosen", 300)?;
+    debian.type_line("reboot")?;
+    debian.log_in("ttyS0")?;
+    ensure!(debian.parameters()?.ends_with(" chosen"), "the saved default is not what was started");
+    Ok(())
 }
 
 /// A machine at its serial console, which a reset starts again.
@@ -37,12 +94,22 @@ struct Console {
 }
 
 impl Console {
-    fn start(disks: &[&Path]) -> Result<Self> {
+    fn start(kind: Kind, disks: &[&Path]) -> Result<Self> {
         let mut machine = stock::machine(disks[0]);
         machine.disks.extend(disks[1..].iter().map(|disk| Disk::file(disk)));
-        machine.net = Net::User;
+        for disk in &mut machine.disks {
+            disk.way = kind.disks;
+        }
+        (machine.net, machine.card) = (Net::User, kind.card);
         machine.qemu_arguments = ["-action", "reboot=reset"].map(String::from).into();
-        let log = xtask::paths::target().join("tmp/install.log");
+        if kind.uefi {
+            deps::ensure(&[Need::Uefi])?;
+            machine.qemu_arguments.extend(["-bios", qemu::UEFI].map(String::from));
+            // At a second start the firmware unpacks itself, byte by byte, to where Linux was: where QEMU keeps translations of a
+            // page's code, each byte takes as long as there are many.
+            machine.qemu_arguments.extend(["-accel", "tcg,tb-size=32"].map(String::from));
+        }
+        let log = xtask::paths::target().join(format!("tmp/{}.log", kind.name));
         std::fs::create_dir_all(xtask::paths::target().join("tmp"))?;
         let command = stock::machine_command(&machine);
         let session = Session::logged(command, Attach::Program, Some(Duration::from_secs(3000)), &log)?;
@@ -104,22 +171,27 @@ fn delivered(scratch: &Scratch) -> Result<std::path::PathBuf> {
     let files = iso::Files { hypervisor: &hypervisor, dom0: &machine.dom0, bundle: &bundle };
     xtask::install::make(&directory, &files)?;
     let image = scratch.file("install.img", &vec![0; 64 << 20])?;
-    let made =
-        Command::new("/sbin/mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&directory).arg(&image).status();
+    let made = Command::new("/sbin/mke2fs")
+        .args(["-q", "-t", "ext4", "-L", "delivered", "-d"])
+        .arg(&directory)
+        .arg(&image)
+        .status();
     ensure!(made.context("cannot run mke2fs")?.success(), "mke2fs failed");
     Ok(image)
 }
 
-fn an_old_system_becomes_a_guest_and_comes_back() -> Result<()> {
-    let scratch = Scratch::new("install")?;
+/// Installed, tried once as the first guest, back to the menu's default, and removed.
+fn story(kind: Kind) -> Result<()> {
+    let scratch = Scratch::new(kind.name)?;
     let disk = scratch.file("stock.img", b"")?;
     stock::copy_disk(&disk)?;
     let delivered = delivered(&scratch)?;
-    let mut debian = Console::start(&[&disk, &delivered])?;
+    let mut debian = Console::start(kind, &[&disk, &delivered])?;
     debian.log_in("ttyS0")?;
+    (kind.set_up)(&mut debian)?;
     let parameters = debian.parameters()?;
     debian.succeed(
-        "mkdir /root/install && mount -o ro /dev/vdb /mnt && cp /mnt/* /root/install; umount /mnt",
+        "mkdir /root/install && mount -r -L delivered /mnt && cp /mnt/* /root/install; umount /mnt",
         60,
     )?;
     debian.succeed("sh /root/install/install.sh --check", 120)?;

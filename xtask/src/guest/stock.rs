@@ -1,5 +1,6 @@
 //! The disk of a machine that runs Debian, like the disks of clouds: a table of partitions (GPT), GRUB by Debian's own
-//! `grub-install` for a BIOS, one ext4 file system, all text on the serial line.
+//! `grub-install` for a BIOS and for UEFI, one ext4 file system, all text on the serial line. A partition is left, of which a
+//! test may make a `/boot` of its own.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use gpt::partition_types::LINUX_FS;
+use gpt::partition_types::{EFI, LINUX_FS};
 
 use super::root::{self, Root};
 use super::{directory, turn};
@@ -21,6 +22,12 @@ use crate::session::{Attach, Session};
 /// The serial number: the disk is `/dev/disk/by-id/virtio-system` in Linux, and in dom0.
 pub const ID: &str = "system";
 
+/// The disk's file, beside those of other guests.
+const FILE: &str = "stock-disk.img";
+/// MiB of the partition where UEFI finds GRUB, and of the one that is left.
+const EFI_MIB: u32 = 64;
+const LEFT_MIB: u32 = 256;
+
 /// How long the first start may take.
 const FIRST_START: Duration = Duration::from_secs(600);
 /// What the first start says at its end.
@@ -32,6 +39,8 @@ const SETTLE: &str = r#"set -e
 echo stock > "$1/etc/hostname"
 echo "127.0.0.1 localhost stock" > "$1/etc/hosts"
 echo "LABEL=stock / ext4 defaults,errors=remount-ro 0 1" > "$1/etc/fstab"
+echo "LABEL=ESP /boot/efi vfat umask=0077 0 1" >> "$1/etc/fstab"
+mkdir -p "$1/boot/efi"
 chroot "$1" passwd -q -d root
 cat > "$1/etc/default/grub" <<'END'
 GRUB_DEFAULT=0
@@ -47,7 +56,9 @@ chroot "$1" systemctl -q enable systemd-networkd
 cat > "$1/sbin/first-start" <<'END'
 #!/bin/sh
 mount -o remount,rw /
-grub-install --target=i386-pc /dev/vda && update-grub && rm /sbin/first-start && echo "GRUB is installed"
+mkfs.vfat -n ESP /dev/vda3 && mount /dev/vda3 /boot/efi && grub-install --target=i386-pc /dev/vda &&
+grub-install --target=x86_64-efi --efi-directory=/boot/efi --removable --no-nvram && umount /boot/efi &&
+update-grub && rm /sbin/first-start && echo "GRUB is installed"
 sync
 mount -o remount,ro /
 echo o > /proc/sysrq-trigger
@@ -61,7 +72,8 @@ cp "$1/initrd.img" "$1.initrd"
 const ROOT: Root = Root {
     label: "stock",
     size_mib: 1536,
-    packages: "systemd-sysv,udev,dbus,login,kmod,e2fsprogs,iproute2,procps,linux-image-amd64,grub-pc",
+    packages: "systemd-sysv,udev,dbus,login,kmod,e2fsprogs,dosfstools,iproute2,procps,linux-image-amd64,grub-pc,\
+               grub-efi-amd64-bin",
     settle: SETTLE,
 };
 
@@ -71,14 +83,14 @@ const ROOT: Root = Root {
 /// The errors of [`super::guest`], or the first start fails.
 pub fn copy_disk(copy: &Path) -> Result<()> {
     let _turn = turn()?;
-    let disk = directory().join("stock.img");
+    let disk = directory().join(FILE);
     if !disk.exists() {
         make(&disk)?;
     }
     run(Command::new("cp").arg("--sparse=always").arg(&disk).arg(copy))
 }
 
-/// The part of `disk` that holds the file system, as a file of its own.
+/// The part of `disk` that holds the system's file system, as a file of its own.
 ///
 /// # Errors
 /// The file cannot be read or written.
@@ -115,8 +127,13 @@ fn make(disk: &Path) -> Result<()> {
 
 /// Writes the table of partitions.
 fn write_table(disk: &Path) -> Result<()> {
-    let sectors = (u64::from(ROOT.size_mib) << 20) / SECTOR;
-    disk_image::partitioned(disk, "root", LINUX_FS, sectors)?.flush()?;
+    let sectors = |mib: u32| (u64::from(mib) << 20) / SECTOR;
+    let partitions = [
+        ("root", LINUX_FS, sectors(ROOT.size_mib)),
+        ("efi", EFI, sectors(EFI_MIB)),
+        ("left", LINUX_FS, sectors(LEFT_MIB)),
+    ];
+    disk_image::partitioned(disk, &partitions)?.flush()?;
     Ok(())
 }
 

@@ -282,6 +282,13 @@ menuentry 'microhv, with this system as its first guest' --class debian --id mic
     module2 $path/dom0 keep
     module2 $path/boot.cpio
 }
+elif [ -z "\$default" ]; then
+    # PV GRUB, for the guest: with GRUB_DEFAULT=saved the menu has looked for the saved entry where PV GRUB itself lies.
+    search --no-floppy --fs-uuid --set=microhv_grub $grub_uuid
+    if [ -s (\$microhv_grub)$grub_path/grubenv ]; then
+        load_env --file (\$microhv_grub)$grub_path/grubenv saved_entry
+        set default="\$saved_entry"
+    fi
 fi
 ENTRY
 END
@@ -310,6 +317,8 @@ remove() {
 install() {
     uuid=$(grub-probe --target=fs_uuid "$root/boot") || fail "grub-probe cannot tell the UUID of $root/boot"
     base=$(grub-mkrelpath "$root/boot") || fail "grub-mkrelpath cannot tell what GRUB calls $root/boot"
+    grub_uuid=$(grub-probe --target=fs_uuid "$grub") || fail "grub-probe cannot tell the UUID of $grub"
+    grub_path=$(grub-mkrelpath "$grub") || fail "grub-mkrelpath cannot tell what GRUB calls $grub"
     # One directory for each version: the menu names the old one until the new one is whole.
     version=$(cat "$work/microhv" "$work/dom0" "$work/boot.cpio" | sha256sum | cut -c1-16)
     new=$home/$version
