@@ -27,6 +27,7 @@ pub mod nospec;
 pub mod pirq;
 pub mod platform;
 pub mod rangeset;
+pub mod return_stack;
 pub mod sched;
 pub mod sync;
 #[cfg(any(test, feature = "testing"))]

@@ -14,6 +14,8 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use lock_api::{GuardNoSend, RawMutex};
 
+use crate::return_stack;
+
 #[cfg(any(test, feature = "testing"))]
 use crate::testing::{held::Held, turns};
 
@@ -33,6 +35,7 @@ pub fn serve_by(serve: fn()) {
 #[cold]
 #[inline(never)]
 pub fn wait_until(is_over: &mut dyn FnMut() -> bool) {
+    let _filled = return_stack::fill_at_end();
     loop {
         wait_a_turn();
         if is_over() {
@@ -335,6 +338,7 @@ impl<R: Rank, T> Mutex<R, T> {
     #[cold]
     #[inline(never)]
     fn wait(&self) -> spin::MutexGuard<'_, T> {
+        let _filled = return_stack::fill_at_end();
         WAITING.fetch_add(1, Ordering::Relaxed);
         let inner = wait_for(|| if self.lock.is_locked() { None } else { self.lock.try_lock() });
         WAITING.fetch_sub(1, Ordering::Relaxed);

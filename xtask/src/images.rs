@@ -10,7 +10,7 @@ use object::endian::LittleEndian;
 use object::read::elf::{FileHeader, ProgramHeader};
 
 use crate::cargo::{self, Diagnostics};
-use crate::image_check::{self, Rules};
+use crate::image_check::{self, Returns, Rules};
 use crate::paths;
 use crate::usage;
 
@@ -26,11 +26,22 @@ pub struct Image {
 }
 
 /// The hypervisor runs on one small stack per CPU.
-const HYPERVISOR: Rules =
-    Rules { max_frame_bytes: 2048, fpu_switch: &["microhv::arch::x86_64::fpu::"], indirect_branches: false };
+const HYPERVISOR: Rules = Rules {
+    max_frame_bytes: 2048,
+    fpu_switch: &["microhv::arch::x86_64::fpu::"],
+    indirect_branches: false,
+    returns: Some(Returns {
+        fill: "fill_return_stack",
+        indirect: "__llvm_retpoline_r11",
+        interrupting: &["trap_from_hypervisor", "trap_on_own_stack"],
+        // Seven calls deep, and the return stack is filled behind it.
+        by_hand: &["clear_history"],
+    }),
+};
 
 /// A kernel with stacks of its own choice: decompressors take frames of some 11 KiB.
-const KERNEL: Rules = Rules { max_frame_bytes: 16 * 1024, fpu_switch: &[], indirect_branches: false };
+const KERNEL: Rules =
+    Rules { max_frame_bytes: 16 * 1024, fpu_switch: &[], indirect_branches: false, returns: None };
 
 /// A kernel of tests, which jumps where it pleases, to see what comes of that.
 const ATTACKER: Rules = Rules { indirect_branches: true, ..KERNEL };

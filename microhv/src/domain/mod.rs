@@ -39,6 +39,7 @@ use crate::gnttab::state::GrantTable;
 use crate::mem::state::DomainMm;
 use crate::nospec::At;
 use crate::rangeset::RangeSet;
+use crate::return_stack::FillAtEnd;
 use crate::sched::state::DomainSched;
 use crate::sync::{Mutex, rank, words};
 
@@ -202,6 +203,8 @@ pub struct Domain {
     pub(crate) sched: DomainSched,
     /// What the domain's guest does not see of the CPU.
     pub(crate) levels: Levels,
+    /// The last field to be dropped: ports, above, may hold the last reference on another domain, whose ports may likewise.
+    _filled: FillAtEnd,
 }
 
 impl fmt::Debug for Domain {
@@ -249,6 +252,7 @@ impl Domain {
             clock_shown: AtomicU32::new(u32::MAX),
             sched: DomainSched::new(config.pool),
             levels: Levels::default(),
+            _filled: FillAtEnd::default(),
         })
     }
 

@@ -38,6 +38,7 @@ use ring_abi::version::XENVER_VERSION;
 pub use self::error::{Answer, HypercallError};
 use crate::domain::{Current, Domain, Vcpu};
 use crate::platform::Platform;
+use crate::return_stack;
 
 /// The arguments: rdi, rsi, rdx, r10, r8, r9.
 pub type Args = [u64; 6];
@@ -149,6 +150,7 @@ fn event_channel_op<P: Platform>(cur: &mut Current<'_, P>) {
 /// Apart, so that a send does not save registers for it.
 #[inline(never)]
 fn other_event_channel_op<P: Platform>(cur: &mut Current<'_, P>) {
+    let _filled = return_stack::fill_at_end();
     let args = arguments(cur.regs);
     let result = evtchn::event_channel_op(cur, &args);
     finish(cur, result);

@@ -7,6 +7,7 @@ use ring_abi::types::GuestVa;
 
 use super::{Args, Current, HypercallError, HypercallResult, Outcome, call};
 use crate::platform::Platform;
+use crate::return_stack;
 
 /// Entries between two looks at what waits, all of them [`BRIEF`] calls.
 const LOOK_EVERY: u32 = 8;
@@ -33,6 +34,7 @@ const ENTRY: u64 = size_of::<MulticallEntry>() as u64;
 /// # Errors
 /// `Fault`: an entry cannot be read, or its result written.
 pub fn multicall<P: Platform>(cur: &mut Current<'_, P>, outer: &Args) -> HypercallResult {
+    let _filled = return_stack::fill_at_end();
     let (mut at, mut left) = (GuestVa::new(outer[0]), outer[1] as u32);
     if left == 0 {
         return Ok(Outcome::OK);

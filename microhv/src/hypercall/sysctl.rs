@@ -11,6 +11,7 @@ use super::domctl::{domain_info, write_leaves};
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::emul::most_shown_to_any;
 use crate::platform::Platform;
+use crate::return_stack;
 
 /// Keys that one call may press.
 const MAX_KEYS: u32 = 32;
@@ -24,6 +25,7 @@ const LOCAL_DISTANCE: u32 = 10;
 /// # Errors
 /// `NotPermitted`; `Fault`; `Access`: another interface version; as each operation says; `NoSys`: no such operation.
 pub fn sysctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
+    let _filled = return_stack::fill_at_end();
     HypercallError::NotPermitted.when(!cur.domain.privileged)?;
     let arg = GuestVa::new(args[0]);
     let mut op: XenSysctl = cur.copy_in(arg)?;

@@ -18,6 +18,7 @@ use crate::frames::pte::is_canonical;
 use crate::mem::MemError;
 use crate::mem::descriptors::{MAX_GDT_ENTRIES, is_ldt_range};
 use crate::platform::Platform;
+use crate::return_stack;
 use crate::time::publish_time;
 
 /// RFLAGS that a guest may set: CF PF AF ZF SF TF DF OF NT RF AC ID; IF and bit 1 are always one.
@@ -74,6 +75,7 @@ impl<P: Platform> Hypervisor<P> {
         cr4: u64,
         once: bool,
     ) -> Result<(), LifecycleError> {
+        let _filled = return_stack::fill_at_end();
         let _one_at_a_time = domain.contexts.lock();
         if once && vcpu.initialised.load(Ordering::Acquire) {
             return Err(LifecycleError::Exists);

@@ -9,12 +9,14 @@ use ring_abi::types::DomId;
 use crate::Hypervisor;
 use crate::domain::{Current, Domain, Vcpu};
 use crate::platform::{Platform, PowerAction};
+use crate::return_stack;
 use ring_abi::evtchn::VIRQ_DOM_EXC;
 
 impl<P: Platform> Hypervisor<P> {
     /// Stops the domain for `reason` (`SHUTDOWN_*`), and sends `VIRQ_DOM_EXC` to dom0. When dom0 itself stops, so
     /// does the machine.
     pub fn shutdown_domain(&self, domain: &Arc<Domain>, reason: u32) {
+        let _filled = return_stack::fill_at_end();
         {
             let mut state = domain.shutdown.lock();
             if state.is_shut_down {

@@ -14,6 +14,7 @@ use crate::frames::info::{PageType, TypeWord};
 use crate::frames::pte::is_guest_address;
 use crate::nospec::Wrapped;
 use crate::platform::{DescriptorPage, Platform};
+use crate::return_stack;
 
 /// Most entries of a guest's GDT: 14 pages. The entries behind these are the hypervisor's.
 pub const MAX_GDT_ENTRIES: u32 = 7168;
@@ -138,6 +139,7 @@ impl<'a, P: Platform> Mm<'a, P> {
 
     #[inline(never)]
     fn drop_ldt_pages(&mut self, vcpu: &Vcpu) -> bool {
+        let _filled = return_stack::fill_at_end();
         let mut gone = ArrayVec::<Mfn, 16>::new();
         let mut cpu = vcpu.cpu.lock();
         for (page, frame) in cpu.ldt_frames.iter_mut().enumerate() {

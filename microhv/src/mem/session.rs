@@ -11,6 +11,7 @@ use crate::domain::Current;
 use crate::domain::Domain;
 use crate::frames::info::{FlushOwed, PageType, TypeWord};
 use crate::platform::{Platform, Settled};
+use crate::return_stack;
 use crate::sync::{MutexGuard, may_come_between};
 
 /// The owner whose frames new level 1 entries may name.
@@ -250,6 +251,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     /// Like [`Mm::get_table`], for a frame that is not such a table yet.
     #[inline(never)]
     fn get_new_table(&mut self, mfn: Mfn, level: u8) -> Result<(), MemError> {
+        let _filled = return_stack::fill_at_end(); // tables name tables
         let page = self.hv.get_page(mfn, self.dom).ok_or(MemError::Invalid)?;
         let info = self.hv.frames.held(mfn);
         let wanted = PageType::table(level);
@@ -291,6 +293,7 @@ impl<'a, P: Platform> Mm<'a, P> {
 
     #[inline(never)]
     fn put_last(&mut self, mfn: Mfn, now: TypeWord) {
+        let _filled = return_stack::fill_at_end(); // tables name tables
         self.hv.frames.held(mfn).set_kind(TypeWord(now.0 & !TypeWord::VALIDATED));
         self.invalidate(mfn, now.page_type().level(), 512);
     }

@@ -13,6 +13,7 @@ use super::{DEFAULT_WEIGHT, Scheduler, is_runnable};
 use crate::Hypervisor;
 use crate::domain::{Domain, PauseFlags, Vcpu, VcpuRef};
 use crate::platform::{CpuId, CpuSet, MAX_CPUS, Platform, SOFTIRQ_SCHEDULE};
+use crate::return_stack;
 
 impl Scheduler {
     /// The first pool whose number is at least `id`.
@@ -177,6 +178,7 @@ impl<P: Platform> Hypervisor<P> {
 
     /// Makes the mask of a domain's vCPUs, and places those anew that may not run where they are.
     fn refresh_domain(&self, domain: &Arc<Domain>) {
+        let _filled = return_stack::fill_at_end();
         let mut broken = 0;
         for vcpu in &domain.vcpus {
             let had_none = vcpu.sched.allowed() == CpuSet::default();

@@ -17,6 +17,7 @@ use super::{
 use crate::domain::{Domain, Vcpu, VcpuRef};
 use crate::growth::missing;
 use crate::platform::{CpuId, CpuSet};
+use crate::return_stack;
 use admitted::Place;
 pub(super) use admitted::Refused;
 
@@ -204,7 +205,20 @@ impl RunQueue {
             self.wanted = CpuSet::from_bits(self.wanted.bits() | sched.allowed().bits());
         }
         let (run_time, arrival) = (sched.run_time(), self.arrivals);
-        self.waiting.push(Waiting { run_time, arrival, vcpu });
+        let waiting = Waiting { run_time, arrival, vcpu };
+        // There is room (I31), so the compiler's code for the other case is out of the way of each wake-up.
+        if self.waiting.len() < self.waiting.capacity() {
+            self.waiting.push(waiting);
+        } else {
+            self.push_and_grow(waiting);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn push_and_grow(&mut self, waiting: Waiting) {
+        let _filled = return_stack::fill_at_end();
+        self.waiting.push(waiting);
     }
 
     /// Takes the next vCPU that can run out of the queue.

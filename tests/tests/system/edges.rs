@@ -64,7 +64,7 @@ impl Way {
     /// Checks that the way goes through what is due on it, and through nothing else.
     fn check(&self, on: On) -> Result<()> {
         const GUARDS: [&str; 5] =
-            ["guard_entry", "overwrite_return_stack", "guard_entry", "clear_history", "guard_entry"];
+            ["guard_entry", "clear_history", "guard_entry", "overwrite_return_stack", "guard_entry"];
         let (is_all_on, is_own) = (on != On::Nothing, on == On::OwnTables);
         let names = self.functions();
         let mut due = vec![names[0]];

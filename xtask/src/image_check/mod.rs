@@ -1,9 +1,11 @@
 //! The image check, run after every link: no vector or x87 instruction, no use of the red zone, capped frames, no indirect
-//! branch.
+//! branch, no return that finds the CPU's return stack empty.
 //!
 //! The compiler's flags do not reach the prebuilt `core` and `alloc`, and code with run-time CPU detection
 //! ignores them, so what counts is what lies in the linked file. Every executable section but `.boot` (headers,
 //! 16 and 32-bit code) is decoded, function by function.
+
+mod returns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,6 +17,8 @@ use iced_x86::{
 };
 use object::{Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
 
+pub use returns::Returns;
+
 /// The limits of one image.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
@@ -25,6 +29,8 @@ pub struct Rules {
     /// Whether there may be indirect branches. Where a CPU predicts the target of one, it executes what stands there before
     /// the target is known, and what ran before may have trained the prediction (Spectre v2). A retpoline ends in a return.
     pub indirect_branches: bool,
+    /// What the depth of calls is checked by, if it is.
+    pub returns: Option<Returns>,
 }
 
 /// One broken rule.
@@ -47,6 +53,8 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// The deepest frames, in bytes, deepest first.
     pub deepest: Vec<(u64, String)>,
+    /// The fewest entries of the return stack that are left at any return, and where. Only if that is checked.
+    pub fewest: Option<(u8, String)>,
 }
 
 /// How many problems and frames a report shows.
@@ -63,6 +71,9 @@ impl fmt::Display for Report {
         )?;
         for (bytes, function) in self.deepest.iter().take(SHOWN_FRAMES) {
             write!(f, " {bytes} {function};")?;
+        }
+        if let Some((entries, function)) = &self.fewest {
+            write!(f, " entries left of the return stack: {entries} {function};")?;
         }
         for problem in self.problems.iter().take(SHOWN) {
             write!(f, "\n  {:#x} {}: {}", problem.address, problem.function, problem.what)?;
@@ -95,6 +106,14 @@ pub fn check(file: &[u8], rules: &Rules) -> Result<Report> {
         let bytes = section.data().context("a section's bytes cannot be read")?;
         checker.code(bytes, section.address());
     }
+    if let Some(returns) = &rules.returns {
+        for section in
+            file.sections().filter(|section| section.address() != 0 && section.kind() != SectionKind::Text)
+        {
+            checker.addresses(section.data().context("a section's bytes cannot be read")?);
+        }
+        checker.returns(returns)?;
+    }
     checker.report.deepest.sort_by(|a, b| b.cmp(a));
     checker.report.deepest.truncate(SHOWN_FRAMES);
     Ok(checker.report)
@@ -121,12 +140,25 @@ struct Checker<'a> {
     starts: BTreeSet<u64>,
     report: Report,
     info: InstructionInfoFactory,
+    /// All instructions, and of the functions whose addresses are taken and of those with arguments on the stack where they begin.
+    all: Vec<Instruction>,
+    taken: BTreeSet<u64>,
+    with_stack_arguments: BTreeMap<u64, Instruction>,
 }
 
 impl<'a> Checker<'a> {
     fn new(rules: &'a Rules, names: Vec<(u64, String)>) -> Self {
         let starts = names.iter().map(|(address, _)| *address).collect();
-        Self { rules, names, starts, report: Report::default(), info: InstructionInfoFactory::new() }
+        Self {
+            rules,
+            names,
+            starts,
+            report: Report::default(),
+            info: InstructionInfoFactory::new(),
+            all: Vec::new(),
+            taken: BTreeSet::new(),
+            with_stack_arguments: BTreeMap::new(),
+        }
     }
 
     /// Checks code that lies at `address`, function by function.
@@ -176,6 +208,9 @@ impl<'a> Checker<'a> {
             self.report.problems.push(Problem { address: first.ip(), function: name.clone(), what });
         }
         self.report.deepest.push((frame.bytes(), name));
+        if self.rules.returns.is_some() {
+            self.note(code, frame.base == Some(-8));
+        }
     }
 
     /// Whether the instruction belongs to the floating point and vector unit.

@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering;
 use microhv::emul::{self, Emulated, table_writes};
 use microhv::hypercall;
 use microhv::platform::{SOFTIRQ_TIMER, Vector};
+use microhv::return_stack;
 use microhv::sync;
 use microhv::traps::{self, TrapVector};
 use ring_abi::guest_context::CpuUserRegs;
@@ -227,9 +228,10 @@ fn interrupt(vector: u8) {
     }
 }
 
-/// An exception or interrupt in ring 0.
+/// An exception or interrupt in ring 0. What was interrupted finds the CPU's return stack full: the image check sees that.
 #[unsafe(no_mangle)]
 extern "C" fn trap_from_hypervisor(regs: &mut CpuUserRegs) {
+    let _filled = return_stack::fill_at_end();
     if regs.entry_vector >= 32 {
         return interrupt(regs.entry_vector as u8);
     }
@@ -259,9 +261,10 @@ extern "C" fn refused_iret(vector: u32, error: u32) {
     });
 }
 
-/// Double fault, and NMI, machine checks and debug exceptions in ring 0.
+/// Double fault, and NMI, machine checks and debug exceptions in ring 0. The return stack: as in [`trap_from_hypervisor`].
 #[unsafe(no_mangle)]
 extern "C" fn trap_on_own_stack(regs: &mut CpuUserRegs) {
+    let _filled = return_stack::fill_at_end();
     match regs.entry_vector {
         // A breakpoint of the guest hit our access to the guest's memory, or the guest entered with TF set (SYSENTER) or
         // with a pending breakpoint (MOV SS): nothing to do but to go on, without TF.

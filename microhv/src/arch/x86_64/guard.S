@@ -19,8 +19,8 @@
     function guard_entry
     place guard_control
     place guard_predictions
-    place guard_return_stack
     place guard_history
+    place guard_return_stack            /* last: what is called behind that takes entries away again */
     lfence                              /* nothing behind is executed ahead of all that */
     ret
 
@@ -33,11 +33,10 @@
     wrmsr
     ret
 
-/* Fills the CPU's stack of return addresses, of 32 at most, with such as lead to loops that wait. */
-    .balign 16
-    function overwrite_return_stack
-    mov ecx, 16
-    mov rax, rsp
+/* 32 calls whose return addresses lead to loops that wait. */
+    .macro overwrite_calls count, stack
+    mov \count, 16
+    mov \stack, rsp
 1:  call 3f
 2:  pause
     lfence
@@ -46,10 +45,58 @@
 4:  pause
     lfence
     jmp 4b
-5:  dec ecx
+5:  dec \count
     jne 1b
-    mov rsp, rax
+    mov rsp, \stack
+    .endm
+
+/* Fills the CPU's stack of return addresses, of 32 at most, with such as lead to loops that wait. Changes rax, rcx. */
+    .balign 16
+    function overwrite_return_stack
+    overwrite_calls ecx, rax
     ret
+
+    .pushsection .text.returns, "ax", @progbits
+/* return_stack.rs calls this behind calls that went deep: nothing, or a jump to overwrite_return_stack. */
+    .balign 16
+    function fill_return_stack
+    ret
+    int3                                /* with these, room for the jump */
+    int3
+    int3
+    int3
+
+/* The compiler's code for indirect calls (r11 = target) becomes a jump to this, which fills the return stack behind the call: so
+   nothing need be known of how deep the target goes. The target's arguments must be in registers, since what was pushed
+   above would be out of place: the image check sees that they are. What memops.S has calls nothing, and needs none of this.
+   Changes r10; behind the target r10, r11. */
+    .balign 16
+    function fill_behind_indirect
+    lea r10, [rip + memops]
+    cmp r11, r10
+    jb 6f
+    lea r10, [rip + memops_end]
+    cmp r11, r10
+    jb 7f
+6:  sub rsp, 8                          /* aligned as the target expects */
+    call 7f
+    overwrite_calls r10d, r11
+    add rsp, 8
+    ret
+7:  call 9f                             /* a retpoline, as the compiler has it */
+8:  pause
+    lfence
+    jmp 8b
+9:  mov [rsp], r11
+    ret
+    .popsection
+
+    .pushsection .rodata.returns, "a", @progbits
+    .balign 8
+    .globl indirect_thunk
+indirect_thunk:
+    .quad __llvm_retpoline_r11
+    .popsection
 
 /* Makes so many branches that the CPU's history of them has none of the guest's. Intel, "Branch History Injection". */
     .balign 16

@@ -6,6 +6,7 @@ use core::alloc::Layout;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use microhv::boot::memory_map::Range;
+use microhv::return_stack;
 use microhv::sync::{HeapLock, Mutex, rank};
 use ring_abi::types::Mfn;
 use talc::TalcLock;
@@ -63,7 +64,10 @@ struct Frames;
 // SAFETY: `acquire` claims whole frames that the frame allocator gave away for ever; neither it nor what it calls
 // allocates from the heap.
 unsafe impl Source for Frames {
+    #[cold]
+    #[inline(never)]
     fn acquire<B: Binning>(talc: &mut Talc<Self, B>, layout: Layout) -> Result<(), ()> {
+        let _filled = return_stack::fill_at_end();
         let least = ((layout.size() + layout.align() + 4096) as u64).div_ceil(4096);
         let several = least.max(GROW_FRAMES);
         let take = |frames| take_frames(frames).map(|start| (start, frames));

@@ -4,6 +4,8 @@
    an emulator executes (and counts) every repetition; the tail is at most 7 bytes. */
     .section .text.memops, "ax", @progbits
 
+    .globl memops
+memops:
 /* memcpy(rdi, rsi, rdx) -> rax = rdi. Clobbers rcx, rdx, rsi, rdi. */
     function memcpy
     mov rax, rdi
@@ -84,6 +86,8 @@ bcmp:
 4:  xor eax, eax
 3:  ret
     .size memcmp, . - memcmp
+    .globl memops_end
+memops_end:
 
 /* `alloc` was compiled for unwinding, and its landing pads name these: nothing ever calls them. */
     function rust_eh_personality

@@ -11,6 +11,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use microhv::domain::{Domain, GuestCpu, Vcpu, VcpuRef};
 use microhv::platform::{CpuId, Cpus, Paging, Registers, SOFTIRQ_SCHEDULE, SOFTIRQ_TIMER, SegmentBase};
+use microhv::return_stack;
 use microhv::sched::Decision;
 use microhv::sync::wait_until;
 use microhv::traps;
@@ -47,6 +48,7 @@ pub(crate) fn serve() {
 #[cold]
 #[inline(never)]
 pub(crate) fn do_pending_work(hv: &'static Hv, local: &'static Local) {
+    let _filled = return_stack::fill_at_end();
     let id = hv.platform.cpu();
     let pending = local.pending();
     loop {

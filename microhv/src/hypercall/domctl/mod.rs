@@ -19,6 +19,7 @@ pub(super) use vcpus::read_context;
 use super::{Answer, Args, Current, HypercallError, HypercallResult, Outcome};
 use crate::domain::Domain;
 use crate::platform::Platform;
+use crate::return_stack;
 
 /// `domctl(op)`. Only a privileged domain may.
 ///
@@ -26,6 +27,7 @@ use crate::platform::Platform;
 /// `NotPermitted`; `Fault`; `Access`: another interface version; `NoSuchDomain`; as each operation says; `NoSys`: no
 /// such operation. `Again`: a `destroydomain` that [`XenDomctl::wants_return`] was interrupted.
 pub fn domctl<P: Platform>(cur: &mut Current<'_, P>, args: &Args) -> HypercallResult {
+    let _filled = return_stack::fill_at_end();
     HypercallError::NotPermitted.when(!cur.domain.privileged)?;
     let arg = GuestVa::new(args[0]);
     let mut op: XenDomctl = cur.copy_in(arg)?;
