@@ -7,6 +7,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use microhv::boot::speculation::Measures;
+use microhv::return_stack;
 
 use super::{cpu, fpu, paging, roots};
 
@@ -53,6 +54,10 @@ unsafe extern "C" {
     fn forget_predictions();
     static guard_return_stack: u8;
     fn overwrite_return_stack();
+    fn fill_return_stack();
+    /// Where the compiler's code for indirect calls is.
+    static indirect_thunk: *const u8;
+    fn fill_behind_indirect();
     static guard_history: u8;
     fn clear_history();
     static guard_control: u8;
@@ -129,6 +134,11 @@ pub(crate) fn apply(measures: &Measures) {
     }
     if measures.overwrite_return_stack {
         patch(&raw const guard_return_stack, CALL, overwrite_return_stack);
+    }
+    if measures.keep_return_stack {
+        patch(fill_return_stack as *const u8, JMP, overwrite_return_stack);
+        // SAFETY: the word is the image's, and never changes.
+        patch(unsafe { indirect_thunk }, JMP, fill_behind_indirect);
     }
     if measures.clear_history {
         patch(&raw const guard_history, CALL, clear_history);
@@ -224,5 +234,7 @@ pub(crate) fn between_domains() {
     if BARRIER.load(Ordering::Relaxed) {
         // SAFETY: the register was enumerated; a CPU that has no predictions makes new ones.
         unsafe { cpu::write_msr(PRED_CMD, IBPB) };
+        // The CPU may have forgotten the return stack, too.
+        return_stack::fill();
     }
 }

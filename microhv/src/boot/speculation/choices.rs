@@ -22,6 +22,9 @@ pub struct Choices {
     pub ibpb_entry: Option<bool>,
     /// `spec-ctrl=rsb`: the stack of return addresses is overwritten on each entry.
     pub rsb: Option<bool>,
+    /// `spec-ctrl=its`: no return finds that stack empty. Xen, which places its returns where the CPU predicts them well, has no
+    /// word for that.
+    pub its: Option<bool>,
     /// `spec-ctrl=bhb-entry`: the history of branches is overwritten on each entry.
     pub bhb_entry: Option<bool>,
     /// `spec-ctrl=ibrs`: predictions are kept apart by privilege: once and for all (eIBRS), or told on each entry.
@@ -73,6 +76,7 @@ impl Choices {
             "ibpb" => &mut self.ibpb,
             "ibpb-entry" => &mut self.ibpb_entry,
             "rsb" => &mut self.rsb,
+            "its" => &mut self.its,
             "bhb-entry" => &mut self.bhb_entry,
             "ibrs" => &mut self.ibrs,
             "bhi-dis-s" => &mut self.bhi_dis_s,

@@ -234,6 +234,22 @@ pub(super) fn has_bhi(facts: &Facts) -> bool {
     bhi(facts).0.is_ok()
 }
 
+fn its(facts: &Facts) -> Need {
+    let is_intel = facts.maker() == Intel;
+    let denied = [
+        (facts.says(ITS_NO), "the CPU says ITS_NO"),
+        (is_intel && !facts.has_eibrs(), "the CPU has no eIBRS"),
+        (is_intel && facts.has_bhi_dis_s(), "the CPU has BHI_CTRL"),
+        (facts.is_model(ITS, false), "not a fault of this model"),
+    ];
+    Need::of(facts, Intel, &denied, "the CPU does not say ITS_NO")
+}
+
+/// Whether a return that finds the return stack empty may be steered by branches before it.
+pub(super) fn has_its(facts: &Facts) -> bool {
+    its(facts).0.is_ok()
+}
+
 fn retbleed(facts: &Facts) -> Need {
     // Intel's CPUs with the MSR and without these bits predict returns by the return stack alone.
     let alternative = facts.says(RSBA) || facts.says(RRSBA) || facts.has_eibrs();
@@ -368,7 +384,6 @@ fn data(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add<'_>
 
 /// Faults by which a guest makes the hypervisor, or another guest, execute speculatively what the guest likes.
 fn branches(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add<'_>, missing: State) {
-    let says = |bit: u64| facts.says(bit);
     let of = |maker, denied: &[(bool, &'static str)], affected| Need::of(facts, maker, denied, affected);
     let always = of(Maker::Unknown, &[], "the CPU speculates");
     add("Spectre v1", always, missing, "guests' addresses and frames clamped, as their indices are");
@@ -377,7 +392,6 @@ fn branches(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add
     add("Spectre v2", always, State::On, "retpolines");
     let between = state(measures.ibpb || measures.ibpb_entry, choices.ibpb, missing);
     add("Spectre v2 between guests", always, between, "IBPB at a switch of domains");
-    let is_intel = facts.maker() == Intel;
     let eibrs = facts.has_eibrs();
     let is_on = measures.controls(BHI_DIS_S) || measures.clear_history;
     let history = state(is_on, choices.bhb_entry, missing);
@@ -390,13 +404,8 @@ fn branches(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add
     add("branch type confusion", btc(facts), predictions, "IBPB on entry");
     let is_on = measures.ibpb_entry && facts.has_ibpb_brtype();
     add("SRSO", srso(facts), state(is_on, choices.ibpb_entry, missing), "IBPB on entry");
-    let its = [
-        (says(ITS_NO), "the CPU says ITS_NO"),
-        (is_intel && !eibrs, "the CPU has no eIBRS"),
-        (is_intel && facts.seven_two.edx & 1 << 4 != 0, "the CPU has BHI_CTRL"),
-        (facts.is_model(ITS, false), "not a fault of this model"),
-    ];
-    add("ITS", of(Intel, &its, "the CPU does not say ITS_NO"), missing, "returns by a thunk");
+    let kept = state(measures.keep_return_stack, choices.its, missing);
+    add("ITS", its(facts), kept, "returns never find the return stack empty");
     let overwritten = state(measures.overwrite_return_stack, choices.rsb, missing);
     add("return stack", return_stack(facts), overwritten, "overwritten on entry");
 }

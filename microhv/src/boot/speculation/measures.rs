@@ -17,6 +17,8 @@ pub struct Measures {
     pub ibpb_entry: bool,
     /// The CPU's stack of return addresses is overwritten on each entry.
     pub overwrite_return_stack: bool,
+    /// No return finds that stack empty: it is filled again behind calls that go deep, and behind indirect calls.
+    pub keep_return_stack: bool,
     /// The CPU's history of branches is overwritten on each entry.
     pub clear_history: bool,
     /// IBRS is set on each entry, and taken back on each return to a guest.
@@ -56,7 +58,8 @@ impl Measures {
         let control = bits.iter().filter(|(_, is_wanted)| *is_wanted).fold(0, |all, (bit, _)| all | bit);
         let ibpb_entry = wanted(choices.ibpb_entry, faults::needs_ibpb_entry(facts)) && facts.has_ibpb();
         let return_stack = faults::has_return_stack(facts) || ibpb_entry && !facts.has_ibpb_ret();
-        let overwrite_return_stack = wanted(choices.rsb, return_stack);
+        let keep_return_stack = wanted(choices.its, faults::has_its(facts));
+        let overwrite_return_stack = wanted(choices.rsb, return_stack) || keep_return_stack;
         let clear_history = wanted(choices.bhb_entry, faults::has_bhi(facts) && control & BHI_DIS_S == 0);
         let ibrs_entry =
             wanted(choices.ibrs, faults::has_retbleed(facts)) && facts.has_ibrs() && !facts.has_eibrs();
@@ -71,6 +74,7 @@ impl Measures {
             ibpb: wanted(choices.ibpb, true) && facts.has_ibpb() && !ibpb_entry,
             ibpb_entry,
             overwrite_return_stack,
+            keep_return_stack,
             clear_history,
             ibrs_entry,
             scrub_divider: wanted(choices.div_scrub, faults::has_div_leak(facts)),

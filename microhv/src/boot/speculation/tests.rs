@@ -173,6 +173,18 @@ fn an_ice_lake_has_few() {
     let facts = intel(0x0006_06a6, [2, 0xf3bf_fbff, 0x4041_7f5e, 0xbc04_0412], Some(capabilities));
     assert_eq!(affected(&facts), ["MMIO stale data", "GDS", "BHI", "Retbleed", "ITS"]);
     assert_eq!(state(&facts, "GDS"), State::On, "microcode does what is needed");
+    // The stack of return addresses is filled on entry, and kept.
+    let kept = |list| Measures::of(&facts, &chosen(list));
+    assert_eq!((state(&facts, "ITS"), state_by(&facts, &chosen("no-its"), "ITS")), (State::On, State::Off));
+    for (list, is_kept, is_overwritten) in [
+        ("no-ssbd", true, true),
+        ("no-rsb", true, true),
+        ("no-its", false, false),
+        ("no-its,rsb", false, true),
+    ] {
+        let measures = kept(list);
+        assert_eq!((measures.keep_return_stack, measures.overwrite_return_stack), (is_kept, is_overwritten));
+    }
 }
 
 #[test]
@@ -355,7 +367,11 @@ fn entries_are_guarded_by_what_the_cpu_needs() {
     // eIBRS without BHI_DIS_S, and with it.
     let ice_lake = intel(0x0006_06a6, [2, 0xf3bf_fbff, 0x4041_7f5e, 0xbc04_0412], Some(0xab));
     let rapids = Facts { seven_two: CpuidResult { edx: 0x17, ..CpuidResult::default() }, ..ice_lake };
-    assert_eq!([of(&ice_lake, "no-ssbd"), of(&ice_lake, "no-bhb-entry")], [[false, false, true], none]);
+    assert_eq!(
+        [of(&ice_lake, "no-ssbd"), of(&ice_lake, "no-bhb-entry")],
+        [[false, true, true], [false, true, false]]
+    );
+    assert_eq!(of(&ice_lake, "no-its"), [false, false, true]);
     assert_eq!([of(&rapids, "no-ssbd"), of(&rapids, "no-bhi-dis-s")], [none, [false, false, true]]);
     // Zen2: IBPB keeps the return stack, which is then overwritten; and none is needed at a switch.
     let zen2 = amd(0x0083_0f10, 1 << 12 | 1 << 15, [0; 4]);
@@ -373,4 +389,5 @@ fn entries_are_guarded_by_what_the_cpu_needs() {
     assert_eq!([state(&zen4(0), "SRSO"), state(&zen4(1 << 28), "SRSO")], [State::Missing, State::On]);
     assert_eq!(of(&qemu64(TCG), "no-ssbd"), none);
     assert_eq!(of(&qemu64(TCG), "rsb,bhb-entry,ibpb-entry"), [false, true, true]);
+    assert_eq!(of(&qemu64(TCG), "its"), [false, true, false]);
 }
