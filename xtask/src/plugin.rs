@@ -1,4 +1,5 @@
-//! The counting plugin for QEMU: `xtask/plugin/count.c`, compiled when it is wanted.
+//! The plugins for QEMU, compiled when they are wanted: `xtask/plugin/count.c` counts instructions, and `returns.c` returns that find the
+//! CPU's return stack empty.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -70,13 +71,17 @@ impl Counts {
     }
 }
 
-/// Compiles the plugin, unless it was already.
+/// Compiles the counting plugin, unless it was already.
 ///
 /// # Errors
 /// gcc is missing or fails.
 pub fn build() -> Result<PathBuf> {
-    let source = paths::root().join("xtask/plugin/count.c");
-    let library = paths::target().join("plugin/libcount.so");
+    build_plugin("count")
+}
+
+fn build_plugin(name: &str) -> Result<PathBuf> {
+    let source = paths::root().join(format!("xtask/plugin/{name}.c"));
+    let library = paths::target().join(format!("plugin/lib{name}.so"));
     let modified = |path: &PathBuf| std::fs::metadata(path).and_then(|data| data.modified()).ok();
     if modified(&library).is_some_and(|made| modified(&source).is_some_and(|written| made >= written)) {
         return Ok(library);
@@ -87,6 +92,45 @@ pub fn build() -> Result<PathBuf> {
     command.args(["-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden", "-o"]);
     cargo::run(command.arg(&library).arg(&source))?;
     Ok(library)
+}
+
+/// QEMU's arguments that have a model of the return stack write to `output`: see [`Returns`].
+///
+/// # Errors
+/// The plugin cannot be built.
+pub fn return_arguments(output: &Path) -> Result<Vec<String>> {
+    Ok(vec!["-plugin".into(), format!("{},out={}", build_plugin("returns")?.display(), output.display())])
+}
+
+/// What the model of the return stack saw of the hypervisor's returns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Returns {
+    /// Those that found the stack empty: where they are, and how often that was.
+    pub empty: Vec<(u64, u64)>,
+    /// All, how often they ran.
+    pub all: u64,
+}
+
+impl Returns {
+    /// What the plugin wrote.
+    pub fn parse(output: &str) -> Self {
+        let mut returns = Self::default();
+        for line in output.lines() {
+            match line.split(' ').collect::<Vec<_>>()[..] {
+                ["empty", address, times] => {
+                    let numbers = (u64::from_str_radix(address, 16), times.parse());
+                    returns.empty.extend(if let (Ok(address), Ok(times)) = numbers {
+                        Some((address, times))
+                    } else {
+                        None
+                    });
+                }
+                ["returns", times] => returns.all = times.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+        returns
+    }
 }
 
 /// The longest stretch of the hypervisor's instructions before a mark, in which it takes no interrupt.

@@ -5,12 +5,15 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use tests::{Machine, Scratch};
 
+use xtask::plugin::{self, Returns};
+
 use crate::Case;
 
 pub(crate) fn cases() -> Vec<Case> {
     Vec::from(crate::cases![speculation:
         what_a_cpu_needs_is_told,
         buffers_are_cleared_ahead_of_each_return_to_a_guest,
+        no_return_finds_the_return_stack_empty,
     ])
 }
 
@@ -88,5 +91,33 @@ fn buffers_are_cleared_ahead_of_each_return_to_a_guest() -> Result<()> {
         ensure!(is_there(&code), "not so: {what}");
         ensure!(!is_there(&plain), "without being asked for, {what}");
     }
+    Ok(())
+}
+
+/// What a model of the return stack sees of the hypervisor's returns, where guests of all kinds come and go.
+fn returns(name: &str, words: &str) -> Result<Returns> {
+    let scratch = Scratch::new(name)?;
+    let output = scratch.path("returns");
+    let arguments = plugin::return_arguments(&output)?;
+    let run = Machine::new(name)
+        .with(|machine| {
+            machine.hypervisor_arguments = words.into();
+            machine.cpus = 2;
+            machine.qemu_arguments.extend(arguments);
+        })
+        .line("xl create -c /boot/hello.cfg")
+        .line("xl create -c /boot/hostile.cfg extra='case=traps'")
+        .line("xl dmesg")
+        .run()?;
+    run.succeeded()?.says("hello: goodbye")?.says("hostile: PASS")?;
+    let text = std::fs::read_to_string(&output).with_context(|| format!("no {}", output.display()))?;
+    Ok(Returns::parse(&text))
+}
+
+fn no_return_finds_the_return_stack_empty() -> Result<()> {
+    let plain = returns("returns", "spec-ctrl=rsb")?;
+    ensure!(!plain.empty.is_empty() && plain.all > 100_000, "the model saw nothing: {plain:?}");
+    let kept = returns("its", "spec-ctrl=its,bhb-entry")?;
+    ensure!(kept.empty.is_empty() && kept.all > 100_000, "returns found the stack empty: {kept:x?}");
     Ok(())
 }
