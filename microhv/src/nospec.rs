@@ -1,4 +1,4 @@
-//! Indices that guests choose, in bounds even where a CPU only guesses that they are (Spectre v1).
+//! What guests choose, in bounds even where a CPU only guesses that it is (Spectre v1): indices, addresses.
 //!
 //! A CPU that takes a failed check for a passed one executes ahead what is behind the check, and the caches keep a trace of the
 //! address that was read there. So what a guest chooses is checked, and then becomes 0 by a conditional move if the check
@@ -34,6 +34,47 @@ pub fn clamp(index: usize, len: usize) -> usize {
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     portable(index, len)
+}
+
+/// What an address becomes that is not the guest's: one that is not canonical, so that to use it faults. A CPU that looks at no
+/// more than the lower 48 bits while it guesses reads address 0, which is the guest's.
+pub const NOWHERE: u64 = 1 << 63;
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+static NOWHERE_IN_MEMORY: u64 = NOWHERE;
+
+/// `address`, unless it is in `FROM..TO`: then [`NOWHERE`]. There is no branch in this, so nothing for a CPU to guess.
+///
+/// Both limits are multiples of 2^33 at least, the upper one in the upper half.
+#[inline(always)]
+pub fn outside<const FROM: u64, const TO: u64>(address: u64) -> u64 {
+    const { assert!(FROM < TO && TO >> 63 == 1 && (FROM | TO).trailing_zeros() > 32) };
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        let mut chosen = address;
+        // What is outside is one range, from `TO` by way of the last address and 0 to `FROM`. All of this is assembly, and so as
+        // short: a compiler would keep parts of it in registers that a loop needs for other things.
+        // SAFETY: reads registers and a word of our own.
+        unsafe {
+            asm!(
+                "mov {part}, {chosen}",
+                "sar {part}, {shift}",
+                "add {part:e}, {above}",
+                "cmp {part:e}, {parts}",
+                "cmovae {chosen}, qword ptr [rip + {nowhere}]",
+                part = out(reg) _, chosen = inout(reg) chosen, nowhere = sym NOWHERE_IN_MEMORY,
+                shift = const (FROM | TO).trailing_zeros(),
+                above = const TO.wrapping_neg() >> (FROM | TO).trailing_zeros(),
+                parts = const FROM.wrapping_sub(TO) >> (FROM | TO).trailing_zeros(),
+                options(pure, readonly, nostack),
+            );
+        }
+        chosen
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    {
+        if (FROM..TO).contains(&address) { NOWHERE } else { address }
+    }
 }
 
 /// [`clamp`] without assembly.
@@ -146,6 +187,10 @@ impl<T, const N: usize> Wrapped for [T; N] {
 mod tests {
     use super::*;
 
+    /// What is not a guest's: addresses that are not canonical, and the hypervisor's.
+    const FROM: u64 = 1 << 47;
+    const TO: u64 = 0xffff_8800_0000_0000;
+
     #[test]
     fn bounds_are_kept() {
         for len in [0, 1, 2, 3, 64, 1 << 31, 1 << 32, 1 << 63, usize::MAX] {
@@ -153,6 +198,18 @@ mod tests {
                 assert_eq!(clamp(index, len), portable(index, len), "{index} of {len}");
             }
         }
+    }
+
+    #[test]
+    fn no_address_leads_to_the_hypervisor() {
+        for address in [0, 1, FROM - 1, TO, TO + 1, 0xffff_ffff_8000_0000, u64::MAX] {
+            assert_eq!(outside::<FROM, TO>(address), address);
+        }
+        for address in [FROM, FROM + 1, 1 << 63, 0xffff_8000_0000_0000, 0xffff_82d0_8000_0000, TO - 1] {
+            assert_eq!(outside::<FROM, TO>(address), NOWHERE, "{address:#x}");
+        }
+        // What is there is not canonical, and of the lower 48 bits nothing is left.
+        assert_eq!((NOWHERE >> 47, NOWHERE << 16), (1 << 16, 0));
     }
 
     #[test]
@@ -181,6 +238,10 @@ mod tests {
                 proptest::prop_assert_eq!(table.at(index), table.get(index));
                 proptest::prop_assert_eq!(clamp(index, len), portable(index, len));
                 proptest::prop_assert_eq!(wrap::<64>(index), index % 64);
+                for address in [index as u64, (index as i64 >> 16) as u64] {
+                    let expected = if (FROM..TO).contains(&address) { NOWHERE } else { address };
+                    proptest::prop_assert_eq!(outside::<FROM, TO>(address), expected);
+                }
             }
         }
     }

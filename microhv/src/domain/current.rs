@@ -35,7 +35,7 @@ impl<P: Platform> Current<'_, P> {
     /// Reads guest memory with the rights of the guest's kernel; stops at the first fault.
     ///
     /// # Errors
-    /// The address at which the copy stopped.
+    /// How far the copy came.
     #[inline(always)]
     pub fn copy_from_guest(&self, to: &mut [u8], va: GuestVa) -> Result<(), GuestFault> {
         self.hv.platform.copy_from_guest(self.settled(), to, va)
@@ -44,7 +44,7 @@ impl<P: Platform> Current<'_, P> {
     /// Writes guest memory with the rights of the guest's kernel; stops at the first fault.
     ///
     /// # Errors
-    /// The address at which the copy stopped.
+    /// How far the copy came.
     #[inline(always)]
     pub fn copy_to_guest(&self, va: GuestVa, from: &[u8]) -> Result<(), GuestFault> {
         self.hv.platform.copy_to_guest(self.settled(), va, from)
@@ -53,7 +53,7 @@ impl<P: Platform> Current<'_, P> {
     /// Writes the words of a trap frame at guest address `va`.
     ///
     /// # Errors
-    /// The address at which the write stopped.
+    /// How far the write came.
     #[inline(always)]
     pub fn write_frame<const N: usize>(&self, va: GuestVa, words: [u64; N]) -> Result<(), GuestFault> {
         self.hv.platform.write_frame(self.settled(), va, words)
@@ -62,7 +62,7 @@ impl<P: Platform> Current<'_, P> {
     /// Reads a few words at guest address `va`.
     ///
     /// # Errors
-    /// The address at which the read stopped.
+    /// How far the read came.
     #[inline(always)]
     pub fn read_words(&self, to: &mut [u64], va: GuestVa) -> Result<(), GuestFault> {
         self.hv.platform.read_words(self.settled(), to, va)
@@ -71,7 +71,7 @@ impl<P: Platform> Current<'_, P> {
     /// Reads the words of a frame at guest address `va`.
     ///
     /// # Errors
-    /// The address at which the read stopped.
+    /// How far the read came.
     #[inline(always)]
     pub fn read_frame<const N: usize>(&self, va: GuestVa) -> Result<[u64; N], GuestFault> {
         self.hv.platform.read_frame(self.settled(), va)
@@ -90,7 +90,7 @@ impl<P: Platform> Current<'_, P> {
     /// Reads a `T` at guest address `va`.
     ///
     /// # Errors
-    /// The address at which the read stopped.
+    /// How far the read came.
     #[inline]
     pub fn copy_in<T: FromBytes + IntoBytes>(&self, va: GuestVa) -> Result<T, GuestFault> {
         let mut value = T::new_zeroed();
@@ -102,7 +102,7 @@ impl<P: Platform> Current<'_, P> {
     /// result of [`Current::copy_in_at`] about.
     ///
     /// # Errors
-    /// The address at which the read stopped; `value` may have been written in part.
+    /// How far the read came; `value` may have been written in part.
     #[inline]
     pub fn copy_in_place<T: FromBytes + IntoBytes>(
         &self,
@@ -116,7 +116,7 @@ impl<P: Platform> Current<'_, P> {
     /// Writes `value` at guest address `va`.
     ///
     /// # Errors
-    /// The address at which the write stopped.
+    /// How far the write came.
     #[inline]
     pub fn copy_out<T: IntoBytes + Immutable>(&self, va: GuestVa, value: &T) -> Result<(), GuestFault> {
         self.copy_to_guest(va, value.as_bytes())
@@ -125,7 +125,7 @@ impl<P: Platform> Current<'_, P> {
     /// Reads entry `index` of an array of `T` at guest address `array`.
     ///
     /// # Errors
-    /// The address at which the read stopped.
+    /// How far the read came.
     #[inline]
     pub fn copy_in_at<T: FromBytes + IntoBytes>(&self, array: GuestVa, index: u64) -> Result<T, GuestFault> {
         self.copy_in(element::<T>(array, index)?)
@@ -134,7 +134,7 @@ impl<P: Platform> Current<'_, P> {
     /// Writes entry `index` of an array of `T` at guest address `array`.
     ///
     /// # Errors
-    /// The address at which the write stopped.
+    /// How far the write came.
     #[inline]
     pub fn copy_out_at<T: IntoBytes + Immutable>(
         &self,
@@ -148,5 +148,5 @@ impl<P: Platform> Current<'_, P> {
 
 /// Address of entry `index`; an array that wraps round is a fault.
 fn element<T>(array: GuestVa, index: u64) -> Result<GuestVa, GuestFault> {
-    array.element::<T>(index).ok_or(GuestFault { va: array })
+    array.element::<T>(index).ok_or(GuestFault { copied: 0 })
 }

@@ -99,7 +99,10 @@ pub(super) fn string<P: Platform>(
             }
         };
         if let Err(fault) = moved {
-            return Emulated::PageFault { address: fault.va.raw(), write: direction == Direction::In };
+            return Emulated::PageFault {
+                address: address.wrapping_add(fault.copied as u64).raw(),
+                write: direction == Direction::In,
+            };
         }
         let next = index & !address_mask | index.wrapping_add(step) & address_mask;
         match direction {

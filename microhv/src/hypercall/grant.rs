@@ -229,7 +229,8 @@ fn copy_read<P: Platform>(
     mut ops: &[GnttabCopy],
     mut at: GuestVa,
 ) -> Result<(), GuestFault> {
-    let place = |at: GuestVa, n: usize| at.wrapping_add((n * size_of::<GnttabCopy>()) as u64); // as far as was read
+    let size = size_of::<GnttabCopy>() as u64;
+    let place = |at: GuestVa, n: usize| at.wrapping_add((n as u64).wrapping_mul(size)); // as far as was read
     while !ops.is_empty() {
         let done = cur.hv.copy_grants(cur, cache, ops, |n, result| {
             let status = place(at, n).wrapping_add(offset_of!(GnttabCopy, status) as u64);

@@ -70,8 +70,9 @@ impl Settled<'_> {
 /// A guest virtual address could not be read or written: not mapped so, or the hypervisor's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestFault {
-    /// Where the copy stopped.
-    pub va: GuestVa,
+    /// How many bytes were copied: none of those that one instruction copies. A count, so that who copies need not keep the
+    /// address for the sake of a fault.
+    pub copied: usize,
 }
 
 /// Guest virtual memory, reached with the rights of the guest's kernel.

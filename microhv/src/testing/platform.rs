@@ -67,7 +67,8 @@ impl GuestMemory for TestMachine {
             let at = va.wrapping_add(done as u64);
             let len = (to.len() - done).min(PAGE as usize - at.offset());
             let bytes = &mut to[done..done + len];
-            self.access(at.raw(), false, |from| self.read_bytes(from, bytes)).ok_or(GuestFault { va: at })?;
+            self.access(at.raw(), false, |from| self.read_bytes(from, bytes))
+                .ok_or(GuestFault { copied: done })?;
             done += len;
         }
         Ok(())
@@ -80,7 +81,7 @@ impl GuestMemory for TestMachine {
             let len = (from.len() - done).min(PAGE as usize - at.offset());
             let bytes = &from[done..done + len];
             let write = |to: Maddr| self.byte_view().write(to.raw() as usize, bytes);
-            self.access(at.raw(), true, write).ok_or(GuestFault { va: at })?;
+            self.access(at.raw(), true, write).ok_or(GuestFault { copied: done })?;
             done += len;
         }
         Ok(())

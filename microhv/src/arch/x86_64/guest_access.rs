@@ -5,6 +5,7 @@ use core::arch::asm;
 use core::mem::MaybeUninit;
 
 use microhv::frames::pte::LOW_HALF;
+use microhv::nospec;
 use microhv::platform::{GuestFault, GuestMemory, Settled};
 use ring_abi::segment::HYPERVISOR_VIRT_END;
 use ring_abi::types::GuestVa;
@@ -17,19 +18,28 @@ unsafe extern "C" {
     static __ex_table_end: [u64; 2];
 }
 
-/// Whether all of `bytes` at `va` are addresses that a guest may use.
-#[inline(always)]
-fn is_guest_range(va: GuestVa, bytes: usize) -> bool {
-    let va = va.raw();
-    if bytes <= 8 {
-        // A short access that begins in the guest's range and ends outside is not canonical at its end, so it
-        // faults.
-        return va.wrapping_sub(LOW_HALF) >= HYPERVISOR_VIRT_END - LOW_HALF;
+/// An address that is not the hypervisor's, even where a CPU guesses. Only from this is a pointer to guest memory made.
+#[derive(Clone, Copy)]
+struct Reached(u64);
+
+impl Reached {
+    /// The guest's address `va`; in place of one of the hypervisor's, an address whose use faults.
+    ///
+    /// Where an access begins is enough. What begins below the hypervisor comes to addresses that are not canonical first, and
+    /// faults there; behind the last address of all is address 0, which is a guest's too.
+    #[inline(always)]
+    fn new(va: GuestVa) -> Self {
+        Self(nospec::outside::<LOW_HALF, HYPERVISOR_VIRT_END>(va.raw()))
     }
-    match va.checked_add(bytes as u64) {
-        Some(end) => end <= LOW_HALF || va >= HYPERVISOR_VIRT_END,
-        // The end of a range that includes the last byte of the address space wraps to 0.
-        None => va >= HYPERVISOR_VIRT_END && va.wrapping_add(bytes as u64) == 0,
+
+    #[inline(always)]
+    const fn to_read(self) -> *const u8 {
+        self.0 as *const u8
+    }
+
+    #[inline(always)]
+    const fn to_write(self) -> *mut u8 {
+        self.0 as *mut u8
     }
 }
 
@@ -56,16 +66,33 @@ macro_rules! access {
     };
 }
 
-/// The result of an [`access!`] at `va`.
-#[inline(always)]
-fn outcome(done: u32, va: GuestVa) -> Result<(), GuestFault> {
-    if done != 0 { Ok(()) } else { Err(GuestFault { va }) }
+/// Stores that may fault, one after the other: after a fault the code goes on with `fault`. So a store that succeeds needs no test.
+macro_rules! store {
+    ([$($instruction:expr),+], $fault:block, $($operand:tt)*) => {
+        asm!(
+            $(
+                concat!("2: ", $instruction),
+                ".pushsection .ex_table, \"a\", @progbits",
+                ".quad 2b, {fault}",
+                ".popsection",
+            )+
+            fault = label $fault,
+            $($operand)*
+            options(nostack, preserves_flags),
+        )
+    };
 }
 
-/// The result of a copy of `bytes` bytes at `va`, of which the last `left` units of `unit` bytes were not copied.
+/// The result of an [`access!`].
 #[inline(always)]
-fn copied(left: usize, unit: usize, bytes: usize, va: GuestVa) -> Result<(), GuestFault> {
-    if left == 0 { Ok(()) } else { Err(GuestFault { va: va.wrapping_add((bytes - unit * left) as u64) }) }
+fn outcome(done: u32) -> Result<(), GuestFault> {
+    if done != 0 { Ok(()) } else { Err(GuestFault { copied: 0 }) }
+}
+
+/// The result of a copy of `bytes` bytes, of which the last `left` units of `unit` bytes were not copied.
+#[inline(always)]
+fn copied(left: usize, unit: usize, bytes: usize) -> Result<(), GuestFault> {
+    if left == 0 { Ok(()) } else { Err(GuestFault { copied: bytes - unit * left }) }
 }
 
 /// Copies quadwords, one side of which may fault. Returns how many were not copied.
@@ -115,78 +142,72 @@ unsafe extern "C" fn copy_guest(to: *mut u8, from: *const u8, bytes: usize) -> u
     )
 }
 
-/// Copies to guest memory, any length. The range was checked.
-fn copy_many_to(va: GuestVa, from: &[u8]) -> Result<(), GuestFault> {
+/// Copies to guest memory, any length.
+fn copy_many_to(at: Reached, from: &[u8]) -> Result<(), GuestFault> {
     // SAFETY: `from` is ours; the guest's side may fault, which `copy_guest` reports, and is not the hypervisor's.
-    let left = unsafe { copy_guest(va.raw() as *mut u8, from.as_ptr(), from.len()) };
-    copied(left, 1, from.len(), va)
+    let left = unsafe { copy_guest(at.to_write(), from.as_ptr(), from.len()) };
+    copied(left, 1, from.len())
 }
 
 impl GuestMemory for Machine {
     /// With a length known to the compiler, 4 and 8 bytes are one instruction.
     #[inline(always)]
     fn copy_from_guest(&self, _: Settled<'_>, to: &mut [u8], va: GuestVa) -> Result<(), GuestFault> {
-        if !is_guest_range(va, to.len()) {
-            return Err(GuestFault { va });
-        }
+        let at = Reached::new(va);
         let mut done: u32 = 1;
         if let Ok(word) = <&mut [u8; 8]>::try_from(&mut *to) {
             let value: u64;
-            // SAFETY: the range is the guest's; a fault is reported.
-            unsafe { access!(["mov {value}, [{at}]"], done, at = in(reg) va.raw(), value = out(reg) value,) };
+            // SAFETY: the address is not one of the hypervisor's; a fault is reported.
+            unsafe { access!(["mov {value}, [{at}]"], done, at = in(reg) at.0, value = out(reg) value,) };
             *word = value.to_ne_bytes();
-            return outcome(done, va);
+            return outcome(done);
         }
         if let Ok(word) = <&mut [u8; 4]>::try_from(&mut *to) {
             let value: u32;
-            // SAFETY: the range is the guest's; a fault is reported.
-            unsafe {
-                access!(["mov {value:e}, [{at}]"], done, at = in(reg) va.raw(), value = out(reg) value,)
-            };
+            // SAFETY: the address is not one of the hypervisor's; a fault is reported.
+            unsafe { access!(["mov {value:e}, [{at}]"], done, at = in(reg) at.0, value = out(reg) value,) };
             *word = value.to_ne_bytes();
-            return outcome(done, va);
+            return outcome(done);
         }
         if to.len().is_multiple_of(8) {
-            // SAFETY: `to` is ours, the range is the guest's.
-            let left = unsafe { copy_words(to.as_mut_ptr(), va.raw() as *const u8, to.len() / 8) };
-            return copied(left, 8, to.len(), va);
+            // SAFETY: `to` is ours, the other side is not the hypervisor's.
+            let left = unsafe { copy_words(to.as_mut_ptr(), at.to_read(), to.len() / 8) };
+            return copied(left, 8, to.len());
         }
         // SAFETY: as in `copy_many_to`.
-        let left = unsafe { copy_guest(to.as_mut_ptr(), va.raw() as *const u8, to.len()) };
-        copied(left, 1, to.len(), va)
+        let left = unsafe { copy_guest(to.as_mut_ptr(), at.to_read(), to.len()) };
+        copied(left, 1, to.len())
     }
 
     /// Supervisor accesses honour read-only pages, since CR0.WP is on. With a length known to the compiler, 2, 4 and 8
     /// bytes are one instruction.
     #[inline(always)]
     fn copy_to_guest(&self, _: Settled<'_>, va: GuestVa, from: &[u8]) -> Result<(), GuestFault> {
-        if !is_guest_range(va, from.len()) {
-            return Err(GuestFault { va });
-        }
-        let mut done: u32 = 1;
-        // SAFETY: the range is the guest's; a fault is reported.
+        const FAULT: Result<(), GuestFault> = Err(GuestFault { copied: 0 });
+        let at = Reached::new(va);
+        // SAFETY: the address is not one of the hypervisor's; a fault is reported.
         unsafe {
             match *from {
                 [a, b] => {
                     let value = u16::from_ne_bytes([a, b]);
-                    access!(["mov [{at}], {value:x}"], done, at = in(reg) va.raw(), value = in(reg) value,);
+                    store!(["mov [{at}], {value:x}"], { return FAULT }, at = in(reg) at.0, value = in(reg) value,);
                 }
                 [a, b, c, d] => {
                     let value = u32::from_ne_bytes([a, b, c, d]);
-                    access!(["mov [{at}], {value:e}"], done, at = in(reg) va.raw(), value = in(reg) value,);
+                    store!(["mov [{at}], {value:e}"], { return FAULT }, at = in(reg) at.0, value = in(reg) value,);
                 }
                 [a, b, c, d, e, f, g, h] => {
                     let value = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
-                    access!(["mov [{at}], {value}"], done, at = in(reg) va.raw(), value = in(reg) value,);
+                    store!(["mov [{at}], {value}"], { return FAULT }, at = in(reg) at.0, value = in(reg) value,);
                 }
                 _ if from.len().is_multiple_of(8) => {
-                    let left = copy_words(va.raw() as *mut u8, from.as_ptr(), from.len() / 8);
-                    return copied(left, 8, from.len(), va);
+                    let left = copy_words(at.to_write(), from.as_ptr(), from.len() / 8);
+                    return copied(left, 8, from.len());
                 }
-                _ => return copy_many_to(va, from),
+                _ => return copy_many_to(at, from),
             }
         }
-        outcome(done, va)
+        Ok(())
     }
 
     /// Seven or eight words are a row of stores, any other number a copy.
@@ -200,13 +221,11 @@ impl GuestMemory for Machine {
         if N != 7 && N != 8 {
             return self.copy_to_guest(settled, va, words.as_bytes());
         }
-        if !is_guest_range(va, N * 8) {
-            return Err(GuestFault { va });
-        }
-        let mut done: u32 = 1;
-        // SAFETY: the range is the guest's; a fault is reported.
+        const FAULT: Result<(), GuestFault> = Err(GuestFault { copied: 0 });
+        let at = Reached::new(va);
+        // SAFETY: the address is not one of the hypervisor's; a fault is reported.
         unsafe {
-            access!(
+            store!(
                 [
                     "mov [{at}], {w0}",
                     "mov [{at} + 8], {w1}",
@@ -216,40 +235,36 @@ impl GuestMemory for Machine {
                     "mov [{at} + 40], {w5}",
                     "mov [{at} + 48], {w6}"
                 ],
-                done,
-                at = in(reg) va.raw(), w0 = in(reg) words[0], w1 = in(reg) words[1], w2 = in(reg) words[2],
+                { return FAULT },
+                at = in(reg) at.0, w0 = in(reg) words[0], w1 = in(reg) words[1], w2 = in(reg) words[2],
                 w3 = in(reg) words[3], w4 = in(reg) words[4], w5 = in(reg) words[5], w6 = in(reg) words[6],
             );
-            if N == 8 && done != 0 {
-                access!(["mov [{at} + 56], {w7}"], done, at = in(reg) va.raw(), w7 = in(reg) words[N - 1],);
+            if N == 8 {
+                store!(["mov [{at} + 56], {w7}"], { return FAULT }, at = in(reg) at.0, w7 = in(reg) words[N - 1],);
             }
         }
-        outcome(done, va)
+        Ok(())
     }
 
     #[inline(always)]
     fn read_words(&self, _: Settled<'_>, to: &mut [u64], va: GuestVa) -> Result<(), GuestFault> {
-        if !is_guest_range(va, size_of_val(to)) {
-            return Err(GuestFault { va });
-        }
-        // SAFETY: the range is the guest's, and `to` is as long.
-        let left = unsafe { copy_words(to.as_mut_ptr().cast(), va.raw() as *const u8, to.len()) };
-        if left == 0 { Ok(()) } else { Err(GuestFault { va }) }
+        let at = Reached::new(va);
+        // SAFETY: the other side is not the hypervisor's, and `to` is as long.
+        let left = unsafe { copy_words(to.as_mut_ptr().cast(), at.to_read(), to.len()) };
+        if left == 0 { Ok(()) } else { Err(GuestFault { copied: 0 }) }
     }
 
     /// One and two words are loads, any other number a copy.
     #[inline(always)]
     fn read_frame<const N: usize>(&self, _: Settled<'_>, va: GuestVa) -> Result<[u64; N], GuestFault> {
-        if !is_guest_range(va, N * 8) {
-            return Err(GuestFault { va });
-        }
+        let at = Reached::new(va);
         let mut words = MaybeUninit::<[u64; N]>::uninit();
         let mut done: u32 = 1;
         if N == 1 {
             let word: u64;
-            // SAFETY: the range is the guest's; a fault is reported.
-            unsafe { access!(["mov {word}, [{at}]"], done, at = in(reg) va.raw(), word = out(reg) word,) };
-            return outcome(done, va).map(|()| [word; N]);
+            // SAFETY: the address is not one of the hypervisor's; a fault is reported.
+            unsafe { access!(["mov {word}, [{at}]"], done, at = in(reg) at.0, word = out(reg) word,) };
+            return outcome(done).map(|()| [word; N]);
         }
         if N == 2 {
             let (first, second): (u64, u64);
@@ -258,16 +273,16 @@ impl GuestMemory for Machine {
                 access!(
                     ["mov {first}, [{at}]", "mov {second}, [{at} + 8]"],
                     done,
-                    at = in(reg) va.raw(), first = out(reg) first, second = out(reg) second,
+                    at = in(reg) at.0, first = out(reg) first, second = out(reg) second,
                 );
             }
             let words = core::array::from_fn(|index| if index == 0 { first } else { second });
-            return outcome(done, va).map(|()| words);
+            return outcome(done).map(|()| words);
         }
-        // SAFETY: the buffer is ours, the range is the guest's.
-        let left = unsafe { copy_words(words.as_mut_ptr().cast(), va.raw() as *const u8, N) };
+        // SAFETY: the buffer is ours, the other side is not the hypervisor's.
+        let left = unsafe { copy_words(words.as_mut_ptr().cast(), at.to_read(), N) };
         // SAFETY: all words were written when nothing is left.
-        if left == 0 { Ok(unsafe { words.assume_init() }) } else { Err(GuestFault { va }) }
+        if left == 0 { Ok(unsafe { words.assume_init() }) } else { Err(GuestFault { copied: 0 }) }
     }
 }
 

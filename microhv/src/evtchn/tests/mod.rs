@@ -351,7 +351,7 @@ fn free_ports_are_found_from_any_on() {
 
 #[test]
 fn a_fault_leaves_no_port_behind() {
-    const FAULT: GuestFault = GuestFault { va: GuestVa::new(0) };
+    const FAULT: GuestFault = GuestFault { copied: 0 };
     let world = World::new(64);
     let guest = world.guest(1);
     let out = guest.clone();
