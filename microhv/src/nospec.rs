@@ -1,12 +1,12 @@
-//! What guests choose, in bounds even where a CPU only guesses that it is (Spectre v1): indices, addresses.
+//! What guests choose, in bounds even where a CPU only guesses that it is (Spectre v1): indices, addresses, frames.
 //!
 //! A CPU that takes a failed check for a passed one executes ahead what is behind the check, and the caches keep a trace of the
 //! address that was read there. So what a guest chooses is checked, and then becomes 0 by a conditional move if the check
 //! fails: the CPU waits for both operands of such a move, and guesses neither. The moves are assembly, which the compiler
-//! cannot leave out as it leaves out what repeats a check.
+//! cannot leave out as it leaves out what repeats a check. A frame has too many checks for that: behind them is a [`barrier`].
 //!
 //! Code that guests reach has no other way to a table's entry: the house's rule `index` finds each.
-#![allow(unsafe_code)] // the moves, and entries at the indices that come out of them
+#![allow(unsafe_code)] // the moves and the barrier, and entries at the indices that come out of them
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 use core::arch::asm;
@@ -74,6 +74,27 @@ pub fn outside<const FROM: u64, const TO: u64>(address: u64) -> u64 {
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     {
         if (FROM..TO).contains(&address) { NOWHERE } else { address }
+    }
+}
+
+/// Nothing that comes behind is executed ahead while the CPU guesses what checks before this will say.
+///
+/// That is LFENCE on a CPU that speculates. Elsewhere it is a NOP of the same three bytes: the section `.barriers` has the place
+/// of each, as an offset from the word that says so.
+#[inline(always)]
+pub fn barrier() {
+    #[cfg(any(test, feature = "testing"))]
+    crate::testing::looks::note(crate::testing::looks::Look::Barrier);
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: changes no register. No option says that memory is not touched, so no access moves across this.
+    unsafe {
+        asm!(
+            "2: nop dword ptr [rax]",
+            ".pushsection .barriers, \"a\", @progbits",
+            ".long 2b - .",
+            ".popsection",
+            options(nostack, preserves_flags),
+        );
     }
 }
 

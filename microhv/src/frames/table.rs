@@ -95,6 +95,8 @@ impl FrameTable {
     pub(crate) fn find(&self, mfn: Mfn) -> Option<(Mfn, &FrameInfo)> {
         #[cfg(any(test, feature = "testing"))]
         crate::testing::turns::point();
+        #[cfg(any(test, feature = "testing"))]
+        crate::testing::looks::note(crate::testing::looks::Look::Entry(mfn));
         let (at, info) = self.infos.find(mfn.raw() as usize)?;
         Some((Mfn::new(at as u64), info))
     }

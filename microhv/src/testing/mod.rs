@@ -3,6 +3,7 @@
 #![allow(unsafe_code)] // gives out views of its own memory as `SharedBytes`
 
 pub(crate) mod held;
+pub mod looks;
 mod platform;
 mod tlb;
 pub(crate) mod turns;

@@ -8,6 +8,7 @@ use ring_abi::shared::SharedBytes;
 use ring_abi::types::{GuestVa, Maddr, Mfn, Pfn};
 use zerocopy::IntoBytes;
 
+use super::looks::{Look, note};
 use super::{CPUS, PAGE, TestMachine};
 use crate::frames::pte::{self, Pte};
 use crate::platform::{
@@ -18,11 +19,13 @@ use crate::platform::{
 
 impl MachineMemory for TestMachine {
     fn table(&self, mfn: Mfn) -> &[AtomicU64; 512] {
+        note(Look::Contents(mfn));
         self.with_tlb(|tlb, memory, _| tlb.hand_out(memory, mfn));
         self.words(mfn)
     }
 
     fn present_groups(&self, mfn: Mfn) -> u64 {
+        note(Look::Contents(mfn));
         self.with_tlb(|tlb, memory, me| tlb.checked(memory, mfn, me));
         let any = |group: &[AtomicU64]| group.iter().any(|entry| Pte::load(entry).is_present());
         let groups = self.words(mfn).chunks(GROUP).enumerate();
@@ -36,12 +39,14 @@ impl MachineMemory for TestMachine {
     }
 
     fn copy_bytes(&self, to: Maddr, from: Maddr, len: usize) {
+        [from, to].map(|at| note(Look::Contents(at.mfn())));
         let mut bytes = vec![0; len];
         self.read_bytes(from, &mut bytes);
         self.write_bytes(to, &bytes);
     }
 
     fn zero_frame(&self, mfn: Mfn) {
+        note(Look::Contents(mfn));
         self.with_tlb(|tlb, memory, _| tlb.cleared(memory, mfn));
         for word in self.words(mfn) {
             word.store(0, Ordering::Relaxed);
@@ -49,6 +54,7 @@ impl MachineMemory for TestMachine {
     }
 
     fn shared(&self, mfn: Mfn) -> SharedBytes<'static> {
+        note(Look::Contents(mfn));
         self.tlb.lock().hold(mfn);
         self.byte_view()
             .slice(mfn.raw() as usize * PAGE as usize, PAGE as usize)

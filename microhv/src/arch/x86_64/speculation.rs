@@ -1,7 +1,8 @@
 //! Counter-measures on this machine, as `boot::speculation` chose them: entries and exits of guests, registers of each CPU.
 //!
 //! Entries and exits are patched before the first guest: each place holds a call, or nothing but room for one, or a return to
-//! the guest with room for a jump. So a CPU that needs nothing executes nothing more.
+//! the guest with room for a jump. So a CPU that needs nothing executes nothing more. Barriers behind checks are patched, too:
+//! a CPU that does not speculate executes a NOP.
 #![allow(unsafe_code)] // code that is changed, and registers of the CPU
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -17,7 +18,6 @@ const JMP: u8 = 0xe9;
 const SPEC_CTRL: u32 = 0x48;
 const PRED_CMD: u32 = 0x49;
 const DE_CFG: u32 = 0xc001_1029;
-const DE_CFG_9: u64 = 1 << 9;
 /// `SPEC_CTRL`.
 const IBRS: u64 = 1;
 /// `PRED_CMD`: forget all predictions of indirect branches.
@@ -31,13 +31,15 @@ static CONTROL: AtomicU64 = AtomicU64::new(NO_CONTROL);
 static BARRIER: AtomicBool = AtomicBool::new(false);
 /// Whether [`ahead_of_idleness`] does anything.
 static CLEARS_AHEAD_OF_IDLENESS: AtomicBool = AtomicBool::new(false);
-/// Whether `DE_CFG` gets its bit 9.
-static SETS_DE_CFG: AtomicBool = AtomicBool::new(false);
+/// The bits that `DE_CFG` gets.
+static SET_IN_DE_CFG: AtomicU64 = AtomicU64::new(0);
 /// What `SPEC_CTRL` holds while the hypervisor runs, and while a guest does, where these differ.
 pub(super) static HYPERVISOR_CONTROL: AtomicU32 = AtomicU32::new(0);
 pub(super) static GUEST_CONTROL: AtomicU32 = AtomicU32::new(0);
 
 unsafe extern "C" {
+    static __barriers_start: i32;
+    static __barriers_end: i32;
     // Places, and what they are to lead to instead.
     static call_syscall: u8;
     static call_compat_syscall: u8;
@@ -173,12 +175,15 @@ pub(crate) fn apply(measures: &Measures) {
         patch(leave_by_sysret as *const u8, JMP, guarded_sysret);
         patch(leave_by_iret as *const u8, JMP, guarded_iret);
     }
+    if measures.harden_branches {
+        patch_barriers();
+    }
     if measures.overwrite_fpu_pointers {
         fpu::overwrite_pointers();
     }
     BARRIER.store(measures.ibpb, Ordering::Relaxed);
     CLEARS_AHEAD_OF_IDLENESS.store(measures.verw, Ordering::Relaxed);
-    SETS_DE_CFG.store(measures.set_de_cfg_9, Ordering::Relaxed);
+    SET_IN_DE_CFG.store(measures.set_in_de_cfg, Ordering::Relaxed);
     CONTROL.store(measures.control.unwrap_or(NO_CONTROL), Ordering::Relaxed);
     set_up();
 }
@@ -194,13 +199,29 @@ fn patch_control(control: u64) {
     patch(&raw const own_ist_end, CALL, restore_control);
 }
 
+/// Makes each [`microhv::nospec::barrier`] an LFENCE.
+fn patch_barriers() {
+    const LFENCE: [u8; 3] = [0x0f, 0xae, 0xe8];
+    let (start, end) = (&raw const __barriers_start, &raw const __barriers_end);
+    // SAFETY: the linker script puts both symbols around words of 4 bytes, aligned so, which nobody writes.
+    let offsets = unsafe { core::slice::from_raw_parts(start, end.offset_from_unsigned(start)) };
+    for offset in offsets {
+        write(core::ptr::from_ref(offset).wrapping_byte_offset(*offset as isize).cast(), LFENCE);
+    }
+}
+
 /// Makes the five bytes at `place` a jump or call of `target`.
 fn patch(place: *const u8, opcode: u8, target: unsafe extern "C" fn()) {
     let [a, b, c, d] = (target as *const () as u32).wrapping_sub(place as u32 + 5).to_le_bytes();
-    let at = paging::direct(paging::machine_address(place as u64)) as *mut [u8; 5];
-    // SAFETY: the place is code of the image, five bytes that nobody executes or reads meanwhile, and the direct map lets them
+    write(place, [opcode, a, b, c, d]);
+}
+
+/// Changes the code at `place`.
+fn write<const N: usize>(place: *const u8, code: [u8; N]) {
+    let at = paging::direct(paging::machine_address(place as u64)) as *mut [u8; N];
+    // SAFETY: the place is code of the image, so many bytes that nobody executes or reads meanwhile, and the direct map lets them
     // be written. What goes there keeps the registers and the stack as the place's contract has them.
-    unsafe { at.write_volatile([opcode, a, b, c, d]) };
+    unsafe { at.write_volatile(code) };
     // CPUID serialises: no CPU has older bytes of the place decoded ahead.
     cpu::cpuid(0, 0);
 }
@@ -213,9 +234,11 @@ pub(crate) fn set_up() {
         // SAFETY: the register was enumerated with the bits that are set; they change nothing but what the CPU predicts.
         unsafe { cpu::write_msr(SPEC_CTRL, control) };
     }
-    if SETS_DE_CFG.load(Ordering::Relaxed) {
-        // SAFETY: the CPU is a Zen2, which has the register; the bit changes how fast vector registers move.
-        unsafe { cpu::write_msr(DE_CFG, cpu::read_msr(DE_CFG) | DE_CFG_9) };
+    let bits = SET_IN_DE_CFG.load(Ordering::Relaxed);
+    if bits != 0 {
+        // SAFETY: the CPU is one of AMD's that has the register; the bits change how fast vector registers move, and what waits
+        // for an LFENCE.
+        unsafe { cpu::write_msr(DE_CFG, cpu::read_msr(DE_CFG) | bits) };
     }
 }
 

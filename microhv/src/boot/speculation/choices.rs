@@ -37,6 +37,8 @@ pub struct Choices {
     pub psfd: Option<bool>,
     /// `spec-ctrl=div-scrub`: the divider holds a result of the hypervisor's own when a guest goes on.
     pub div_scrub: Option<bool>,
+    /// `spec-ctrl=branch-harden`: behind checks of frames that guests name, nothing is executed ahead.
+    pub branch_harden: Option<bool>,
 }
 
 const UNKNOWN: &str = "no such value";
@@ -50,9 +52,8 @@ impl Choices {
     /// Why the item is ignored.
     pub fn spec_ctrl(&mut self, item: &str) -> Result<(), &'static str> {
         /// What Xen knows, and microhv has not.
-        const OF_XEN: [&str; 13] = [
+        const OF_XEN: [&str; 12] = [
             "bhb-seq",
-            "branch-harden",
             "bti-thunk",
             "eager-fpu",
             "gds-mit",
@@ -83,6 +84,7 @@ impl Choices {
             "ssbd" => &mut self.ssbd,
             "psfd" => &mut self.psfd,
             "div-scrub" => &mut self.div_scrub,
+            "branch-harden" => &mut self.branch_harden,
             "xen" if wanted == Some(false) => {
                 self.is_off = true;
                 return Ok(());

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::Maker::{Amd, Intel};
-use super::measures::{BHI_DIS_S, IBRS, PSFD, SSBD};
+use super::measures::{BHI_DIS_S, DE_CFG_VECTORS, IBRS, PSFD, SSBD};
 use super::{Choices, Facts, GDS_CTRL, Maker, Measures, SRBDS_CTRL};
 
 /// What is done against a fault.
@@ -386,7 +386,8 @@ fn data(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add<'_>
 fn branches(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add<'_>, missing: State) {
     let of = |maker, denied: &[(bool, &'static str)], affected| Need::of(facts, maker, denied, affected);
     let always = of(Maker::Unknown, &[], "the CPU speculates");
-    add("Spectre v1", always, missing, "guests' addresses and frames clamped, as their indices are");
+    let hardened = state(measures.harden_branches, choices.branch_harden, missing);
+    add("Spectre v1", always, hardened, "indices and addresses clamped, LFENCE behind checks of frames");
     let clears = state(measures.clear_registers, choices.clear_registers, missing);
     add("values from guests", always, clears, "registers cleared on entry");
     add("Spectre v2", always, State::On, "retpolines");
@@ -432,6 +433,6 @@ fn rest(facts: &Facts, choices: &Choices, measures: &Measures, add: &mut Add<'_>
     add("lazy FPU", of(Intel, &eager, ""), missing, "");
     let scrubbed = state(measures.scrub_divider, choices.div_scrub, missing);
     add("DIV leak", div_leak(facts), scrubbed, "a division ahead of guests");
-    let set = state(measures.set_de_cfg_9, None, missing);
+    let set = state(measures.set_in_de_cfg & DE_CFG_VECTORS != 0, None, missing);
     add("Zenbleed", zenbleed(facts), set, "DE_CFG bit 9");
 }

@@ -25,8 +25,10 @@ pub struct Measures {
     pub ibrs_entry: bool,
     /// A division is the last before each return to a guest.
     pub scrub_divider: bool,
-    /// Registers of vectors show nobody what others had there, by a bit of `DE_CFG`.
-    pub set_de_cfg_9: bool,
+    /// Behind checks of frames that guests name, nothing is executed ahead of what the checks say.
+    pub harden_branches: bool,
+    /// The bits that `MSR_DE_CFG` of AMD gets.
+    pub set_in_de_cfg: u64,
     /// Pointers of floating-point errors are overwritten where another vCPU's registers are loaded.
     pub overwrite_fpu_pointers: bool,
     /// Page-table entries that are not present name no memory.
@@ -42,6 +44,10 @@ pub(super) const IBRS: u64 = 1 << 0;
 pub(super) const SSBD: u64 = 1 << 2;
 pub(super) const PSFD: u64 = 1 << 7;
 pub(super) const BHI_DIS_S: u64 = 1 << 10;
+
+/// Bits of `MSR_DE_CFG`: nothing overtakes an LFENCE; registers of vectors show nobody what others had there.
+pub(super) const DE_CFG_LFENCE: u64 = 1 << 1;
+pub(super) const DE_CFG_VECTORS: u64 = 1 << 9;
 
 impl Measures {
     /// What is done on the CPU of `facts`.
@@ -65,6 +71,13 @@ impl Measures {
             wanted(choices.ibrs, faults::has_retbleed(facts)) && facts.has_ibrs() && !facts.has_eibrs();
         let guards = ibpb_entry || overwrite_return_stack || clear_history || ibrs_entry;
         let clears = |fault: Buffers| fault.is_there(facts) && fault.has_verw(facts);
+        let de_cfg = [
+            (DE_CFG_LFENCE, wanted(None, facts.lets_lfence_pass())),
+            (DE_CFG_VECTORS, wanted(None, faults::has_zenbleed(facts))),
+        ];
+        // A hypervisor below keeps the register to itself.
+        let de_cfg = de_cfg.iter().filter(|(_, is_wanted)| *is_wanted && facts.maker() == Maker::Amd);
+        let set_in_de_cfg = de_cfg.fold(0, |all, (bit, _)| all | bit);
         Self {
             // What guards the entry comes with that.
             clear_registers: wanted(choices.clear_registers, true) || guards,
@@ -78,8 +91,8 @@ impl Measures {
             clear_history,
             ibrs_entry,
             scrub_divider: wanted(choices.div_scrub, faults::has_div_leak(facts)),
-            // A hypervisor below keeps the register to itself.
-            set_de_cfg_9: wanted(None, faults::has_zenbleed(facts)) && facts.maker() == Maker::Amd,
+            harden_branches: wanted(choices.branch_harden, true),
+            set_in_de_cfg,
             overwrite_fpu_pointers: wanted(None, faults::keeps_fpu_pointers(facts)),
             refuse_absent_memory: wanted(choices.l1tf, faults::has_l1tf(facts)),
             own_tables: choices.xpti.unwrap_or(faults::has_meltdown(facts) && speculates),

@@ -137,6 +137,12 @@ impl Facts {
             || self.extended_8.ebx & (1 << 14 | 1 << 15 | 1 << 24) != 0
     }
 
+    /// Whether AMD's LFENCE orders loads alone, unless a bit of `MSR_DE_CFG` is set: from family 0x10 on, but 0x11, until the CPU
+    /// says otherwise.
+    fn lets_lfence_pass(&self) -> bool {
+        self.family() >= 0x10 && self.family() != 0x11 && self.extended_21.eax & 1 << 2 == 0
+    }
+
     const fn is_virtual(&self) -> bool {
         self.one.ecx & HYPERVISOR != 0
     }

@@ -201,8 +201,8 @@ fn amds_cpus_have_faults_of_their_own() {
     assert_eq!(affected(&amd(0x00b0_0f21, 0x791e_f757, [3 << 29, 0, 0, 0])), ["PSF"]);
     let [zen1, zen2] = [amd(0x0080_0f12, ZEN1, none), amd(0x0083_0f10, ZEN2, none)];
     let of = |facts: &Facts| Measures::of(facts, &chosen("no-ssbd"));
-    assert_eq!((of(&zen1).scrub_divider, of(&zen1).set_de_cfg_9), (true, false));
-    assert_eq!((of(&zen2).scrub_divider, of(&zen2).set_de_cfg_9), (false, true));
+    assert_eq!((of(&zen1).scrub_divider, of(&zen1).set_in_de_cfg), (true, 1 << 1));
+    assert_eq!((of(&zen2).scrub_divider, of(&zen2).set_in_de_cfg), (false, 1 << 1 | 1 << 9));
     assert_eq!([state(&zen1, "DIV leak"), state(&zen2, "Zenbleed")], [State::On; 2]);
     assert_eq!(state_by(&zen1, &chosen("no-div-scrub"), "DIV leak"), State::Off);
     // Before Zen: error pointers stay.
@@ -222,7 +222,7 @@ fn amds_bits_count_below_another_hypervisor() {
     };
     let silent = affected(&leaves(0, [0; 4]));
     let measures = Measures::of(&leaves(0, [0; 4]), &Choices::default());
-    assert!(measures.scrub_divider && !measures.set_de_cfg_9, "the register may not be there");
+    assert!(measures.scrub_divider && measures.set_in_de_cfg == 0, "the register may not be there");
     assert_eq!(state(&leaves(0, [0; 4]), "Zenbleed"), State::Missing);
     for fault in ["branch type confusion", "SRSO", "TSA", "FXSAVE leak", "Meltdown", "Zenbleed", "DIV leak"] {
         assert!(silent.contains(&fault), "{fault}");
@@ -256,6 +256,24 @@ fn what_is_not_done_is_said_to_be_missing() {
     }
     assert!(text(&off, "MDS").starts_with("MDS: on ("));
     assert!(text(&off, "Retbleed").starts_with("Retbleed: on (IBRS on entry)"));
+}
+
+#[test]
+fn checks_end_in_barriers_where_the_cpu_speculates() {
+    let of = |facts: &Facts, list| Measures::of(facts, &chosen(list));
+    let skylake = intel(0x0005_0654, [0, 0xd39f_fffb, 8, 0x9c00_0400], None);
+    let hardens = |list| of(&skylake, list).harden_branches;
+    assert_eq!(["no-ssbd", "branch-harden=no", "xen=no"].map(hardens), [true, false, false]);
+    assert!(
+        of(&qemu64(TCG), "branch-harden").harden_branches && !of(&qemu64(TCG), "no-ssbd").harden_branches
+    );
+    let v1 = |list| state_by(&skylake, &chosen(list), "Spectre v1");
+    assert_eq!(["no-ssbd", "no-branch-harden", "no"].map(v1), [State::On, State::Off, State::Off]);
+    // AMD's LFENCE: always a barrier before family 0x10 and in family 0x11, and where the CPU says so.
+    let set = |version, eax| of(&amd(version, 1 | 1 << 29, [eax, 0, 6, 0]), "no-ssbd").set_in_de_cfg;
+    assert_eq!([set(0x0010_0f22, 0), set(0x0060_0f20, 0), set(0x00a1_0f11, 0)], [2; 3]);
+    assert_eq!([set(0x000f_0f00, 0), set(0x0020_0f31, 0), set(0x00a1_0f11, 1 << 2)], [0, 0, 0]);
+    assert_eq!(of(&skylake, "no-ssbd").set_in_de_cfg, 0);
 }
 
 #[test]
