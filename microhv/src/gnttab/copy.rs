@@ -10,6 +10,7 @@ use super::state::{Access, Entries, EntryPin, GrantError, Marked, Shape};
 use super::uses::GrantUse;
 use crate::Hypervisor;
 use crate::domain::{Current, Domain};
+use crate::nospec;
 use crate::platform::{GuestFault, Platform};
 use crate::sync::lock_pair;
 
@@ -127,8 +128,10 @@ impl<P: Platform> Hypervisor<P> {
         };
         for (n, op) in ops.iter().enumerate() {
             match self.copy_page(me, &source, &dest, op) {
+                // Apart from errors, of which each would have to be looked for.
+                Ok(()) => tell(n, Ok(()))?,
                 Err(GrantError::NotWhole) => return Ok(n),
-                result => tell(n, result)?,
+                Err(error) => tell(n, Err(error))?,
             }
             if ops.get(n + 1).is_some_and(|next| !is_alike(op, next)) {
                 return Ok(n + 1);
@@ -157,6 +160,7 @@ impl<P: Platform> Hypervisor<P> {
         if !is_inside(&op.source, op.len, &PAGE) || !is_inside(&op.dest, op.len, &PAGE) {
             return Err(GrantError::BadCopyArg);
         }
+        nospec::barrier(); // neither other frames nor others' parts are read or written ahead
         let len = usize::from(op.len);
         self.platform.copy_bytes(at(to.mfn(), op.dest.offset), at(from.mfn(), op.source.offset), len);
         Ok(())
@@ -179,6 +183,7 @@ impl<P: Platform> Hypervisor<P> {
                 if !is_inside(&op.source, op.len, &readable) || !is_inside(&op.dest, op.len, &writable) {
                     return Err(GrantError::General);
                 }
+                nospec::barrier(); // as in `copy_page`
                 let len = usize::from(op.len);
                 self.platform.copy_bytes(at(dest, op.dest.offset), at(source, op.source.offset), len);
                 Ok(())

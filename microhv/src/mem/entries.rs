@@ -8,6 +8,7 @@ use super::MemError;
 use super::session::{FrameOwner, Mm};
 use crate::frames::info::PageType;
 use crate::frames::pte::{self, Pte};
+use crate::nospec;
 use crate::platform::Platform;
 
 /// How a new entry replaces the old one.
@@ -242,12 +243,21 @@ impl<P: Platform> Mm<'_, P> {
                 return Err(MemError::Invalid);
             }
             table = entry.frame();
+            if level != 2 {
+                // An entry that is not present holds what the guest likes: a CPU that guesses that it is present would read
+                // anybody's memory as a table, and go on to what is named there.
+                nospec::barrier();
+            }
         }
         // A validated table's entries name validated tables (I7). The check turns a mistake in that into a
         // refusal.
         let is_leaf_table =
             self.hv.frames.info(table).is_some_and(|info| info.load_kind().is_valid_table(PageType::L1));
-        if is_leaf_table { Ok((table, pte::index(va.raw(), 1))) } else { Err(MemError::Invalid) }
+        if !is_leaf_table {
+            return Err(MemError::Invalid);
+        }
+        nospec::barrier(); // the same of the last entry: the caller reads the table
+        Ok((table, pte::index(va.raw(), 1)))
     }
 
     /// The entry in a slot of a table.

@@ -47,7 +47,7 @@ impl<P: Platform> Mm<'_, P> {
     }
 
     /// Like [`Mm::find_grant_entry`], for an entry that maps `frame` with this access.
-    #[inline]
+    #[inline(always)]
     fn find_mapped(
         &self,
         base: Option<Mfn>,

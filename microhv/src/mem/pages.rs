@@ -10,6 +10,7 @@ use crate::Hypervisor;
 use crate::domain::{Domain, Vcpu};
 use crate::frames::info::{FlushOwed, FrameInfo, PageType, TypeWord, UseWord};
 use crate::frames::pte;
+use crate::nospec;
 use crate::platform::{CpuSet, Platform};
 use crate::sync::words::{AtomicU64, fence};
 
@@ -206,13 +207,16 @@ impl<P: Platform> Hypervisor<P> {
         self.frames.held(mfn).orphan()
     }
 
-    /// A general reference on a frame if the frame is the domain's.
+    /// A general reference on a frame if the frame is the domain's. No CPU guesses that: what the frame holds may be used.
     #[inline]
     pub fn get_page(&self, mfn: Mfn, owner: &Domain) -> Option<PageRef<'_, P>> {
-        self.get_page_of(mfn, owner.id)
+        let page = self.get_page_of(mfn, owner.id)?;
+        nospec::barrier();
+        Some(page)
     }
 
-    /// Like [`Hypervisor::get_page`], for an owner that may be no domain.
+    /// Like [`Hypervisor::get_page`], for an owner that may be no domain, and where a CPU may guess: ahead of the first look at
+    /// what the frame holds comes a barrier of the caller's.
     #[inline(always)]
     pub(crate) fn get_page_of(&self, mfn: Mfn, owner: DomId) -> Option<PageRef<'_, P>> {
         let (mfn, info) = self.frames.find(mfn).filter(|(_, info)| info.get(owner))?;

@@ -10,6 +10,7 @@ use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::Domain;
 use crate::frames::info::{FlushOwed, PageType, TypeWord};
+use crate::nospec;
 use crate::platform::{Platform, Settled};
 use crate::return_stack;
 use crate::sync::{MutexGuard, may_come_between};
@@ -280,6 +281,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     /// too long is deferred.
     #[inline]
     pub(crate) fn put_table(&mut self, mfn: Mfn) {
+        nospec::barrier(); // the entry that named the table may not have been present, where a CPU guesses
         let info = self.hv.frames.held(mfn);
         let now = info.load_kind();
         debug_assert!(now.page_type().level() > 0 && now.count() > 0 && now.has(TypeWord::VALIDATED));
@@ -379,13 +381,18 @@ impl<'a, P: Platform> Mm<'a, P> {
         Ok(())
     }
 
-    /// The level of a frame if the frame is the domain's page table, checked as a whole.
+    /// The level of a frame if the frame is the domain's page table, checked as a whole. No CPU guesses that: the caller reads
+    /// the table.
     pub(crate) fn table_level(&self, mfn: Mfn) -> Option<u8> {
         let info = self.hv.frames.info(mfn).filter(|info| info.load_use().is_owned_by(self.dom.id))?;
         let kind = info.load_kind();
         let level = kind.page_type().level();
         // "Validated" implies a count. The allocator's word for a free block never says so.
-        (level > 0 && kind.has(TypeWord::VALIDATED)).then_some(level)
+        if level == 0 || !kind.has(TypeWord::VALIDATED) {
+            return None;
+        }
+        nospec::barrier();
+        Some(level)
     }
 }
 

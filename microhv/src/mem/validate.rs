@@ -245,8 +245,7 @@ impl<P: Platform> Mm<'_, P> {
     /// Gives back what a present level 1 entry holds.
     #[inline]
     pub(super) fn put_leaf(&mut self, entry: Pte) {
-        let mfn = entry.frame();
-        let Some(info) = self.hv.frames.info(mfn) else { return };
+        let Some((mfn, info)) = self.hv.frames.find(entry.frame()) else { return };
         let using = info.load_use();
         if using.owner().is_none() {
             return; // a device's

@@ -1,8 +1,10 @@
 //! Counter-measures against side channels: what is told of a CPU, and that they are where they are to be.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use object::{Object, ObjectSection, ObjectSymbol};
 use tests::{Machine, Scratch};
 
 use xtask::plugin::{self, Returns};
@@ -27,7 +29,8 @@ fn what_a_cpu_needs_is_told() -> Result<()> {
     let run = run.says("side channels: Meltdown: on (page tables of the hypervisor's own): ")?;
     let run = run.says("side channels: Spectre v2: on (retpolines): ")?;
     let run = run.says("side_channels_missing  : MDS, ")?;
-    let run = run.says("side_channels_on       : Meltdown, L1TF, values from guests, Spectre v2")?;
+    let run =
+        run.says("side_channels_on       : Meltdown, L1TF, Spectre v1, values from guests, Spectre v2")?;
     run.says("side_channels_unneeded : ")?;
     let run = model("EPYC,-hypervisor")?.says("hello: goodbye")?;
     run.says("side channels: Meltdown: not needed: not a fault of this maker's CPUs")?;
@@ -62,11 +65,39 @@ fn read(log: &Path) -> Result<String> {
     Ok(text.lines().filter(|line| line.starts_with("0xffff82d0")).map(|line| format!("{line}\n")).collect())
 }
 
+/// Where the image has barriers behind checks of what guests choose.
+fn barriers() -> Result<BTreeSet<u64>> {
+    let path = xtask::images::find("microhv")?.linked();
+    let bytes = std::fs::read(&path).with_context(|| format!("{}", path.display()))?;
+    let file = object::File::parse(&*bytes)?;
+    let address =
+        |name| file.symbol_by_name(name).map(|symbol| symbol.address()).with_context(|| format!("no {name}"));
+    let (start, end) = (address("__barriers_start")?, address("__barriers_end")?);
+    let mut sections = file.sections().map(|section| section.data_range(start, end - start));
+    let words = sections.find_map(|data| data.transpose()).context("no table of barriers")??;
+    let offsets = words.as_chunks().0.iter().map(|word| i32::from_le_bytes(*word));
+    Ok(offsets.zip((start..).step_by(4)).map(|(offset, at)| at.wrapping_add_signed(offset.into())).collect())
+}
+
+/// Checks that each barrier that was executed is `what`, and that many were.
+fn check_barriers(code: &str, what: &str) -> Result<()> {
+    let places = barriers()?;
+    let address = |line: &str| u64::from_str_radix(line.strip_prefix("0x")?.split_once(':')?.0, 16).ok();
+    let executed: Vec<&str> =
+        code.lines().filter(|line| address(line).is_some_and(|at| places.contains(&at))).collect();
+    ensure!(executed.len() >= 10, "{} of {} barriers were executed", executed.len(), places.len());
+    let other = executed.iter().find(|line| !line.contains(what));
+    ensure!(other.is_none(), "a barrier that is not {what}: {other:?}");
+    Ok(())
+}
+
 fn buffers_are_cleared_ahead_of_each_return_to_a_guest() -> Result<()> {
     let plain = executed("no-verw", "")?;
     ensure!(plain.contains("sysret") && plain.contains("iret"), "no way to a guest in the code");
     ensure!(!plain.contains("verw"), "VERW without being asked for");
-    let code = executed("verw", "spec-ctrl=verw,rsb,bhb-entry")?;
+    let code = executed("verw", "spec-ctrl=verw,rsb,bhb-entry,branch-harden")?;
+    check_barriers(&plain, "nopl")?;
+    check_barriers(&code, "lfence")?;
     let lines: Vec<&str> = code.lines().collect();
     let (mut to_guests, mut to_ring_0) = (0, 0);
     for pair in lines.windows(2).filter(|pair| ["sysret", "iret"].iter().any(|name| pair[1].contains(name))) {

@@ -5,6 +5,7 @@ use ring_abi::types::{DOMID_SELF, Maddr};
 
 use super::*;
 use crate::hypercall::Outcome;
+use crate::testing::looks::{Look, during};
 
 #[test]
 fn copies_move_bytes_and_hold_nothing() {
@@ -21,6 +22,25 @@ fn copies_move_bytes_and_hold_nothing() {
         assert_eq!(&back, b"from the mapper");
         assert_eq!(w.uses(page), (0, 0));
         assert_eq!(w.flags(9), ACCESS);
+        w.nothing_is_left();
+    }
+}
+
+#[test]
+fn bytes_are_copied_behind_a_barrier() {
+    for w in worlds() {
+        let (page, mine) = (w.page(&w.granter), w.page(&w.mapper));
+        w.grant(9, ACCESS, 0, page);
+        let there = copy((9, 1, 0), (mine.raw(), DOMID_SELF, 0), 8, GNTCOPY_SOURCE_GREF);
+        let back = copy((mine.raw(), DOMID_SELF, 0), (9, 1, 0), 8, GNTCOPY_DEST_GREF);
+        // The first of each makes its frame one that is written to, for which `copy_parts` has to look.
+        for op in [there, back, there, back] {
+            w.put(0, &op);
+            let looks = during(|| assert_eq!(w.call(&w.mapper, GNTTABOP_COPY, 1), Ok(Outcome::OK)));
+            let first =
+                looks.iter().position(|look| matches!(look, Look::Contents(at) if [page, mine].contains(at)));
+            assert_eq!(looks[first.expect("a copy") - 1], Look::Barrier, "{looks:?}");
+        }
         w.nothing_is_left();
     }
 }

@@ -9,6 +9,7 @@ mod cpus;
 mod descriptors;
 mod exchange;
 mod frames;
+mod guesses;
 mod guest;
 mod memory;
 mod owed;
