@@ -8,6 +8,7 @@
 mod control;
 pub mod cpuid;
 pub mod decode;
+pub mod far_returns;
 mod instruction;
 pub mod msr;
 mod ports;

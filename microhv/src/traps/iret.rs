@@ -15,7 +15,7 @@ use crate::platform::Platform;
 const IN_SYSCALL: u64 = 1 << 8;
 
 /// The flags that a guest may set by `iret`: CF PF AF ZF SF TF DF OF NT RF AC ID.
-const USER_FLAGS: u64 = 0x25_4dd5;
+pub(crate) const USER_FLAGS: u64 = 0x25_4dd5;
 
 /// `iret`: leaves a trap handler by the frame on the guest's stack: rax, r11, rcx, flags, rip, cs, rflags, rsp, ss.
 ///

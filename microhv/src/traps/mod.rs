@@ -25,6 +25,7 @@ pub use bounce::{
     page_fault, retired,
 };
 pub use interrupt::{int1, int80, software_interrupt, syscall, syscall32, sysenter};
+pub(crate) use iret::USER_FLAGS;
 pub use iret::iret;
 pub use mode::{leave_user_mode, loaded_l4};
 
@@ -64,7 +65,7 @@ pub mod flags {
 }
 
 /// The guest kernel's code selector, as frames of kernel mode show it with RPL 0.
-const KERNEL_CS: u16 = 0xe033;
+pub(crate) const KERNEL_CS: u16 = 0xe033;
 /// The guest kernel's stack selector.
 const KERNEL_SS: u16 = 0xe02b;
 

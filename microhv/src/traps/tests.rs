@@ -10,6 +10,7 @@ use super::*;
 use crate::Hypervisor;
 use crate::domain::Current;
 use crate::domain::{Callback, Domain, DomainConfig, TrapGate};
+use crate::emul::far_returns;
 use crate::frames::FrameTable;
 use crate::platform::MachineMemory;
 use crate::testing::TestMachine;
@@ -376,4 +377,59 @@ fn iret_from_a_bad_stack_crashes() {
         scene.act(iret);
         assert!(scene.is_crashed(), "{rsp:#x}");
     }
+}
+
+#[test]
+fn returns_in_ring_3_are_executed_for_the_guest() {
+    let after = |code: &[u8], cs: u16, frame: &[u64]| {
+        let mut scene = Scene::new();
+        scene.user();
+        scene.regs.cs = cs;
+        scene.regs.rflags &= !flags::TF;
+        scene.put_frame(STACK, frame);
+        scene.hv.platform.write_bytes(Maddr::new(scene.regs.rip), code);
+        let before = scene.regs;
+        let is_done = scene.act(far_returns::emulate);
+        assert!(is_done || scene.regs == before);
+        let regs = scene.regs;
+        is_done.then_some((regs.rip, regs.cs, regs.rflags, regs.rsp, regs.ss))
+    };
+    // IF stays set, and IOPL 0.
+    let frame = [0x4444, 0xe033, 0x4_3001, 0x5000, 0xe02b];
+    assert_eq!(after(&[0x48, 0xcf], 0xe033, &frame), Some((0x4444, 0xe033, 0x4_0203, 0x5000, 0xe02b)));
+    let dwords = [0xe023 << 32 | 0x4444, 0x7000 << 32 | 1, 0xe02b];
+    assert_eq!(after(&[0xcf], 0xe033, &dwords), Some((0x4444, 0xe023, 0x203, 0x7000, 0xe02b)));
+    let returned = |cs, bytes| Some((0x4444, cs, 0x4_4202, STACK + bytes, 0xe02b));
+    assert_eq!(after(&[0x48, 0xcb], 0xe033, &frame), returned(0xe033, 16));
+    assert_eq!(after(&[0x48, 0xca, 0x18, 0x80], 0xe033, &frame), returned(0xe033, 16 + 0x8018));
+    assert_eq!(after(&[0xcb], 0xe033, &dwords), returned(0xe023, 8));
+    // Another instruction, operands of 16 bits, a lock, code of 32 bits: not executed.
+    for (code, cs) in [
+        (&[0x90][..], 0xe033),
+        (&[0xff, 0x1f], 0xe033),
+        (&[0x66, 0xcf], 0xe033),
+        (&[0xf0, 0xcf], 0xe033),
+        (&[0xcf], 0xe023),
+    ] {
+        assert_eq!(after(code, cs, &frame), None, "{code:x?}");
+    }
+    // Selectors of other rings than 3, for the code or the stack.
+    for (code, frame) in [
+        (&[0x48, 0xcf], [1, 0xe008, 2, 0x5000, 0xe02b]),
+        (&[0x48, 0xcf], [1, 0xe033, 2, 0x5000, 0xe010]),
+        (&[0x48, 0xcb], [1, 0xe031, 0, 0, 0]),
+    ] {
+        assert_eq!(after(code, 0xe033, &frame).map(|after| after.0), Some(HANDLER + 13), "{frame:x?}");
+    }
+}
+
+#[test]
+fn a_return_in_ring_3_from_a_stack_that_is_not_there_is_a_page_fault() {
+    let mut scene = Scene::new();
+    scene.user();
+    scene.regs.rsp = 0x10_0000;
+    scene.hv.platform.write_bytes(Maddr::new(scene.regs.rip), &[0x48, 0xcf]);
+    assert!(scene.act(far_returns::emulate));
+    assert_eq!(scene.regs.rip, HANDLER + 14);
+    assert_eq!(scene.domain.vcpus[0].cr2.load(Ordering::Relaxed), 0x10_0000);
 }
