@@ -13,7 +13,8 @@ pub struct Options {
     pub debug_exit: Option<u16>,
     /// `loglvl=error|warning|info|debug|all`.
     pub log_level: log::LevelFilter,
-    /// `spec-ctrl=LIST`, `xpti=BOOLEAN`, `pv-l1tf=BOOLEAN`: counter-measures against side channels.
+    /// `spec-ctrl=LIST`, `xpti=BOOLEAN`, `pv-l1tf=BOOLEAN`: counter-measures against side channels; `smep=BOOLEAN`,
+    /// `smap=BOOLEAN`: what keeps the hypervisor off guests' pages.
     pub speculation: Choices,
     /// `noreboot`: halt instead of restarting the machine.
     pub no_reboot: bool,
@@ -73,9 +74,13 @@ impl Options {
                     }
                     true
                 }
-                "xpti" | "pv-l1tf" => {
+                "xpti" | "pv-l1tf" | "smep" | "smap" => {
                     let choices = &mut options.speculation;
-                    let read = if key == "xpti" { choices.xpti(value) } else { choices.pv_l1tf(value) };
+                    let read = match key {
+                        "xpti" => choices.xpti(value),
+                        "pv-l1tf" => choices.pv_l1tf(value),
+                        _ => choices.supervisor(key, value),
+                    };
                     read.unwrap_or_else(|why| ignored(word, why));
                     true
                 }
@@ -199,6 +204,8 @@ mod tests {
             "spec-ctrl=",
             "xpti=maybe",
             "pv-l1tf=2",
+            "smep=pv",
+            "smap=maybe",
             "noreboot=no",
             "sched-gran",
             "sched-gran=socket",
@@ -263,6 +270,15 @@ mod tests {
             let options = Options::parse(line, |word, why| told.push((word, why)));
             assert_eq!((options, told), (known(""), alloc::vec![(word, why)]), "{line}");
         }
+    }
+
+    #[test]
+    fn guests_pages_are_kept_off_by_words_of_xens() {
+        let chosen = |line| (known(line).speculation.smep, known(line).speculation.smap);
+        assert_eq!(chosen(""), (None, None));
+        assert_eq!(chosen("smep=no smap"), (Some(false), Some(true)));
+        assert_eq!(chosen("smep=yes smap=hvm"), (Some(true), Some(false)));
+        assert_eq!(chosen("spec-ctrl=no"), (None, None), "no matter of speculation");
     }
 
     #[test]

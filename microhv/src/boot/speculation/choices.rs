@@ -39,6 +39,10 @@ pub struct Choices {
     pub div_scrub: Option<bool>,
     /// `spec-ctrl=branch-harden`: behind checks of frames that guests name, nothing is executed ahead.
     pub branch_harden: Option<bool>,
+    /// `smep`: ring 0 executes no page of a guest.
+    pub smep: Option<bool>,
+    /// `smap`: ring 0 uses a page of a guest only where the hypervisor means to.
+    pub smap: Option<bool>,
 }
 
 const UNKNOWN: &str = "no such value";
@@ -119,6 +123,17 @@ impl Choices {
     /// Why the value is ignored.
     pub fn pv_l1tf(&mut self, value: &str) -> Result<(), &'static str> {
         self.l1tf = Some(truth(value)?);
+        Ok(())
+    }
+
+    /// `smep=VALUE`, `smap=VALUE`. With `hvm`, Xen has it for guests of another kind than those here alone.
+    ///
+    /// # Errors
+    /// Why the value is ignored.
+    pub fn supervisor(&mut self, name: &str, value: &str) -> Result<(), &'static str> {
+        let choice = if name == "smep" { &mut self.smep } else { &mut self.smap };
+        let wanted = if value == "hvm" { Some(false) } else { boolean(value) };
+        *choice = Some(wanted.ok_or(UNKNOWN)?);
         Ok(())
     }
 }

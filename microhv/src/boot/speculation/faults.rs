@@ -220,7 +220,7 @@ pub(super) fn needs_ibpb_entry(facts: &Facts) -> bool {
 
 fn return_stack(facts: &Facts) -> Need {
     // Guests are of 64 bits, so the return addresses that a guest leaves there are all of user pages.
-    let smep = facts.seven.ebx & 1 << 7 != 0 && !facts.is_model(NARROW_RETURNS, true);
+    let smep = facts.has_smep() && !facts.is_model(NARROW_RETURNS, true);
     Need::of(facts, Maker::Unknown, &[(smep, "SMEP is on")], "a return may go to a guest's code")
 }
 
@@ -323,6 +323,7 @@ pub fn table(
     threads: u32,
     whole_cores: bool,
 ) -> Vec<Row> {
+    let facts = &facts.as_chosen(choices);
     if facts.is_emulated() {
         let why = "QEMU's emulator executes one instruction after the other";
         return vec![Row { fault: "all", state: State::NotNeeded, measure: "", why }];

@@ -35,6 +35,10 @@ pub struct Measures {
     pub refuse_absent_memory: bool,
     /// Guests run on page tables that map next to nothing of the hypervisor's.
     pub own_tables: bool,
+    /// Ring 0 executes no page of a guest.
+    pub smep: bool,
+    /// Ring 0 reads and writes a page of a guest only between STAC and CLAC.
+    pub smap: bool,
     /// The value of `MSR_SPEC_CTRL`, if there is one.
     pub control: Option<u64>,
 }
@@ -52,6 +56,7 @@ pub(super) const DE_CFG_VECTORS: u64 = 1 << 9;
 impl Measures {
     /// What is done on the CPU of `facts`.
     pub fn of(facts: &Facts, choices: &Choices) -> Self {
+        let facts = &facts.as_chosen(choices);
         let speculates = !facts.is_emulated();
         let wanted =
             |choice: Option<bool>, needed: bool| choice.unwrap_or(needed && speculates && !choices.is_off);
@@ -96,6 +101,8 @@ impl Measures {
             overwrite_fpu_pointers: wanted(None, faults::keeps_fpu_pointers(facts)),
             refuse_absent_memory: wanted(choices.l1tf, faults::has_l1tf(facts)),
             own_tables: choices.xpti.unwrap_or(faults::has_meltdown(facts) && speculates),
+            smep: facts.has_smep(),
+            smap: facts.has_smap(),
             control: facts.has_control().then_some(control),
         }
     }

@@ -24,6 +24,9 @@ const MSR_ARCH_CAPABILITIES: u32 = 0x10a;
 const MSR_MCU_OPT_CTRL: u32 = 0x123;
 /// Leaf 1, ecx: there is a hypervisor below.
 const HYPERVISOR: u32 = 1 << 31;
+/// Leaf 7, ebx.
+const SMEP: u32 = 1 << 7;
+const SMAP: u32 = 1 << 20;
 /// Leaf 7, edx.
 const SRBDS_CTRL: u32 = 1 << 9;
 const ARCH_CAPABILITIES: u32 = 1 << 29;
@@ -87,6 +90,28 @@ impl Facts {
             capabilities,
             microcode: msr(has_microcode, MSR_MCU_OPT_CTRL),
         }
+    }
+
+    /// The same CPU without what the command line turns off.
+    const fn as_chosen(&self, choices: &Choices) -> Self {
+        let mut facts = *self;
+        if let Some(false) = choices.smep {
+            facts.seven.ebx &= !SMEP;
+        }
+        if let Some(false) = choices.smap {
+            facts.seven.ebx &= !SMAP;
+        }
+        facts
+    }
+
+    /// Ring 0 can be kept from executing guests' pages.
+    pub const fn has_smep(&self) -> bool {
+        self.seven.ebx & SMEP != 0
+    }
+
+    /// Ring 0 can be kept from reading and writing guests' pages.
+    pub const fn has_smap(&self) -> bool {
+        self.seven.ebx & SMAP != 0
     }
 
     /// Whether `MSR_ARCH_CAPABILITIES` has all of `bits`.

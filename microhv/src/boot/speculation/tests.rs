@@ -382,6 +382,12 @@ fn entries_are_guarded_by_what_the_cpu_needs() {
     assert_eq!([of(&westmere, "no-ssbd"), of(&westmere, "no-rsb")], [[false, true, false], none]);
     assert_eq!((state(&westmere, "return stack"), of(&westmere, "xen=no")), (State::On, none));
     assert_eq!(of(&skylake, "no-ibrs"), none);
+    let without_smep = Choices { smep: Some(false), ..chosen("no-ssbd") };
+    assert!(Measures::of(&skylake, &without_smep).overwrite_return_stack);
+    assert_eq!(state_by(&skylake, &without_smep, "return stack"), State::On);
+    let kept_off = |choices: &Choices| [Measures::of(&skylake, choices)].map(|of| (of.smep, of.smap))[0];
+    assert_eq!([kept_off(&Choices::default()), kept_off(&without_smep)], [(true, true), (false, true)]);
+    assert_eq!(kept_off(&Choices { smap: Some(false), ..Choices::default() }), (true, false));
     // eIBRS without BHI_DIS_S, and with it.
     let ice_lake = intel(0x0006_06a6, [2, 0xf3bf_fbff, 0x4041_7f5e, 0xbc04_0412], Some(0xab));
     let rapids = Facts { seven_two: CpuidResult { edx: 0x17, ..CpuidResult::default() }, ..ice_lake };
