@@ -14,7 +14,7 @@ use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 use super::machine::{Hv, hypervisor};
 use super::paging::{self, StartTables};
 use super::percpu::{self, AREA_BYTES, Area, LOCAL_OFFSET, this_cpu};
-use super::{apic, cpu, fpu, leave, machine_check, roots, speculation, time, tsc};
+use super::{apic, cpu, fpu, leave, machine_check, roots, smap, speculation, time, tsc};
 
 /// How long a CPU may take until it says that it is up. An emulator on a busy host lets a CPU wait for hundreds of milliseconds,
 /// and a CPU that is left out is lost until the machine boots anew.
@@ -45,19 +45,17 @@ pub(crate) fn set_up() {
         Area::load_tables(percpu::this_area(), this_cpu());
         cpu::write_msr(cpu::msr::PAT, PAT_VALUE);
     }
-    let has_smep = cpu::cpuid(7, 0).ebx & 1 << 7 != 0;
-    // SAFETY: ring 0 executes no page of a guest, and uses no breakpoint. Not SMAP: QEMU's emulator runs an IRET in
-    // ring 3, which guests use, with supervisor rights, so that such an IRET would fault.
+    // SAFETY: ring 0 uses no breakpoint, and a machine check has a handler.
     unsafe {
         Cr0::update(|cr0| cr0.insert(Cr0Flags::ALIGNMENT_MASK));
         Cr4::update(|cr4| {
             cr4.insert(Cr4Flags::DEBUGGING_EXTENSIONS | Cr4Flags::MACHINE_CHECK_EXCEPTION);
-            cr4.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, has_smep);
         });
     }
     machine_check::set_up();
     fpu::init();
     speculation::set_up();
+    smap::set_up();
 }
 
 /// Starts other CPUs on the page `page`, until `most` are up with the boot CPU. A CPU that does not come up is reported and

@@ -3,7 +3,8 @@
 
 use core::sync::atomic::Ordering;
 
-use microhv::emul::{self, Emulated, table_writes};
+use microhv::emul::{self, Emulated, far_returns, table_writes};
+use microhv::frames::pte::is_guest_address;
 use microhv::hypercall;
 use microhv::platform::{SOFTIRQ_TIMER, Vector};
 use microhv::return_stack;
@@ -11,12 +12,13 @@ use microhv::sync;
 use microhv::traps::{self, TrapVector};
 use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::hypercall::__HYPERVISOR_IRET;
+use ring_abi::types::GuestVa;
 use x86_64::registers::control::Cr2;
 use x86_64::registers::debug::Dr6;
 
 use super::machine::{Cur, hypervisor};
 use super::percpu::{self, Local};
-use super::{apic, cpu, guest_access, machine_check, panic, serial, switch, time, windows};
+use super::{apic, cpu, guest_access, machine_check, panic, serial, smap, switch, time, windows};
 
 /// The debug status register with nothing to say.
 const DR6_CLEAR: u64 = 0xffff_0ff0;
@@ -76,8 +78,12 @@ const SPECIAL: u32 = 1 << 1 | 1 << 2 | 1 << 6 | 1 << 7 | 1 << 13 | 1 << 14 | 1 <
 /// Exceptions with an error code that are just bounced: #TS, #NP, #SS, #AC.
 const WITH_ERROR: u32 = 1 << 10 | 1 << 11 | 1 << 12 | 1 << 17;
 
-/// Present, user, reserved bit of a #PF: with any of these set, the access was no load of a descriptor whose page is absent.
-const NO_DESCRIPTOR: u32 = 1 | 4 | 8;
+/// Bits of a page fault's error code: the page is present, the access was ring 3's, a reserved bit is set, the access was a
+/// fetch of an instruction.
+const PRESENT: u32 = 1;
+const USER: u32 = 4;
+const RESERVED: u32 = 8;
+const FETCH: u32 = 16;
 
 /// An exception or interrupt while a guest ran.
 #[unsafe(no_mangle)]
@@ -124,16 +130,16 @@ fn other_undefined(cur: &mut Cur<'_>) {
 extern "C" fn page_fault(local: &'static Local) {
     enum Else {
         Table,
-        Descriptor,
+        RightsOfRing0,
     }
     let cr2 = Cr2::read_raw();
     // Functions that save registers for themselves are called once this one is done with the vCPU.
     let otherwise = local.with_current(|cur| {
         let error = cur.regs.error_code;
-        if table_writes::may_be(cur, cr2, error) {
+        if error & USER == 0 {
+            Some(Else::RightsOfRing0)
+        } else if table_writes::may_be(cur, cr2, error) {
             Some(Else::Table)
-        } else if error & NO_DESCRIPTOR == 0 {
-            Some(Else::Descriptor)
         } else {
             traps::page_fault(cur, cr2, error);
             None
@@ -141,7 +147,7 @@ extern "C" fn page_fault(local: &'static Local) {
     });
     match otherwise {
         Some(Else::Table) => table_write(local, cr2),
-        Some(Else::Descriptor) => descriptor_fault(local, cr2),
+        Some(Else::RightsOfRing0) => ring_0_fault(local, cr2),
         None => {}
     }
 }
@@ -156,16 +162,33 @@ extern "C" fn table_write(local: &'static Local, cr2: u64) {
     });
 }
 
-/// #PF where nothing is mapped, which may have been at the LDT.
+/// #PF of an access by rights of ring 0: at the LDT, or by SMAP.
 #[inline(never)]
-extern "C" fn descriptor_fault(local: &'static Local, cr2: u64) {
+extern "C" fn ring_0_fault(local: &'static Local, cr2: u64) {
     local.with_current(|cur| {
         let error = cur.regs.error_code;
-        match windows::ldt_offset(&cur.vcpu.window, cr2) {
-            Some(offset) => ldt_fault(cur, offset, error),
-            None => traps::page_fault(cur, cr2, error),
+        if !fault_by_rights_of_ring_0(cur, cr2, error) {
+            traps::page_fault(cur, cr2, error);
         }
     });
+}
+
+/// A page fault at an access that ring 3 made by rights of ring 0; whether that was seen to. A processor loads descriptors so.
+/// QEMU's emulator before 9.1 also does what IRET and far transfers do on the stack, and SMAP then keeps the guest off its own pages.
+#[cold]
+#[inline(never)]
+fn fault_by_rights_of_ring_0(cur: &mut Cur<'_>, cr2: u64, error: u32) -> bool {
+    if error & (PRESENT | RESERVED) == 0
+        && let Some(offset) = windows::ldt_offset(&cur.vcpu.window, cr2)
+    {
+        ldt_fault(cur, offset, error);
+        return true;
+    }
+    let is_by_smap = error & PRESENT != 0 && is_guest_address(GuestVa::new(cr2)) && smap::is_on();
+    if is_by_smap && !far_returns::emulate(cur) {
+        smap::give_up();
+    }
+    is_by_smap
 }
 
 #[inline(never)]
@@ -238,10 +261,24 @@ extern "C" fn trap_from_hypervisor(regs: &mut CpuUserRegs) {
     if regs.entry_vector == PAGE_FAULT && ldt_page_brought_in(Cr2::read_raw()) {
         return;
     }
+    if regs.entry_vector == PAGE_FAULT && is_kept_off(regs) {
+        panic::unmarked_access(regs);
+    }
     match guest_access::fix_up(regs.rip) {
-        Some(to) => regs.rip = to,
+        Some(to) => {
+            regs.rip = to;
+            regs.rflags &= !traps::flags::AC; // the CLAC behind the access is skipped
+        }
         None => panic::unexpected_trap(regs),
     }
+}
+
+/// Whether ring 0 faulted at a guest's address without STAC: an error of the hypervisor's, even at an address that may fault.
+fn is_kept_off(regs: &CpuUserRegs) -> bool {
+    regs.rflags & traps::flags::AC == 0
+        && regs.error_code & FETCH == 0
+        && is_guest_address(GuestVa::new(Cr2::read_raw()))
+        && smap::is_on()
 }
 
 /// The IRET to the guest faulted: the guest's registers cannot be as the frame says, which is untouched. The guest's kernel gets the

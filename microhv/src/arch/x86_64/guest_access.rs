@@ -43,19 +43,40 @@ impl Reached {
     }
 }
 
-/// Instructions that may fault, one after the other. After a fault the code goes on behind them, with `done` 0: the trap
-/// handler finds each one's address in `.ex_table`, with the address to go on at.
+/// An instruction that may fault: the trap handler finds its address in the section `table`, with that of `to` to go on at.
+macro_rules! may_fault {
+    ($table:literal, $to:literal, $instruction:expr) => {
+        concat!(
+            "2: ",
+            $instruction,
+            "\n.pushsection ",
+            $table,
+            ", \"a\", @progbits\n.quad 2b, ",
+            $to,
+            "\n.popsection"
+        )
+    };
+}
+
+/// Instructions that use guest memory and may fault, one after the other. After a fault the code goes on behind them, with
+/// `done` 0. The instructions are there twice: where there is SMAP, the first becomes a jump (`smap.rs`), so that one has a
+/// displacement of 32 bits, which makes it long enough.
 macro_rules! access {
-    ([$($instruction:expr),+], $done:ident, $($operand:tt)*) => {
+    ([$first:expr $(, $more:expr)*], $done:ident, $($operand:tt)*) => {
         asm!(
-            $(
-                concat!("2: ", $instruction),
-                ".pushsection .ex_table, \"a\", @progbits",
-                ".quad 2b, 22f",
-                ".popsection",
-            )+
+            "5:",
+            may_fault!(".ex_table", "22f", concat!("{{disp32}} ", $first)),
+            $(may_fault!(".ex_table", "22f", $more),)*
             "3:",
-            ".pushsection .text.fix_up, \"ax\", @progbits",
+            ".pushsection .smap_table, \"a\", @progbits",
+            ".quad 5b, 4f",
+            ".popsection",
+            ".pushsection .text.guest_access, \"ax\", @progbits",
+            "4: stac",
+            may_fault!(".ex_table_smap", "22f", $first),
+            $(may_fault!(".ex_table_smap", "22f", $more),)*
+            "clac",
+            "jmp 3b",
             "22: xor {done:e}, {done:e}",
             "jmp 3b",
             ".popsection",
@@ -66,16 +87,25 @@ macro_rules! access {
     };
 }
 
-/// Stores that may fault, one after the other: after a fault the code goes on with `fault`. So a store that succeeds needs no test.
+/// Stores that may fault, one after the other, twice as in [`access!`]: after a fault the code goes on with `fault`. So a store that
+/// succeeds needs no test.
 macro_rules! store {
-    ([$($instruction:expr),+], $fault:block, $($operand:tt)*) => {
+    ([$first:expr $(, $more:expr)*], $fault:block, $($operand:tt)*) => {
         asm!(
-            $(
-                concat!("2: ", $instruction),
-                ".pushsection .ex_table, \"a\", @progbits",
-                ".quad 2b, {fault}",
-                ".popsection",
-            )+
+            "5:",
+            may_fault!(".ex_table", "{fault}", concat!("{{disp32}} ", $first)),
+            $(may_fault!(".ex_table", "{fault}", $more),)*
+            "3:",
+            ".pushsection .smap_table, \"a\", @progbits",
+            ".quad 5b, 4f",
+            ".popsection",
+            ".pushsection .text.guest_access, \"ax\", @progbits",
+            "4: stac",
+            may_fault!(".ex_table_smap", "{fault}", $first),
+            $(may_fault!(".ex_table_smap", "{fault}", $more),)*
+            "clac",
+            "jmp 3b",
+            ".popsection",
             fault = label $fault,
             $($operand)*
             options(nostack, preserves_flags),
@@ -105,10 +135,23 @@ unsafe fn copy_words(to: *mut u8, from: *const u8, words: usize) -> usize {
     // SAFETY: the caller's duty; a fault goes on behind the copy with the rest in rcx.
     unsafe {
         asm!(
-            "2: rep movsq",
+            "2: .byte 0x3e, 0x3e", // prefixes without effect: room for a jump
+            "rep movsq",
             "3:",
             ".pushsection .ex_table, \"a\", @progbits",
             ".quad 2b, 3b",
+            ".popsection",
+            ".pushsection .smap_table, \"a\", @progbits",
+            ".quad 2b, 4f",
+            ".popsection",
+            ".pushsection .text.guest_access, \"ax\", @progbits",
+            "4: stac",
+            "5: rep movsq",
+            "clac",
+            "jmp 3b",
+            ".popsection",
+            ".pushsection .ex_table_smap, \"a\", @progbits",
+            ".quad 5b, 3b",
             ".popsection",
             inout("rcx") words => left, inout("rsi") from => _, inout("rdi") to => _,
             options(nostack, preserves_flags),
@@ -124,8 +167,8 @@ unsafe fn copy_words(to: *mut u8, from: *const u8, words: usize) -> usize {
 #[unsafe(naked)]
 unsafe extern "C" fn copy_guest(to: *mut u8, from: *const u8, bytes: usize) -> usize {
     core::arch::naked_asm!(
-        "mov rcx, rdx",
-        "shr rcx, 3",
+        "6: mov rcx, rdx",
+        "shr rcx, 3", // with the first, room for a jump
         "and edx, 7",
         "2: rep movsq",
         "mov ecx, edx",
@@ -136,8 +179,25 @@ unsafe extern "C" fn copy_guest(to: *mut u8, from: *const u8, bytes: usize) -> u
         "ret",
         "5: mov rax, rcx",
         "ret",
+        "7: mov rcx, rdx",
+        "shr rcx, 3",
+        "and edx, 7",
+        ".globl guarded_copy",
+        "guarded_copy: stac",
+        "8: rep movsq",
+        "mov ecx, edx",
+        "9: rep movsb",
+        "clac",
+        "xor eax, eax",
+        "ret",
         ".pushsection .ex_table, \"a\", @progbits",
         ".quad 2b, 4b, 3b, 5b",
+        ".popsection",
+        ".pushsection .ex_table_smap, \"a\", @progbits",
+        ".quad 8b, 4b, 9b, 5b",
+        ".popsection",
+        ".pushsection .smap_table, \"a\", @progbits",
+        ".quad 6b, 7b",
         ".popsection",
     )
 }
@@ -290,9 +350,20 @@ impl GuestMemory for Machine {
 macro_rules! load_selector {
     ($register:literal, $selector:expr) => {{
         let mut done: u32 = 1;
-        // SAFETY: ring 0 in 64-bit mode uses none of these segments; a fault is reported.
+        // SAFETY: ring 0 in 64-bit mode uses none of these segments; a fault is reported. The tables are seen through the vCPU's
+        // window, which is no page of a guest to SMAP.
         unsafe {
-            access!([concat!("mov ", $register, ", {it:e}")], done, it = in(reg) u32::from($selector),);
+            asm!(
+                may_fault!(".ex_table", "22f", concat!("mov ", $register, ", {it:e}")),
+                "3:",
+                ".pushsection .text.guest_access, \"ax\", @progbits",
+                "22: xor {done:e}, {done:e}",
+                "jmp 3b",
+                ".popsection",
+                it = in(reg) u32::from($selector),
+                done = inout(reg) done,
+                options(nostack),
+            );
             if done == 0 {
                 asm!(concat!("mov ", $register, ", {:e}"), in(reg) 0, options(nostack, preserves_flags));
             }

@@ -51,6 +51,14 @@
     .byte 0x0f, 0x1f, 0x44, 0, 0        /* nop */
     .endm
 
+/* Three bytes that do nothing, and may become CLAC: a guest's AC, or that of an access to guest memory that was interrupted, must
+   not let the hypervisor use guests' pages. IRET puts the flag back. */
+    .macro place_of_clac name
+    .globl \name
+\name:
+    .byte 0x0f, 0x1f, 0                 /* nop */
+    .endm
+
 /* `\call`: a call of `to`, which speculation.rs may make one of what clears all registers first (guard.S). In: the registers are saved. */
     .macro call_from_guest call, to
     .globl \call

@@ -13,7 +13,7 @@
 //! | `roots.rs`, `roots.S` | page tables for guests that map next to nothing of the hypervisor's, and the ways in and out there |
 //! | `fpu.rs`, `windows.rs` | what of a vCPU lives in the processor |
 //! | `apic.rs`, `time.rs`, `tsc.rs`, `serial.rs`, `screen.rs` | interrupt controllers, clock, whether TSCs differ, console |
-//! | `speculation.rs` | counter-measures against side channels |
+//! | `speculation.rs`, `smap.rs` | counter-measures against side channels; what keeps ring 0 off guests' pages |
 //! | `machine_check.rs` | errors that the hardware reports |
 //! | `heap.rs`, `panic.rs`, `devices.rs` | the heap, a report at the end, ports, power and facts |
 //! | `switch.rs` | one vCPU's registers for another's, and idleness |
@@ -46,6 +46,7 @@ mod percpu;
 mod roots;
 mod screen;
 mod serial;
+mod smap;
 mod speculation;
 mod start;
 mod switch;

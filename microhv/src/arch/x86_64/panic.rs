@@ -258,6 +258,14 @@ pub(crate) fn unexpected_trap(regs: &CpuUserRegs) -> ! {
     die(Some(regs), regs.rbp)
 }
 
+/// A page fault in the hypervisor at a guest's address, which no access to guest memory raised.
+pub(crate) fn unmarked_access(regs: &CpuUserRegs) -> ! {
+    begin();
+    report!("PANIC: the hypervisor used a guest's address {:#x} without STAC (SMAP)", Cr2::read_raw());
+    report!("  #- {:#018x}", regs.rip);
+    die(Some(regs), regs.rbp)
+}
+
 /// The hardware lost something, and nobody knows whose that was.
 pub(crate) fn machine_check(regs: &CpuUserRegs, banks: &dyn core::fmt::Display) -> ! {
     begin();

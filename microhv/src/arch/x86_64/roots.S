@@ -10,6 +10,7 @@
     je 1f
     enter_hypervisor own_
     cld
+    place_of_clac own_clac_trap
     call_from_guest own_call_trap, trap_from_guest
     leave own_
     jmp own_leave_by_sysret
@@ -27,6 +28,7 @@
     function own_ist
     push_registers
     cld
+    place_of_clac own_clac_ist
     mov rdi, rsp
     mov rbp, rsp
     and rsp, -16

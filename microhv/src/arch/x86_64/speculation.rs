@@ -206,20 +206,30 @@ fn patch_barriers() {
     // SAFETY: the linker script puts both symbols around words of 4 bytes, aligned so, which nobody writes.
     let offsets = unsafe { core::slice::from_raw_parts(start, end.offset_from_unsigned(start)) };
     for offset in offsets {
-        write(core::ptr::from_ref(offset).wrapping_byte_offset(*offset as isize).cast(), LFENCE);
+        patch_bytes((core::ptr::from_ref(offset) as u64).wrapping_add_signed((*offset).into()), LFENCE);
     }
 }
 
 /// Makes the five bytes at `place` a jump or call of `target`.
 fn patch(place: *const u8, opcode: u8, target: unsafe extern "C" fn()) {
-    let [a, b, c, d] = (target as *const () as u32).wrapping_sub(place as u32 + 5).to_le_bytes();
-    write(place, [opcode, a, b, c, d]);
+    patch_bytes(place as u64, with_offset(place as u64, opcode, target as *const () as u64));
 }
 
-/// Changes the code at `place`.
-fn write<const N: usize>(place: *const u8, code: [u8; N]) {
-    let at = paging::direct(paging::machine_address(place as u64)) as *mut [u8; N];
-    // SAFETY: the place is code of the image, so many bytes that nobody executes or reads meanwhile, and the direct map lets them
+/// Makes the five bytes at `place` a jump to `target`.
+pub(super) fn patch_jump(place: u64, target: u64) {
+    patch_bytes(place, with_offset(place, JMP, target));
+}
+
+/// An instruction at `place` that leads to `target`.
+const fn with_offset(place: u64, opcode: u8, target: u64) -> [u8; 5] {
+    let [a, b, c, d] = (target as u32).wrapping_sub(place as u32 + 5).to_le_bytes();
+    [opcode, a, b, c, d]
+}
+
+/// Puts other code at `place`.
+pub(super) fn patch_bytes<const N: usize>(place: u64, code: [u8; N]) {
+    let at = paging::direct(paging::machine_address(place)) as *mut [u8; N];
+    // SAFETY: the place is code of the image, bytes that nobody executes or reads meanwhile, and the direct map lets them
     // be written. What goes there keeps the registers and the stack as the place's contract has them.
     unsafe { at.write_volatile(code) };
     // CPUID serialises: no CPU has older bytes of the place decoded ahead.

@@ -19,8 +19,8 @@ use ring_abi::types::Mfn;
 use super::machine::{self, Hv, Machine};
 use super::percpu::{self, Area};
 use super::{
-    apic, cpu, cpus, descriptors, devices, heap, leave, paging, panic, screen, serial, speculation, switch,
-    time,
+    apic, cpu, cpus, descriptors, devices, heap, leave, paging, panic, screen, serial, smap, speculation,
+    switch, time,
 };
 
 /// End of what the boot tables map 1:1.
@@ -136,6 +136,7 @@ extern "C" fn on_own_stack() -> ! {
     begin_screen(&options);
     let measures = Measures::of(&Facts::read(cpu::cpuid, cpu::read_msr), &options.speculation);
     speculation::apply(&measures);
+    smap::apply(&measures);
     apic::init(acpi, options.x2apic);
     time::init(acpi);
     let hv = make_hypervisor(acpi, command_line, &options);
@@ -225,7 +226,15 @@ fn describe(hv: &Hv, options: &Options) {
     log::info!("Scheduling granularity: {name}, {cpus} CPU{plural} per sched-resource");
     let facts = Facts::read(cpu::cpuid, cpu::read_msr);
     let (threads, choices) = (hv.sched.threads_per_core(), &options.speculation);
-    for row in table(&facts, choices, &Measures::of(&facts, choices), threads, options.gran_core) {
+    let measures = Measures::of(&facts, choices);
+    let told = |has, is_on| match (has, is_on) {
+        (false, _) => "not of this CPU",
+        (true, true) => "on",
+        (true, false) => "off, by the command line",
+    };
+    let (smep, smap) = (told(facts.has_smep(), measures.smep), told(facts.has_smap(), measures.smap));
+    log::info!("SMEP: {smep}; SMAP: {smap}");
+    for row in table(&facts, choices, &measures, threads, options.gran_core) {
         log::info!("side channels: {row}");
     }
 }

@@ -27,6 +27,7 @@ vector_\high\low:
     .globl trap_saved
 trap_saved:
     cld
+    place_of_clac clac_trap
     test byte ptr [rsp + {regs_cs}], 3
     je 1f
     mov rsp, [rsp + {stack_from_frame}]
@@ -100,6 +101,7 @@ trap_saved:
     function ist_common
     push_registers                       /* may become a jump to own_ist */
     cld
+    place_of_clac clac_ist
     mov rdi, rsp
     mov rbp, rsp
     and rsp, -16
