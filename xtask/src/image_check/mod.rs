@@ -1,10 +1,11 @@
 //! The image check, run after every link: no vector or x87 instruction, no use of the red zone, capped frames, no indirect
-//! branch, no return that finds the CPU's return stack empty.
+//! branch, no return that finds the CPU's return stack empty, accesses to guest memory between STAC and CLAC where there is SMAP.
 //!
 //! The compiler's flags do not reach the prebuilt `core` and `alloc`, and code with run-time CPU detection
 //! ignores them, so what counts is what lies in the linked file. Every executable section but `.boot` (headers,
 //! 16 and 32-bit code) is decoded, function by function.
 
+mod accesses;
 mod returns;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,6 +106,10 @@ pub fn check(file: &[u8], rules: &Rules) -> Result<Report> {
         }
         let bytes = section.data().context("a section's bytes cannot be read")?;
         checker.code(bytes, section.address());
+    }
+    for (address, what) in accesses::wrong(&file) {
+        let function = checker.name(address).to_string();
+        checker.report.problems.push(Problem { address, function, what });
     }
     if let Some(returns) = &rules.returns {
         for section in
