@@ -12,12 +12,16 @@ use crate::report::Report;
 use pvrt::probe::{self, Trap, attempt};
 use pvrt::space::*;
 
+/// The flag AC.
+const AC: u64 = 1 << 18;
+
 /// Runs all cases.
 pub(crate) fn run(report: &mut Report) {
     instructions(report);
     addresses(report);
     segments(report);
     flags(report);
+    access_flag(report);
     registers(report);
     ports(report);
     tables_of_gates(report);
@@ -157,6 +161,43 @@ fn flags(report: &mut Report) {
         asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq", "ud2");
     });
     report.case("a fault in single steps", trap.is_some_and(|trap| matches!(trap.vector, 1 | 6)), trap);
+}
+
+/// Tries one instruction with AC set, which must trap with a vector.
+macro_rules! must_trap_with_ac {
+    ($report:expr, $name:expr, $vector:pat, $asm:literal $(, $($operand:tt)*)?) => {
+        must_trap!(
+            $report, concat!($name, " with AC set"), $vector,
+            "pushfq", "or dword ptr [rsp], 0x40000", "popfq", $asm, $($($operand)*)?
+        );
+    };
+}
+
+/// The guest enters the hypervisor with AC set, in all ways. With SMAP, AC would let the hypervisor use guests' pages unasked.
+fn access_flag(report: &mut Report) {
+    must_trap_with_ac!(report, "division", 0, "div {0:e}", in(reg) 0, inout("eax") 1 => _, inout("edx") 0 => _);
+    must_trap_with_ac!(report, "int3", 3, "int3");
+    must_trap_with_ac!(report, "ud2", 6, "ud2");
+    must_trap_with_ac!(report, "hlt", 13, "hlt");
+    must_trap_with_ac!(report, "int 0x80", 13, "int 0x80");
+    must_trap_with_ac!(report, "a page fault", 14, "mov {0}, [{0}]", inout(reg) 0xffff_8300_0000_0000u64 => _);
+    // SAFETY: single step: a debug trap, which is caught.
+    let trap = attempt(|| unsafe { asm!("pushfq", "or dword ptr [rsp], 0x40100", "popfq", "nop", "nop") });
+    report.case(
+        "a step with AC set",
+        trap.is_some_and(|trap| trap.vector == 1 && trap.rflags & AC != 0),
+        trap,
+    );
+    pvrt::time::interrupt_in(2_000_000);
+    // SAFETY: a loop for so many ticks, within which the timer interrupts; the flags come back before anything else runs.
+    let trap = attempt(|| unsafe {
+        asm!(
+            "pushfq", "pushfq", "or dword ptr [rsp], 0x40000", "popfq",
+            "rdtsc", "mov {began:e}, eax", "2: rdtsc", "sub eax, {began:e}", "cmp eax, {ticks:e}", "jb 2b", "popfq",
+            began = out(reg) _, ticks = in(reg) 30_000_000, out("eax") _, out("edx") _,
+        );
+    });
+    report.case("an interrupt with AC set", trap.is_none(), trap);
 }
 
 fn registers(report: &mut Report) {

@@ -40,7 +40,8 @@ fn machine(name: &str, model: &str) -> Option<Machine> {
 fn a_guest_runs_to_its_end() -> Result<()> {
     for model in MODELS {
         let Some(booted) = machine("boot", model) else { return Ok(()) };
-        booted.line("xl create -c /boot/hello.cfg").run()?.succeeded()?.says("hello: goodbye")?;
+        let run = booted.line("xl create -c /boot/hello.cfg").run()?.succeeded()?.says("hello: goodbye")?;
+        run.says("SMEP: on; SMAP: on")?;
     }
     let Some(booted) = machine("failure", MODELS[0]) else { return Ok(()) };
     booted.line("xl create /boot/none.cfg").run()?.line_failed()?;

@@ -42,6 +42,7 @@ mod reset;
 mod roots;
 mod screen;
 mod shell;
+mod smap;
 mod speculation;
 mod spine;
 mod storms;
@@ -91,6 +92,7 @@ fn main() {
         kernels::cases(),
         bochs::cases(),
         shell::cases(),
+        smap::cases(),
         misuse::cases(),
         debugger::cases(),
         network::cases(),

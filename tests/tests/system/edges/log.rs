@@ -15,7 +15,12 @@ pub(super) struct Step {
     pub(super) text: String,
     /// The CPU came here from elsewhere: by an interruption or a system call.
     pub(super) is_entry: bool,
+    /// The flag AC was set at the beginning of the instruction's block: the CPU's mode is part of a block.
+    pub(super) has_ac: bool,
 }
+
+/// AC in the flags.
+const AC: u32 = 1 << 18;
 
 impl Step {
     /// Whether the step is one of those that change tables.
@@ -104,13 +109,16 @@ impl Code {
             }
             block = None;
             if line.starts_with("Trace ") {
-                // Trace CPU: BLOCK [BASE/ADDRESS/...
-                let address = line.split('/').nth(1).and_then(|word| u64::from_str_radix(word, 16).ok());
+                // Trace CPU: BLOCK [BASE/ADDRESS/FLAGS/...
+                let mut words = line.split('/').skip(1);
+                let address = words.next().and_then(|word| u64::from_str_radix(word, 16).ok());
+                let flags = words.next().and_then(|word| u32::from_str_radix(word, 16).ok());
+                let has_ac = flags.with_context(|| format!("no flags: {line}"))? & AC != 0;
                 let steps_of = address.and_then(|address| blocks.get(&address));
                 let steps_of =
                     steps_of.with_context(|| format!("a block that was not translated: {line}"))?;
                 last = steps.len();
-                steps.extend(steps_of.iter().cloned());
+                steps.extend(steps_of.iter().map(|step| Step { has_ac, ..step.clone() }));
             } else if line.starts_with("Stopped execution") {
                 steps.truncate(last);
             }
@@ -128,7 +136,8 @@ impl Code {
             .split_whitespace()
             .skip_while(|word| word.len() == 2 && u8::from_str_radix(word, 16).is_ok());
         let text = words.collect::<Vec<_>>().join(" ");
-        Some((address, Step { function: name.clone(), text, is_entry: *begin == address && is_entry(name) }))
+        let is_entry = *begin == address && is_entry(name);
+        Some((address, Step { function: name.clone(), text, is_entry, has_ac: false }))
     }
 }
 
