@@ -294,10 +294,19 @@ static int writes_msr(const struct qemu_plugin_insn *instruction)
     return qemu_plugin_insn_size(instruction) == 2 && !memcmp(qemu_plugin_insn_data(instruction), "\x0f\x30", 2);
 }
 
-static int is_ret(const struct qemu_plugin_insn *instruction)
+/* Whether the function of waits ends with the instruction: a return, or a jump to a function that returns in its place. */
+static int ends_wait(const struct qemu_plugin_insn *instruction)
 {
     const uint8_t *bytes = qemu_plugin_insn_data(instruction);
-    return qemu_plugin_insn_size(instruction) == 1 && bytes[0] == 0xc3;
+    size_t size = qemu_plugin_insn_size(instruction);
+    int32_t offset;
+    if (size == 1 && bytes[0] == 0xc3)
+        return 1;
+    if (size != 5 || bytes[0] != 0xe9)
+        return 0;
+    memcpy(&offset, bytes + 1, sizeof offset);
+    uint64_t target = qemu_plugin_insn_vaddr(instruction) + size + (uint64_t)(int64_t)offset;
+    return target < wait_start || target >= wait_end;
 }
 
 static enum part part_of(uint64_t address)
@@ -375,7 +384,7 @@ static void translated(plugin_id id, struct qemu_plugin_tb *block)
                 qemu_plugin_register_vcpu_insn_exec_cb(instruction, found_none, CB_NO_REGISTERS, NULL);
             if (address == wait_start)
                 qemu_plugin_register_vcpu_insn_exec_cb(instruction, wait_begins, CB_NO_REGISTERS, NULL);
-            if (address > wait_start && address < wait_end && is_ret(instruction))
+            if (address > wait_start && address < wait_end && ends_wait(instruction))
                 qemu_plugin_register_vcpu_insn_exec_cb(instruction, wait_ends, CB_NO_REGISTERS, NULL);
         }
         if (guest_iret && i == 0 && part == HYPERVISOR)
