@@ -7,5 +7,5 @@ pub mod linux;
 pub mod machine;
 pub mod scratch;
 
-pub use machine::{Live, Machine, Run};
+pub use machine::{Live, Machine, Run, emulator};
 pub use scratch::Scratch;

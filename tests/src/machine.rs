@@ -17,12 +17,20 @@ const TIME_LIMIT: Duration = Duration::from_secs(240);
 /// what comes after them.
 const LOADING: Duration = Duration::from_secs(60);
 
+/// How many times as long a machine may run in Bochs.
+const IN_BOCHS: u32 = 4;
+
 /// How much of the console a failure shows.
 const SHOWN_LINES: usize = 60;
 
 /// What `cargo xtask test` asks for by the variable `name`.
 fn asked(name: &str) -> Option<String> {
     std::env::var(name).ok()
+}
+
+/// The emulator of machines whose test does not choose one.
+pub fn emulator() -> Emulator {
+    asked(test::ON).and_then(|name| Emulator::named(&name)).unwrap_or_default()
 }
 
 /// A machine to be booted: the standard one (1024 MiB, 2 CPUs, `qemu64`) without a network card.
@@ -37,11 +45,12 @@ impl Machine {
     /// A machine for the test called `name`; its console goes to `target/tmp/NAME.log` too.
     pub fn new(name: &str) -> Self {
         let log = xtask::paths::target().join("tmp").join(format!("{name}.log"));
-        let standard = Description::default();
+        let (standard, emulator) = (Description::default(), emulator());
         let description = Description {
+            emulator,
             net: Net::None,
             cpus: asked(test::SMP).and_then(|cpus| cpus.parse().ok()).unwrap_or(standard.cpus),
-            cpu_model: asked(test::CPU).unwrap_or(standard.cpu_model),
+            cpu_model: asked(test::CPU).unwrap_or_else(|| emulator.standard_cpu().into()),
             boot: asked(test::BOOT).and_then(|name| Boot::named(&name)).unwrap_or(standard.boot),
             timeout: Some(TIME_LIMIT),
             log: Some(log),
@@ -114,6 +123,7 @@ impl Machine {
             Emulator::Qemu => self.session(Attach::Nobody)?.wait(),
             Emulator::Bochs => {
                 self.prepare()?;
+                self.description.timeout = self.description.timeout.map(|limit| limit * IN_BOCHS);
                 let (outcome, console, _) = xtask::bochs::run(&self.description, false)?;
                 (outcome, console)
             }

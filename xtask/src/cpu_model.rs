@@ -78,7 +78,7 @@ fn ask(model: &str) -> Result<String> {
         "execute": "query-cpu-model-expansion",
         "arguments": {"type": "full", "model": {"name": name, "props": props}},
     });
-    let mut child = Command::new(qemu::PROGRAM)
+    let mut child = Command::new(qemu::program())
         .args(["-machine", "none", "-accel", "tcg", "-nodefaults", "-display", "none", "-qmp", "stdio"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+pub mod backports;
 pub mod bench;
 pub mod bochs;
 pub mod bundle;

@@ -182,6 +182,11 @@ pub enum Emulator {
 }
 
 impl Emulator {
+    /// The emulator of this name, as the command line spells it.
+    pub fn named(name: &str) -> Option<Self> {
+        <Self as clap::ValueEnum>::from_str(name, true).ok()
+    }
+
     /// The emulator's default CPU model.
     pub fn standard_cpu(self) -> &'static str {
         match self {

@@ -14,20 +14,30 @@ use crate::deps::{self, Need};
 /// # Errors
 /// `names` failed, a tool is missing, or apt has or gives no such package.
 pub fn fetch(directory: &Path, names: impl FnOnce() -> Result<Vec<String>>) -> Result<PathBuf> {
+    unpacked(directory, |packages| {
+        let names = names()?;
+        download(packages, &names.iter().map(String::as_str).collect::<Vec<_>>())
+    })
+}
+
+/// Unpacks the packages that `download` puts into its directory into the tree `directory`/unpacked, unless the tree exists;
+/// returns the tree.
+///
+/// # Errors
+/// `download` failed, or a tool is missing.
+pub fn unpacked(directory: &Path, download: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let tree = directory.join("unpacked");
     if tree.exists() {
         return Ok(tree);
     }
     deps::ensure(&[Need::Packages])?;
-    let names = names()?;
     let packages = directory.join("packages");
     let partial = directory.join("partial");
     for fresh in [&packages, &partial] {
         remove(fresh)?;
         std::fs::create_dir_all(fresh).with_context(|| format!("cannot make {}", fresh.display()))?;
     }
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    download(&packages, &names)?;
+    download(&packages)?;
     for entry in std::fs::read_dir(&packages)? {
         let package = entry?.path();
         eprintln!("unpacking {}", package.file_name().unwrap_or_default().display());

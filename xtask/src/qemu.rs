@@ -17,6 +17,9 @@ use crate::{network, paths};
 /// QEMU's system emulator.
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
+/// The variable that names another QEMU to be run instead.
+pub const OTHER: &str = "MICROHV_QEMU";
+
 /// UEFI's firmware for QEMU's machine, code and variables in one file: what it sets lasts as long as the machine.
 pub const UEFI: &str = "/usr/share/ovmf/OVMF.fd";
 
@@ -120,9 +123,26 @@ pub fn command(machine: &Machine, run: &RunDirectory) -> Result<Command> {
     Ok(command)
 }
 
+/// The QEMU that is run.
+pub fn program() -> String {
+    std::env::var(OTHER).unwrap_or_else(|_| PROGRAM.into())
+}
+
+/// The arguments by which another QEMU, at `program`, takes the firmware beside it, and not the installed one's.
+fn firmware(program: &str) -> Vec<OsString> {
+    let Some(share) = Path::new(program).parent().and_then(Path::parent).map(|tree| tree.join("share"))
+    else {
+        return Vec::new();
+    };
+    let directories = ["qemu", "seabios"].map(|name| share.join(name));
+    directories.into_iter().filter(|path| path.exists()).flat_map(|path| ["-L".into(), path.into()]).collect()
+}
+
 /// The machine's processors and its serial console, with nothing to boot yet.
 pub fn bare(machine: &Machine) -> Command {
-    let mut command = if machine.one_host_cpu { on_one_cpu(PROGRAM) } else { contained(PROGRAM) };
+    let program = program();
+    let mut command = if machine.one_host_cpu { on_one_cpu(&program) } else { contained(&program) };
+    command.args(firmware(&program));
     // QEMU takes the first accelerator that it is given.
     if !machine.qemu_arguments.iter().any(|argument| argument == "-accel") {
         command.args(["-accel", "tcg"]);
@@ -254,6 +274,16 @@ mod tests {
     fn commas_of_a_module_are_doubled() {
         assert_eq!(module(Path::new("/a,b"), "x=1,2"), "/a,,b x=1,,2");
         assert_eq!(module(Path::new("/a"), ""), "/a");
+    }
+
+    #[test]
+    fn another_qemu_has_firmware_beside_it() {
+        let files = RunDirectory::new().expect("a directory");
+        let share = files.file("usr/share/qemu");
+        std::fs::create_dir_all(&share).expect("writable");
+        let program = files.file("usr/bin/qemu-system-x86_64").display().to_string();
+        assert_eq!(firmware(&program), [OsString::from("-L"), share.into()]);
+        assert!(firmware(PROGRAM).is_empty());
     }
 
     #[test]

@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::deps::{self, Need};
-use crate::machine::{Boot, Way};
-use crate::{cargo, cpu_model, fuzz, images, paths, usage};
+use crate::machine::{Boot, Emulator, Way};
+use crate::{backports, cargo, cpu_model, fuzz, images, paths, qemu, usage};
 
 /// Set for the system tests' process: the images are built, so that machines may be booted.
 pub const IMAGES_BUILT: &str = "MICROHV_IMAGES_BUILT";
@@ -17,6 +17,8 @@ pub const SOAK: &str = "MICROHV_SOAK";
 /// How often the hypervisor's duels play each pair of deeds, whether this is a soak or not.
 const DUEL_PLAYS: &str = "MICROHV_DUEL_PLAYS";
 
+/// Set to the emulator of machines that do not say which they want.
+pub const ON: &str = "MICROHV_ON";
 /// Set to the number of CPUs of machines that do not say how many they have.
 pub const SMP: &str = "MICROHV_SMP";
 /// Set to the CPU model of machines that do not say which they have.
@@ -47,6 +49,9 @@ pub struct TestOptions {
     /// The CPU model of each machine that does not say which it has, as for `run --cpu`.
     #[arg(long, value_name = "MODEL", conflicts_with = "host")]
     cpu: Option<String>,
+    /// The emulator. With bochs, tests of what its machine has not are left out: disks, a network, and who types.
+    #[arg(long, value_enum, conflicts_with_all = ["host", "boot", "disks", "qemu"])]
+    on: Option<Emulator>,
     /// What starts each machine that does not say what does, as for `run --boot`.
     #[arg(long, value_enum, conflicts_with = "host")]
     boot: Option<Boot>,
@@ -54,6 +59,10 @@ pub struct TestOptions {
     /// (its network card is an e1000e), and tests about virtio are left out.
     #[arg(long, value_enum, value_name = "WAY", conflicts_with = "host")]
     disks: Option<Way>,
+    /// The QEMU that machines run in: a program, or `backports` for the one of Debian's backports, which is fetched. Tests that
+    /// count instructions want the installed one.
+    #[arg(long, value_name = "PATH", conflicts_with = "host")]
+    qemu: Option<String>,
 }
 
 /// How many tests passed and failed.
@@ -88,7 +97,7 @@ impl Totals {
 /// A tool is missing or cargo cannot be run.
 pub fn test(options: &TestOptions) -> Result<u8> {
     let mut totals = Totals::default();
-    if let Some(model) = &options.cpu {
+    if let Some(model) = options.cpu.as_ref().filter(|_| options.on != Some(Emulator::Bochs)) {
         // Told ahead of the host tests, which take minutes.
         deps::ensure(&[Need::Qemu])?;
         cpu_model::check(model)?;
@@ -123,28 +132,15 @@ pub fn test(options: &TestOptions) -> Result<u8> {
     }
     if !options.host {
         deps::ensure(&[Need::Qemu, Need::Grub])?;
+        if options.on == Some(Emulator::Bochs) {
+            deps::ensure(&[Need::Bochs])?;
+        }
         if options.boot.is_some_and(Boot::is_by_uefi) {
             deps::ensure(&[Need::Uefi])?;
         }
         match images::build(&images::ALL.iter().collect::<Vec<_>>()) {
             Ok(()) => {
-                let mut command = cargo::host(&["test", "--package", "tests", "--test", "system"]);
-                command.env(IMAGES_BUILT, "1");
-                if options.soak {
-                    command.env(SOAK, "1");
-                }
-                if let Some(cpus) = options.smp {
-                    command.env(SMP, cpus.to_string());
-                }
-                if let Some(model) = &options.cpu {
-                    command.env(CPU, model);
-                }
-                if let Some(boot) = options.boot.and_then(|boot| boot.to_possible_value()) {
-                    command.env(BOOT, boot.get_name());
-                }
-                if let Some(way) = options.disks {
-                    command.env(DISKS, way.name());
-                }
+                let mut command = system_tests(options)?;
                 stage("system tests", with_filter(&mut command, options), &mut totals, std::io::stdout())?;
             }
             Err(error) => {
@@ -161,6 +157,36 @@ pub fn test(options: &TestOptions) -> Result<u8> {
         return Err(usage(format!("no test ran: none has {filter:?} in its name, or it needs --soak")));
     }
     Ok(u8::from(totals.failed != 0))
+}
+
+/// The command of the system tests, told what machines are to be.
+fn system_tests(options: &TestOptions) -> Result<Command> {
+    let mut command = cargo::host(&["test", "--package", "tests", "--test", "system"]);
+    command.env(IMAGES_BUILT, "1");
+    if options.soak {
+        command.env(SOAK, "1");
+    }
+    if let Some(cpus) = options.smp {
+        command.env(SMP, cpus.to_string());
+    }
+    if let Some(model) = &options.cpu {
+        command.env(CPU, model);
+    }
+    if let Some(boot) = options.boot.and_then(|boot| boot.to_possible_value()) {
+        command.env(BOOT, boot.get_name());
+    }
+    if let Some(emulator) = options.on.and_then(|emulator| emulator.to_possible_value()) {
+        command.env(ON, emulator.get_name());
+    }
+    if let Some(way) = options.disks {
+        command.env(DISKS, way.name());
+    }
+    match options.qemu.as_deref() {
+        Some(backports::NAME) => drop(command.env(qemu::OTHER, backports::qemu()?)),
+        Some(program) => drop(command.env(qemu::OTHER, program)),
+        None => {}
+    }
+    Ok(command)
 }
 
 /// Fuzzes every target of a name with the filter in it, and counts each as a test.

@@ -122,7 +122,7 @@ fn main() {
     let trials = cases
         .map(|case| {
             let run = case.run;
-            let left_out = left_out::reason(case.name, tests::kinds::disks());
+            let left_out = left_out::reason(case.name, tests::kinds::disks(), tests::emulator());
             if let Some(reason) = left_out.filter(|_| built) {
                 println!("left out: {}: {reason}", case.name);
             }

@@ -129,7 +129,7 @@ fn a_running_domain_is_changed() -> Result<()> {
         .says("other\r\n24576\r\n49152\r\n")?
         .says("online\r\noffline\r\n")?
         .says("other --")?
-        .says_at_the_end(1, "error: Domain-0")?;
+        .says_at_the_end(2, "error: Domain-0")?;
     // What it says when it boots, in the first of the two and in the console's own.
     let calibrated = run.console().matches(" kHz, timer ").count();
     run.require(calibrated == 2, &format!("the messages were shown {calibrated} times"))
