@@ -12,7 +12,7 @@ use crate::domains::{FIGURES, values};
 
 const MIB: usize = 1 << 20;
 /// What ends a domain; the names are those of `guests/hostile`.
-const DEADLY: &[&str] = &[
+pub(crate) const DEADLY: &[&str] = &[
     "null-handler",
     "hypervisor-handler",
     "hypervisor-stack",
