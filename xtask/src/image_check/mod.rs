@@ -200,6 +200,8 @@ impl<'a> Checker<'a> {
                 "vector or x87 instruction"
             } else if self.below_stack(instruction, &frame) {
                 "red zone"
+            } else if is_override(instruction) {
+                "a segment that processors ignore and QEMU's emulator does not"
             } else if !self.rules.indirect_branches && is_indirect_branch(instruction) {
                 "indirect branch"
             } else {
@@ -352,6 +354,15 @@ impl Frame {
     fn bytes(&self) -> u64 {
         self.lowest.unsigned_abs()
     }
+}
+
+/// Whether the instruction names a segment other than FS and GS for memory: in 64-bit code that means nothing, but QEMU's emulator
+/// adds the segment's base, which a guest chooses.
+fn is_override(instruction: &Instruction) -> bool {
+    let ignored = [Register::ES, Register::CS, Register::SS, Register::DS];
+    ignored.contains(&instruction.segment_prefix())
+        && instruction.mnemonic() != Mnemonic::Nop
+        && instruction.flow_control() == FlowControl::Next
 }
 
 /// Whether the instruction branches to where a register or memory says, and is no return.

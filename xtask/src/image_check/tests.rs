@@ -70,6 +70,20 @@ fn code_behind_a_return_has_its_branchs_depth() {
 }
 
 #[test]
+fn segments_that_processors_ignore_fail() {
+    // rep movsq behind prefixes of DS; mov rax, ss:[rdi]
+    for bytes in [&b"\x3e\x3e\xf3\x48\xa5"[..], b"\x36\x48\x8b\x07"] {
+        assert_eq!(problems(bytes).len(), 1);
+    }
+    // rep rep rep movsq; mov rax, gs:[rdi]; nop cs:[rax+rax]
+    for bytes in
+        [&b"\xf3\xf3\xf3\x48\xa5"[..], b"\x65\x48\x8b\x07", b"\x66\x2e\x0f\x1f\x84\x00\x00\x00\x00\x00"]
+    {
+        assert_eq!(problems(bytes), [""; 0]);
+    }
+}
+
+#[test]
 fn indirect_branches_fail() {
     for (bytes, text) in [
         (&b"\xff\xe0"[..], "jmp rax"),

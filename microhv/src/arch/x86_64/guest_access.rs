@@ -135,7 +135,7 @@ unsafe fn copy_words(to: *mut u8, from: *const u8, words: usize) -> usize {
     // SAFETY: the caller's duty; a fault goes on behind the copy with the rest in rcx.
     unsafe {
         asm!(
-            "2: .byte 0x3e, 0x3e", // prefixes without effect: room for a jump
+            "2: .byte 0xf3, 0xf3", // REP twice more: room for a jump. QEMU adds the base of DS by a prefix of DS
             "rep movsq",
             "3:",
             ".pushsection .ex_table, \"a\", @progbits",
