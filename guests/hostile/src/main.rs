@@ -7,7 +7,7 @@
 //! `case=GROUP` runs one group; `case=NAME` of a deadly case does what must end the domain: it prints
 //! `hostile: NAME must die` and, should it survive, `hostile: FAIL NAME`; `case=NAME` of an attack keeps dom0 busy for as
 //! long as the domain lives: it prints `hostile: NAME from now on`; `case=scatter`, alone since it takes all memory, leaves no
-//! free frames in a row to the hypervisor's heap; `case=storm` uses on all vCPUs what one of them takes away (`storm/mod.rs`); `case=stretch` does at length what the hypervisor must do in pieces, `case=stretch-control` what it
+//! free frames in a row to the hypervisor's heap; `case=storm` uses on all vCPUs what one of them takes away (`storm/mod.rs`); `case=keepers` holds all registers against what they were (`keepers/mod.rs`); `case=stretch` does at length what the hypervisor must do in pieces, `case=stretch-control` what it
 //! must so do for a control domain, `case=stretch-pairs` what two vCPUs do so at the same time, `case=stretch-hammer` the same without end, `case=stretch-herd` what it must so do for 128 vCPUs, best beside a guest with
 //! `case=stretch-herd-beside`. Boots as domU or as dom0, on any hypervisor with the ABI.
 
@@ -33,6 +33,8 @@ mod grants;
 mod ground;
 #[cfg(freestanding)]
 mod herd;
+#[cfg(freestanding)]
+mod keepers;
 #[cfg(freestanding)]
 mod memory;
 #[cfg(freestanding)]
@@ -73,8 +75,8 @@ mod guest {
 
     use crate::report::Report;
     use crate::{
-        attacks, block, calls, deadly, descriptors, events, fifo, grants, memory, scatter, stale, store,
-        storm, stretch, tables, traps, vcpus, wide, wild,
+        attacks, block, calls, deadly, descriptors, events, fifo, grants, keepers, memory, scatter, stale,
+        store, storm, stretch, tables, traps, vcpus, wide, wild,
     };
 
     /// Exit codes for isa-debug-exit: success and failure.
@@ -118,9 +120,9 @@ mod guest {
             }
             return;
         }
-        if case == Some("storm") {
-            let passed = storm::run(boot).await;
-            println!("storm: {}", if passed { "PASS" } else { "FAIL" });
+        if let Some(name @ ("storm" | "keepers")) = case {
+            let passed = if name == "storm" { storm::run(boot).await } else { keepers::run(boot).await };
+            println!("{name}: {}", if passed { "PASS" } else { "FAIL" });
             pvrt::console::flush().await;
             if !passed {
                 sched::shutdown(SHUTDOWN_CRASH);

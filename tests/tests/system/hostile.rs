@@ -43,10 +43,12 @@ pub(crate) fn cases() -> Vec<Case> {
         twenty_hostile_guests_leave_nothing_behind,
         free_memory_without_two_frames_in_a_row_ends_in_refusals,
         two_thousand_vcpus_that_wake_at_once_take_no_memory_that_is_not_there,
+        registers_are_what_they_were,
     ]);
     let soak = crate::cases![hostile:
         no_attack_holds_a_neighbour_up,
         a_thousand_hostile_guests_leave_nothing_behind,
+        registers_are_what_they_were_for_long,
     ];
     cases.extend(soak.map(|case| Case { soak: true, ..case }));
     cases
@@ -303,4 +305,44 @@ fn twenty_hostile_guests_leave_nothing_behind() -> Result<()> {
 
 fn a_thousand_hostile_guests_leave_nothing_behind() -> Result<()> {
     hostile_guests_leave_nothing_behind("thousand-hostile", 1000, 3600)
+}
+
+/// All registers, flags and bases of segments on all ways into the hypervisor and back, returns that the processor refuses among them,
+/// while descriptors change under them and NMIs come.
+fn keepers(seconds: u64) -> Result<()> {
+    let everything = format!("xpti=yes {}", crate::edges::EVERYTHING);
+    for (name, model, cpus, words) in [
+        ("keepers", "Haswell", 2, ""),
+        ("keepers-own-tables", "qemu64", 2, &*everything),
+        // With SMAP.
+        ("keepers-smap", "Skylake-Client", 1, &*everything),
+    ] {
+        let mut machine = Machine::new(name)
+            .with(|machine| {
+                (machine.cpu_model, machine.cpus) = (model.into(), cpus);
+                machine.hypervisor_arguments = words.into();
+            })
+            .seconds(120 + 4 * seconds)
+            .start()?;
+        machine.expect("dom0# ", 60)?;
+        let line = format!("xl create /boot/hostile.cfg vcpus=5 extra='case=keepers seconds={seconds}'");
+        machine.type_line(&line)?;
+        machine.expect("dom0# ", 60)?;
+        for vcpu in 1..5 {
+            machine.type_line(&format!("xl trigger hostile nmi {vcpu}"))?;
+            machine.expect("dom0# ", 60)?;
+        }
+        machine.expect("keepers: PASS", 60 + 3 * seconds)?;
+        machine.type_line("poweroff")?;
+        machine.finish().succeeded()?;
+    }
+    Ok(())
+}
+
+fn registers_are_what_they_were() -> Result<()> {
+    keepers(4)
+}
+
+fn registers_are_what_they_were_for_long() -> Result<()> {
+    keepers(120)
 }
