@@ -87,6 +87,27 @@ pub fn check(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
+/// Asks Bochs, before the boot, whether Bochs has a CPU model: one that does not know its model ends without a reason.
+///
+/// # Errors
+/// Wrong usage: Bochs has no such model, and the message names those that serve. Or Bochs cannot be run.
+pub fn check_model(model: &str) -> Result<()> {
+    let output = Command::new(PROGRAM).args(["--help", "cpu"]).stdin(Stdio::null()).output();
+    model_in(model, &String::from_utf8_lossy(&output.context("cannot run Bochs")?.stdout))
+}
+
+/// Looks for a model in what Bochs says of its models: a heading, and then a line for each, up to an empty one.
+fn model_in(model: &str, said: &str) -> Result<()> {
+    let lines = said.lines().skip_while(|line| !line.starts_with("Supported CPU models")).skip(1);
+    let models = lines.map(str::trim).skip_while(|line| line.is_empty()).take_while(|line| !line.is_empty());
+    let models: Vec<&str> = models.filter(|model| !MODELS_OF_32_BITS.contains(model)).collect();
+    // A Bochs that answers otherwise is not asked: whether the model serves shows when the machine boots.
+    if models.is_empty() || models.contains(&model) {
+        return Ok(());
+    }
+    Err(usage(format!("CPU {model}: Bochs has {}", models.join(", "))))
+}
+
 /// Boots `machine` in Bochs and waits for its end. The images must have been built. The machine's output is also
 /// shown, if `shown`. A person's input goes to the serial line. The second result is how many lines of its
 /// script the machine took.
@@ -304,6 +325,17 @@ mod tests {
         assert_eq!(screen_in("Bochs connected to screen \"/dev/pts/7\"\r"), Some("/dev/pts/7"));
         assert_eq!(screen_in("Bochs connected to screen \"/etc/passwd\""), None);
         assert_eq!(screen_in("connected"), None);
+    }
+
+    #[test]
+    fn a_model_that_bochs_has_not_is_refused() {
+        let said =
+            "000i[ ] LTDL\nSupported CPU models:\n\nbx_generic\np3_katmai\nryzen\n\n000i[SIM ] quit_sim\n";
+        assert!(model_in("ryzen", said).is_ok() && model_in("ryzen", "no such option").is_ok());
+        let error = model_in("Haswell", said).expect_err("a model of QEMU's");
+        assert!(error.is::<crate::Usage>());
+        assert_eq!(error.to_string(), "CPU Haswell: Bochs has bx_generic, ryzen");
+        assert!(model_in("000i[SIM ] quit_sim", said).is_err());
     }
 
     #[test]

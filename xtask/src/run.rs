@@ -21,8 +21,11 @@ pub fn run(machine: &Machine) -> Result<u8> {
         eprintln!("warning: {warning}");
     }
     deps::ensure(needs(machine))?;
-    if machine.emulator == Emulator::Qemu && machine.cpu_model != machine.emulator.standard_cpu() {
-        cpu_model::check(&machine.cpu_model)?;
+    if machine.cpu_model != machine.emulator.standard_cpu() {
+        match machine.emulator {
+            Emulator::Qemu => cpu_model::check(&machine.cpu_model)?,
+            Emulator::Bochs => bochs::check_model(&machine.cpu_model)?,
+        }
     }
     images::build(&machine.images())?;
     let mut machine = machine.clone();

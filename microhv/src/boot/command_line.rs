@@ -1,6 +1,8 @@
 //! The hypervisor's own command line.
 #![forbid(unsafe_code)]
 
+use core::fmt;
+
 use super::speculation::Choices;
 use crate::platform::MAX_CPUS;
 
@@ -33,9 +35,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads the words of `line`, and hands those that mean nothing here to `ignored`, with the reason. A value that
-    /// cannot be read leaves the default.
-    pub fn parse<'a>(line: &'a str, mut ignored: impl FnMut(&'a str, &'static str)) -> Self {
+    /// Reads the words of `line`, and hands those that mean nothing here to `ignored`, with the reason; of a list, each
+    /// item behind the option's name. A value that cannot be read leaves the default.
+    pub fn parse(line: &str, mut ignored: impl FnMut(fmt::Arguments<'_>, &'static str)) -> Self {
         let mut options = Self {
             dom0_memory_bytes: 24 << 20,
             debug_exit: None,
@@ -69,7 +71,7 @@ impl Options {
                 "spec-ctrl" => {
                     for item in value.split(',') {
                         if let Err(why) = options.speculation.spec_ctrl(item) {
-                            ignored(if item.is_empty() { word } else { item }, why);
+                            ignored(format_args!("{key}={item}"), why);
                         }
                     }
                     true
@@ -81,7 +83,7 @@ impl Options {
                         "pv-l1tf" => choices.pv_l1tf(value),
                         _ => choices.supervisor(key, value),
                     };
-                    read.unwrap_or_else(|why| ignored(word, why));
+                    read.unwrap_or_else(|why| ignored(format_args!("{word}"), why));
                     true
                 }
                 "sched-gran" => {
@@ -94,17 +96,33 @@ impl Options {
                 "console" => consoles(value).map(|ways| (options.screen, options.serial) = ways).is_some(),
                 "com1" => true,
                 _ => {
-                    ignored(word, "no such option");
+                    ignored(format_args!("{word}"), "no such option");
                     continue;
                 }
             };
             if !is_read {
-                ignored(word, "no such value");
+                ignored(format_args!("{word}"), expected(key));
             }
         }
         options
     }
 }
+
+/// What the option `key` takes.
+fn expected(key: &str) -> &'static str {
+    match key {
+        "dom0_mem" => "expected a size, such as 24M",
+        "dom0_max_vcpus" => "expected a number from 1 to 32",
+        "maxcpus" => "expected a number from 1 to 64",
+        "debug-exit" => "expected a port, such as 0xf4",
+        "loglvl" => "expected none, error, warning, info, debug or all",
+        "sched-gran" => "expected cpu or core",
+        "console" => "expected a list of vga and com1, or none",
+        "x2apic" => NO_BOOLEAN,
+        _ => "expected no value",
+    }
+}
+const _: () = assert!(MAX_CPUS == 64, "what the option maxcpus takes");
 
 /// Sets what could be read; `false`: nothing could.
 fn set<T>(option: &mut T, read: Option<T>) -> bool {
@@ -129,6 +147,9 @@ fn level(value: &str) -> Option<log::LevelFilter> {
         _ => return None,
     })
 }
+
+/// Why a value is ignored that [`boolean`] cannot read.
+pub(super) const NO_BOOLEAN: &str = "expected a truth value, such as yes or no";
 
 /// A truth value as Xen writes it; no value means true.
 pub(super) fn boolean(value: &str) -> Option<bool> {
@@ -163,7 +184,17 @@ fn size(value: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::{String, ToString};
+    use alloc::vec::Vec;
+
     use super::*;
+
+    /// The options of a line, and what is ignored of it.
+    fn told(line: &str) -> (Options, Vec<(String, &'static str)>) {
+        let mut told = Vec::new();
+        let options = Options::parse(line, |word, why| told.push((word.to_string(), why)));
+        (options, told)
+    }
 
     fn known(line: &str) -> Options {
         Options::parse(line, |word, why| panic!("{word}: {why}"))
@@ -185,45 +216,26 @@ mod tests {
 
     #[test]
     fn nonsense_leaves_the_defaults_and_is_named() {
-        for word in [
-            "dom0_mem=banana",
-            "dom0_mem=",
-            "dom0_mem",
-            "dom0_mem=0",
-            "dom0_mem=99999999999999999999G",
-            "dom0_mem=17179869184G",
-            "debug-exit=0x10000",
-            "loglvl=loud",
-            "dom0_max_vcpus=-1",
-            "dom0_max_vcpus=0",
-            "dom0_max_vcpus=33",
-            "maxcpus=0",
-            "maxcpus=65",
-            "maxcpus",
-            "spec-ctrl",
-            "spec-ctrl=",
-            "xpti=maybe",
-            "pv-l1tf=2",
-            "smep=pv",
-            "smap=maybe",
-            "noreboot=no",
-            "sched-gran",
-            "sched-gran=socket",
-            "sched-gran=thread",
-            "console",
-            "console=",
-            "console=com3",
-            "console=vga,hvc0",
-            "x2apic=maybe",
-            "x2apic=2",
-            "no-x2apic=1",
+        for (words, why) in [
+            ("dom0_mem=banana dom0_mem= dom0_mem dom0_mem=0", "expected a size, such as 24M"),
+            (
+                "dom0_mem=99999999999999999999G dom0_mem=17179869184G dom0_mem=max:512M",
+                "expected a size, such as 24M",
+            ),
+            ("debug-exit=0x10000", "expected a port, such as 0xf4"),
+            ("loglvl=loud", "expected none, error, warning, info, debug or all"),
+            ("dom0_max_vcpus=-1 dom0_max_vcpus=0 dom0_max_vcpus=33", "expected a number from 1 to 32"),
+            ("maxcpus=0 maxcpus=65 maxcpus", "expected a number from 1 to 64"),
+            ("spec-ctrl=", "no such counter-measure"),
+            ("xpti=maybe pv-l1tf=2 smep=pv smap=maybe x2apic=maybe x2apic=2", NO_BOOLEAN),
+            ("noreboot=no no-x2apic=1", "expected no value"),
+            ("sched-gran sched-gran=socket sched-gran=thread", "expected cpu or core"),
+            ("console console= console=com3 console=vga,hvc0", "expected a list of vga and com1, or none"),
         ] {
-            let mut told = alloc::vec::Vec::new();
-            assert_eq!(
-                Options::parse(word, |word, why| told.push((word, why))),
-                Options::parse("", |_, _| {})
-            );
-            assert_eq!(told, [(word, "no such value")]);
+            for word in words.split(' ') {
+                let (options, told) = told(word);
+                assert_eq!((options, told), (known(""), [(word.to_string(), why)].to_vec()));
+            }
         }
     }
 
@@ -252,24 +264,27 @@ mod tests {
         let list = known("spec-ctrl=rsb=on,no-ibpb-entry,bhb-entry").speculation;
         assert_eq!([list.rsb, list.ibpb_entry, list.bhb_entry], [true, false, true].map(Some));
         assert_eq!(known("spec-ctrl=md-clear").speculation.verw, Some(true));
-        for (line, word, why) in [
-            ("spec-ctrl=yes", "yes", "no such value"),
-            ("spec-ctrl=frob=1", "frob=1", "no such value"),
-            ("spec-ctrl=no-frob", "no-frob", "no such value"),
-            ("spec-ctrl=no-stibp", "no-stibp", "microhv has no such counter-measure"),
-            ("spec-ctrl=verw=", "verw=", "no such value"),
-            ("spec-ctrl=verw=pv", "verw=pv", "no such value"),
-            ("spec-ctrl=xen", "xen", "no such value"),
-            ("spec-ctrl=ibpb=2", "ibpb=2", "no such value"),
-            ("spec-ctrl=bti-thunk=jmp", "bti-thunk=jmp", "microhv has no such counter-measure"),
-            ("xpti=dom0=no", "xpti=dom0=no", "dom0 and other domains cannot differ"),
-            ("pv-l1tf=domu", "pv-l1tf=domu", "dom0 and other domains cannot differ"),
-            ("mitigations=off", "mitigations=off", "no such option"),
+        for (line, why) in [
+            ("spec-ctrl=yes", "no such counter-measure"),
+            ("spec-ctrl=frob=1", "no such counter-measure"),
+            ("spec-ctrl=no-frob", "no such counter-measure"),
+            ("spec-ctrl=no-stibp", "microhv has no such counter-measure"),
+            ("spec-ctrl=verw=", NO_BOOLEAN),
+            ("spec-ctrl=verw=pv", NO_BOOLEAN),
+            ("spec-ctrl=xen", "only xen=no has a meaning"),
+            ("spec-ctrl=xen=maybe", "only xen=no has a meaning"),
+            ("spec-ctrl=ibpb=2", NO_BOOLEAN),
+            ("spec-ctrl=bti-thunk=jmp", "microhv has no such counter-measure"),
+            ("xpti=dom0=no", "dom0 and other domains cannot differ"),
+            ("pv-l1tf=domu", "dom0 and other domains cannot differ"),
+            ("mitigations=off", "no such option"),
         ] {
-            let mut told = alloc::vec::Vec::new();
-            let options = Options::parse(line, |word, why| told.push((word, why)));
-            assert_eq!((options, told), (known(""), alloc::vec![(word, why)]), "{line}");
+            assert_eq!(told(line), (known(""), [(line.to_string(), why)].to_vec()), "{line}");
         }
+        let (options, told) = told("spec-ctrl=verv,ibpb,frob");
+        let why = "no such counter-measure";
+        assert_eq!(told, [("spec-ctrl=verv".to_string(), why), ("spec-ctrl=frob".to_string(), why)]);
+        assert_eq!(options, known("spec-ctrl=ibpb"));
     }
 
     #[test]
@@ -313,8 +328,8 @@ mod tests {
 
     #[test]
     fn unknown_words_are_named() {
-        let mut told = alloc::vec::Vec::new();
-        Options::parse("com1 frobnicate dom0_mem=1M x=y", |word, why| told.push((word, why)));
-        assert_eq!(told, [("frobnicate", "no such option"), ("x=y", "no such option")]);
+        let named = told("com1 frobnicate dom0_mem=1M x=y").1;
+        let why = "no such option";
+        assert_eq!(named, [("frobnicate".to_string(), why), ("x=y".to_string(), why)]);
     }
 }

@@ -31,7 +31,7 @@ fn as_many_cpus_are_used_as_there_are_and_as_is_asked() -> Result<()> {
         run.require(!run.console().contains("left out"), "a CPU did not come up")?;
     }
     let run = machine(2, "0").line("ls /boot").run()?.succeeded()?;
-    run.says("maxcpus=0 is ignored: no such value")?.says("2 CPU(s) found, 2 used")?;
+    run.says("maxcpus=0 is ignored: expected a number from 1 to 64")?.says("2 CPU(s) found, 2 used")?;
     Ok(())
 }
 
@@ -125,7 +125,7 @@ fn threads_of_cores_are_found() -> Result<()> {
         run.says("  1:       0        0        0")?.says("  2:       2        0        0")?;
     }
     let run = cores("qemu64", "socket").line("xl info").run()?.succeeded()?;
-    let run = run.says("sched-gran=socket is ignored: no such value")?;
+    let run = run.says("sched-gran=socket is ignored: expected cpu or core")?;
     run.says("Scheduling granularity: cpu, 1 CPU per sched-resource")?;
     Ok(())
 }

@@ -121,7 +121,7 @@ fn what_the_hypervisor_cannot_read_is_named() -> Result<()> {
         .run()?
         .succeeded()?
         .says("warning: command line: frobnicate is ignored: no such option")?
-        .says("warning: command line: dom0_mem=banana is ignored: no such value")?;
+        .says("warning: command line: dom0_mem=banana is ignored: expected a size, such as 24M")?;
     Ok(())
 }
 

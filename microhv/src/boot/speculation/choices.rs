@@ -1,6 +1,6 @@
 //! What the command line says of counter-measures, in Xen's words.
 
-use crate::boot::command_line::boolean;
+use crate::boot::command_line::{NO_BOOLEAN, boolean};
 
 /// What is wanted. `None`, and the default of all: what this CPU needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,8 +45,9 @@ pub struct Choices {
     pub smap: Option<bool>,
 }
 
-const UNKNOWN: &str = "no such value";
+const UNKNOWN: &str = "no such counter-measure";
 const ABSENT: &str = "microhv has no such counter-measure";
+const XEN_OFF: &str = "only xen=no has a meaning";
 const NOT_APART: &str = "dom0 and other domains cannot differ";
 
 impl Choices {
@@ -71,8 +72,7 @@ impl Choices {
             "unpriv-mmio",
         ];
         let (name, wanted) = match item.split_once('=') {
-            Some((_, "")) => return Err(UNKNOWN),
-            Some((name, value)) => (name, boolean(value)),
+            Some((name, value)) => (name, boolean(value).filter(|_| !value.is_empty())),
             None => item.strip_prefix("no-").map_or((item, Some(true)), |name| (name, Some(false))),
         };
         let choice = match name {
@@ -93,6 +93,7 @@ impl Choices {
                 self.is_off = true;
                 return Ok(());
             }
+            "xen" => return Err(XEN_OFF),
             _ if !item.is_empty() && boolean(item) == Some(false) => {
                 self.is_off = true;
                 self.xpti = self.xpti.or(Some(false));
@@ -101,7 +102,7 @@ impl Choices {
             }
             _ => return Err(if OF_XEN.contains(&name) { ABSENT } else { UNKNOWN }),
         };
-        *choice = Some(wanted.ok_or(UNKNOWN)?);
+        *choice = Some(wanted.ok_or(NO_BOOLEAN)?);
         Ok(())
     }
 
@@ -133,7 +134,7 @@ impl Choices {
     pub fn supervisor(&mut self, name: &str, value: &str) -> Result<(), &'static str> {
         let choice = if name == "smep" { &mut self.smep } else { &mut self.smap };
         let wanted = if value == "hvm" { Some(false) } else { boolean(value) };
-        *choice = Some(wanted.ok_or(UNKNOWN)?);
+        *choice = Some(wanted.ok_or(NO_BOOLEAN)?);
         Ok(())
     }
 }
@@ -141,5 +142,5 @@ impl Choices {
 /// A truth value, for all domains.
 fn truth(value: &str) -> Result<bool, &'static str> {
     let of_some = ["dom0", "domu"].contains(&value.split('=').next().unwrap_or_default());
-    boolean(value).ok_or(if of_some { NOT_APART } else { UNKNOWN })
+    boolean(value).ok_or(if of_some { NOT_APART } else { NO_BOOLEAN })
 }
