@@ -199,7 +199,7 @@ impl Vcpu {
         Self { id, domain_id, info, pause_flags, running_on, holder, ..Self::default() }
     }
 
-    /// A copy of the registers of a vCPU that no CPU has loaded.
+    /// A copy of the registers of a vCPU that no CPU has loaded. (I17)
     pub fn saved_regs(&self) -> CpuUserRegs {
         // SAFETY: plain integers; a caller who did not stop the vCPU gets stale words, no more.
         unsafe { self.regs.0.get().read_volatile() }

@@ -39,7 +39,7 @@ impl MachineMemory for TestMachine {
     }
 
     fn copy_bytes(&self, to: Maddr, from: Maddr, len: usize) {
-        [from, to].map(|at| note(Look::Contents(at.mfn())));
+        [from, to].into_iter().for_each(|at| note(Look::Contents(at.mfn())));
         let mut bytes = vec![0; len];
         self.read_bytes(from, &mut bytes);
         self.write_bytes(to, &bytes);

@@ -14,7 +14,7 @@ use ring_abi::shared_info::{
     EVTCHN_MASK_OFFSET as MASK, EVTCHN_PENDING_OFFSET as PENDING, PENDING_SEL_OFFSET, UPCALL_MASK_OFFSET,
     UPCALL_PENDING_OFFSET,
 };
-use ring_abi::types::{DOMID_SELF, DomId, GuestVa, Port};
+use ring_abi::types::{DOMID_SELF, DomId, Port};
 
 use super::EvtchnError;
 use super::state::{Binding, MAX_PORTS, PortState, Ports, TWO_LEVEL_PORTS};
