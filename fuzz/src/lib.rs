@@ -22,6 +22,7 @@ mod netfront;
 mod packets;
 mod page;
 mod rings;
+mod saved;
 mod store_client;
 mod vbd;
 mod xenstored;
@@ -58,6 +59,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "net-switch", run: net::switch, longest: 4096 },
     Target { name: "net-segment", run: packets::segment, longest: 2048 },
     Target { name: "net-capture", run: packets::capture, longest: 1024 },
+    Target { name: "saved", run: saved::run, longest: 16384 },
     Target { name: "net-gateway", run: gateway::run, longest: 4096 },
 ];
 

@@ -121,5 +121,6 @@ targets! {
     net_switch = "net-switch";
     net_segment = "net-segment";
     net_capture = "net-capture";
+    saved = "saved";
     net_gateway = "net-gateway";
 }
