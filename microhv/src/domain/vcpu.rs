@@ -69,6 +69,48 @@ impl FpuArea {
         }
     }
 
+    /// Copies the area, but for software's bytes, which become 0. The vCPU does not run.
+    ///
+    /// # Panics
+    /// `to` is not as long as the area.
+    pub(crate) fn copy_to(&self, to: &mut [u8]) {
+        for (index, word) in to.chunks_exact_mut(8).enumerate() {
+            // SAFETY: as in `legacy`, within the area.
+            word.copy_from_slice(&unsafe { self.word(index * 8).read_volatile() }.to_le_bytes());
+        }
+        to[Self::SOFTWARE_OFFSET..512].fill(0);
+    }
+
+    /// The vCPU's XCR0: x87 and SSE before it ran. The vCPU does not run.
+    pub(crate) fn xcr0(&self) -> u64 {
+        // SAFETY: as in `legacy`; the machine keeps a word there.
+        match unsafe { self.word(Self::SOFTWARE_OFFSET).read_volatile() } {
+            0 => 3,
+            xcr0 => xcr0,
+        }
+    }
+
+    /// Sets the whole area, and XCR0. The vCPU does not run; the caller has checked that the CPU loads this header.
+    pub(crate) fn replace(&self, xcr0: u64, area: &[u8; Self::BYTES]) {
+        for (index, word) in area.as_chunks::<8>().0.iter().enumerate() {
+            // SAFETY: within the area, which nobody else touches while the vCPU does not run.
+            unsafe { self.word(index * 8).write_volatile(u64::from_le_bytes(*word)) };
+        }
+        // SAFETY: as above.
+        unsafe {
+            self.word(Self::SOFTWARE_OFFSET).write_volatile(xcr0);
+            // MXCSR: bits that no CPU has would fault.
+            let mxcsr = self.word(24);
+            mxcsr.write_volatile(mxcsr.read_volatile() & !0xffff_0000);
+        }
+    }
+
+    /// The word at byte `at`, a multiple of 8.
+    fn word(&self, at: usize) -> *mut u64 {
+        assert!(at < Self::BYTES && at.is_multiple_of(8), "a word of the area");
+        self.as_ptr().wrapping_add(at).cast()
+    }
+
     /// The bytes, 64-aligned, for the save and restore instructions.
     pub fn as_ptr(&self) -> *mut u8 {
         self.0.get().cast()

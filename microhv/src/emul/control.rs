@@ -109,7 +109,8 @@ pub(super) fn xsetbv<P: Platform>(cur: &mut Current<'_, P>) -> Emulated {
     Emulated::Done
 }
 
-fn valid_xcr0(value: u64, mask: u64) -> bool {
+/// Whether XCR0 may be `value` where guests may set the components of `mask`.
+pub(crate) fn valid_xcr0(value: u64, mask: u64) -> bool {
     let needs = |part: u64, whole: u64| value & part == 0 || value & whole == whole;
     value & 1 == 1 && value & !mask == 0 && needs(1 << 2, XCR0_AVX) && needs(7 << 5, XCR0_AVX512 | XCR0_AVX)
 }

@@ -21,7 +21,7 @@ use crate::Hypervisor;
 use crate::domain::{Current, Domain};
 use crate::platform::{CpuidResult, Platform};
 use crate::traps::{self, TrapVector};
-pub(crate) use control::cr4_of_guest;
+pub(crate) use control::{cr4_of_guest, valid_xcr0};
 use decode::Privileged;
 use instruction::MAX_INSTRUCTION_BYTES;
 use ring_abi::guest_context::CpuUserRegs;

@@ -149,7 +149,7 @@ impl Levels {
 
     /// Of these components of XCR0, those that the domain may set.
     #[inline]
-    pub(super) fn states(&self, all: u64) -> u64 {
+    pub(crate) fn states(&self, all: u64) -> u64 {
         let left = all & !self.hidden_states.load(Ordering::Relaxed);
         // XCR0 without SSE is offered to nobody.
         if left & XCR0_SSE == XCR0_SSE { left } else { 0 }

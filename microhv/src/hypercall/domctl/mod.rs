@@ -5,6 +5,7 @@ mod life;
 mod policy;
 mod settings;
 mod vcpus;
+mod xstate;
 
 use alloc::sync::Arc;
 
@@ -122,6 +123,10 @@ impl<P: Platform> Operation<'_, '_, P> {
             XEN_DOMCTL_SENDTRIGGER => told(op, |wanted| self.trigger(wanted)),
             XEN_DOMCTL_SET_EXT_VCPUCONTEXT => asked(op, |context| self.set_ext_context(context)),
             XEN_DOMCTL_GET_EXT_VCPUCONTEXT => asked(op, |context| self.get_ext_context(context)),
+            XEN_DOMCTL_SETVCPUEXTSTATE => told(op, |wanted| self.set_xstate(&wanted)),
+            XEN_DOMCTL_GETVCPUEXTSTATE => asked(op, |wanted| self.get_xstate(wanted)),
+            XEN_DOMCTL_SET_VCPU_MSRS => told(op, |wanted| self.set_msrs(&wanted)),
+            XEN_DOMCTL_GET_VCPU_MSRS => asked(op, |wanted| self.get_msrs(wanted)),
 
             XEN_DOMCTL_GETHVMCONTEXT | XEN_DOMCTL_SETHVMCONTEXT | XEN_DOMCTL_GETHVMCONTEXT_PARTIAL => {
                 Err(HypercallError::Invalid)

@@ -32,7 +32,7 @@ pub(in crate::hypercall) fn read_context<P: Platform>(
 impl<P: Platform> Operation<'_, '_, P> {
     /// # Errors
     /// `NoSuchDomain`: no such vCPU.
-    fn vcpu(&self, id: u32) -> Answer<&Vcpu> {
+    pub(super) fn vcpu(&self, id: u32) -> Answer<&Vcpu> {
         self.domain.vcpu(id).ok_or(HypercallError::NoSuchDomain)
     }
 

@@ -5,6 +5,7 @@ mod duels;
 mod nonsense;
 mod policy;
 mod wild;
+mod xstate;
 
 use core::sync::atomic::Ordering;
 
