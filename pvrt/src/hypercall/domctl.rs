@@ -11,7 +11,7 @@ use ring_abi::payload::Payload;
 use ring_abi::types::{DomId, Mfn};
 
 /// An operation with an argument without addresses.
-fn plain<T: Payload>(cmd: u32, dom: DomId, payload: &T) -> Result<XenDomctl> {
+pub(super) fn plain<T: Payload>(cmd: u32, dom: DomId, payload: &T) -> Result<XenDomctl> {
     let mut arg = XenDomctl::with(cmd, dom, payload);
     // SAFETY: plain data in and out.
     unsafe { tools::domctl(&mut arg) }?;
@@ -19,7 +19,7 @@ fn plain<T: Payload>(cmd: u32, dom: DomId, payload: &T) -> Result<XenDomctl> {
 }
 
 /// An operation without argument.
-fn bare(cmd: u32, dom: DomId) -> Result<XenDomctl> {
+pub(super) fn bare(cmd: u32, dom: DomId) -> Result<XenDomctl> {
     let mut arg = XenDomctl::new(cmd, dom);
     // SAFETY: plain data in and out.
     unsafe { tools::domctl(&mut arg) }?;

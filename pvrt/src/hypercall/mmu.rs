@@ -3,8 +3,12 @@
 pub use ring_abi::pte;
 
 use super::{Result, check, raw};
+use ring_abi::errno::Errno;
 use ring_abi::hypercall::{__HYPERVISOR_MMU_UPDATE, __HYPERVISOR_MMUEXT_OP, __HYPERVISOR_UPDATE_VA_MAPPING};
-use ring_abi::mmu::{MMUEXT_PIN_L1_TABLE, MMUEXT_PIN_L4_TABLE, MMUEXT_UNPIN_TABLE, MmuUpdate, MmuextOp};
+use ring_abi::mmu::{
+    MMUEXT_PIN_L1_TABLE, MMUEXT_PIN_L2_TABLE, MMUEXT_PIN_L3_TABLE, MMUEXT_PIN_L4_TABLE, MMUEXT_UNPIN_TABLE,
+    MmuUpdate, MmuextOp,
+};
 use ring_abi::types::{DomId, Mfn};
 
 /// `mmu_update`: applies page-table updates in order; the frames belong to `owner`. An error comes with the number of
@@ -74,6 +78,18 @@ pub fn pin_foreign_l4(dom: DomId, table: Mfn) -> Result<()> {
 /// - `ESRCH`: there is no such domain.
 pub fn pin_foreign_l1(dom: DomId, tables: &[Mfn]) -> Result<()> {
     foreign(dom, MMUEXT_PIN_L1_TABLE, tables)
+}
+
+/// Pins page tables of another domain as tables of `level` 1 to 4.
+///
+/// # Errors
+/// - `EINVAL`: a table holds what a table must not hold.
+/// - `EPERM`: the caller has no right over the domain.
+/// - `ESRCH`: there is no such domain.
+pub fn pin_foreign(dom: DomId, level: u8, tables: &[Mfn]) -> Result<()> {
+    let commands = [MMUEXT_PIN_L1_TABLE, MMUEXT_PIN_L2_TABLE, MMUEXT_PIN_L3_TABLE, MMUEXT_PIN_L4_TABLE];
+    let command = (level as usize).checked_sub(1).and_then(|index| commands.get(index));
+    foreign(dom, *command.ok_or(Errno::EINVAL)?, tables)
 }
 
 /// Undoes a pin of each of `tables`.

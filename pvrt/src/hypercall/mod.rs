@@ -11,6 +11,7 @@ pub mod grant;
 pub mod memory;
 pub mod mmu;
 pub mod physdev;
+pub mod saved;
 pub mod sched;
 pub mod sysctl;
 pub mod tools;

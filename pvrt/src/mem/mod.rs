@@ -37,6 +37,14 @@ use crate::account::Charge;
 use ring_abi::shared::{SharedBytes, SharedMemory};
 use ring_abi::types::{Mfn, PAGE_SIZE, Pfn};
 
+/// The frame number that a frame has in its domain, by the machine-to-physical table: the domain's own word for it, or `u64::MAX`.
+///
+/// # Panics
+/// On a frame beyond the machine's last ([`crate::hypercall::memory::maximum_ram_page`]) the processor faults.
+pub fn m2p(mfn: Mfn) -> u64 {
+    arch::m2p(mfn)
+}
+
 /// Neither the kernel's pages nor the hypervisor had enough memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfMemory;

@@ -73,6 +73,11 @@ pub(crate) fn pfn_of(mfn: usize) -> usize {
     unsafe { ((M2P_VA + mfn * 8) as *const u64).read_volatile() as usize }
 }
 
+/// What the machine-to-physical table says of a frame, anybody's, up to the machine's last, `maximum_ram_page`.
+pub(super) fn m2p(mfn: Mfn) -> u64 {
+    pfn_of(mfn.raw() as usize) as u64
+}
+
 impl State {
     fn mfn_of_pfn(&self, pfn: usize) -> u64 {
         assert!(pfn < self.nr_pages, "page {pfn:#x} is beyond the domain's memory");
