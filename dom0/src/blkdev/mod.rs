@@ -7,10 +7,12 @@
 mod io;
 mod names;
 mod probe;
+mod stream;
 
 pub use io::{IoError, read, write};
 pub use names::{disk_name, id_name};
 pub use probe::probe;
+pub use stream::{DiskSink, DiskSource};
 
 use alloc::format;
 use alloc::string::String;

@@ -3,7 +3,6 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::fmt;
 
 use pvrt::event::Port;
 use pvrt::executor::sync::Mutex;
@@ -19,8 +18,9 @@ use ring_abi::types::{DomId, Mfn, PAGE_SIZE, Port as PortNumber};
 use zerocopy::IntoBytes;
 
 use super::domain::OwnedDomain;
+use super::error::BuildError;
 use super::frames::Frames;
-use super::image::{self, ImageError, Kernel};
+use super::image::{self, Kernel};
 use super::layout::{Layout, LayoutError, Parts};
 use super::payload::{self, Limits, PayloadError};
 use crate::bundle::File;
@@ -34,53 +34,6 @@ const IF_FLAG: u64 = 0x200;
 /// How much memory a domain may have beyond its target, in KiB, as with libxl (`LIBXL_MAXMEM_CONSTANT`): a
 /// kernel takes a page before it gives another back.
 pub const SLACK_KIB: u64 = 1024;
-
-/// Why a domain could not be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BuildError {
-    /// The kernel file cannot be loaded.
-    Kernel(String, ImageError),
-    /// The ramdisk file cannot be loaded.
-    Ramdisk(String, String),
-    /// The domain cannot be laid out.
-    Layout(LayoutError),
-    /// The configuration asks for something impossible.
-    Config(String),
-    /// The machine has too little memory: MiB asked for, MiB free.
-    Memory(u64, u64),
-    /// The hypervisor refused: what the builder was doing.
-    Refused(&'static str, Errno),
-    /// A mapping failed: of what, and why.
-    Map(&'static str, String),
-}
-
-impl BuildError {
-    /// Whether only memory is missing, which may be free later.
-    pub fn is_shortage(&self) -> bool {
-        matches!(
-            self,
-            Self::Memory(..)
-                | Self::Refused(_, Errno::ENOMEM)
-                | Self::Kernel(_, ImageError::Payload(PayloadError::NoMemory(_)))
-        )
-    }
-}
-
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Kernel(file, error) => write!(f, "kernel {file}: {error}"),
-            Self::Ramdisk(file, error) => write!(f, "ramdisk {file}: {error}"),
-            Self::Layout(error) => write!(f, "{error}"),
-            Self::Config(text) => write!(f, "{text}"),
-            Self::Memory(asked, free) => {
-                write!(f, "memory: {asked} MiB are asked for and {free} MiB are free")
-            }
-            Self::Refused(what, errno) => write!(f, "{what}: {errno}"),
-            Self::Map(what, why) => write!(f, "{what}: {why}"),
-        }
-    }
-}
 
 /// What to build.
 pub struct Request<'a> {
@@ -122,7 +75,7 @@ pub struct Rings {
     pub console_port: PortNumber,
 }
 
-fn refused(what: &'static str) -> impl Fn(Errno) -> BuildError {
+pub(super) fn refused(what: &'static str) -> impl Fn(Errno) -> BuildError {
     move |errno| BuildError::Refused(what, errno)
 }
 
@@ -137,7 +90,7 @@ pub async fn build(request: &Request<'_>) -> Result<Built, BuildError> {
         let text = format!("the command line is longer than {} bytes", MAX_GUEST_CMDLINE - 1);
         return Err(BuildError::Config(text));
     }
-    let domain = OwnedDomain::create(request).map_err(refused("createdomain"))?;
+    let domain = OwnedDomain::create(config, request.uuid, request.pool).map_err(refused("createdomain"))?;
     (request.begun)(domain.id());
     match fill(request, domain.id()).await {
         Ok(rings) => Ok(Built { domain, rings }),
@@ -210,7 +163,7 @@ async fn fill(request: &Request<'_>, id: DomId) -> Result<Rings, BuildError> {
     })
 }
 
-fn set_clock(id: DomId, config: &DomainConfig) -> Result<(), BuildError> {
+pub(super) fn set_clock(id: DomId, config: &DomainConfig) -> Result<(), BuildError> {
     let mode = match config.tsc_mode {
         TscMode::Default | TscMode::NativeParavirt => 0,
         TscMode::AlwaysEmulate => 1,
@@ -415,7 +368,7 @@ fn mask_events(id: DomId, frame: Mfn) -> Result<(), BuildError> {
 }
 
 /// Grants the rings to the daemons, by the reserved entries.
-fn grant_rings(id: DomId, store: Mfn, console: Mfn) -> Result<(), BuildError> {
+pub(super) fn grant_rings(id: DomId, store: Mfn, console: Mfn) -> Result<(), BuildError> {
     let mut table = [0];
     memory::grant_table_frames(id, 0, &mut table).map_err(refused("its grant table"))?;
     let map = map_foreign(id, &[Mfn::new(table[0])], true)

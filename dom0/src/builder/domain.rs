@@ -5,7 +5,7 @@ use pvrt::{Account, spawn, yield_now};
 use ring_abi::domctl::XenDomctlCreatedomain;
 use ring_abi::types::DomId;
 
-use super::build::Request;
+use crate::config::DomainConfig;
 
 /// The highest version of grant entries that a domain may choose where its configuration names none.
 const GRANT_VERSION: u32 = 2;
@@ -42,11 +42,10 @@ impl OwnedDomain {
     ///
     /// # Errors
     /// As `domctl::create`.
-    pub fn create(request: &Request<'_>) -> Result<Self> {
-        let config = request.config;
+    pub fn create(config: &DomainConfig, uuid: [u8; 16], pool: u32) -> Result<Self> {
         let created = domctl::create(&XenDomctlCreatedomain {
-            handle: request.uuid,
-            cpupool_id: request.pool,
+            handle: uuid,
+            cpupool_id: pool,
             max_vcpus: config.maxvcpus,
             max_evtchn_port: config.max_event_channels,
             max_grant_frames: config.max_grant_frames.unwrap_or(DEFAULT_GRANT_FRAMES) as i32,

@@ -5,6 +5,7 @@
 //! an await between. The claim counts as that domain's until the domain or the disk is on record, or the claim is
 //! dropped.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -159,6 +160,20 @@ impl Toolstack {
         open.into_iter().for_each(|open| open.disks.push(disk.clone()));
         drop(claims);
         Ok(claim)
+    }
+
+    /// Claims the disk at `path` for a stream that `user` writes, or reads.
+    pub(super) fn claim_stream(&self, user: &str, path: &str, writable: bool) -> Result<Claim, String> {
+        let way = if writable { 'w' } else { 'r' };
+        let disk =
+            DiskConfig::parse(&format!("{path},raw,xvda,{way}")).map_err(|why| format!("{path}: {why}"))?;
+        self.check_disks(user, core::slice::from_ref(&disk)).map_err(|error| format!("{error}"))?;
+        Ok(self.open_claim(Open {
+            name: user.into(),
+            id: Some(DomId::DOM0),
+            disks: alloc::vec![disk],
+            ..Open::default()
+        }))
     }
 
     /// Claims a device's number for a domain.

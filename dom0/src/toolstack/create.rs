@@ -6,6 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
+use migration::Reader;
 use pvrt::account::{Account, Shortage};
 use pvrt::executor::{run_for, time};
 use pvrt::hypercall::domctl;
@@ -15,6 +16,7 @@ use spin::Mutex;
 
 use super::devices::DeviceConfig;
 use super::making::Making;
+use super::saving::SavedSource;
 use super::{Domain, End, Fate, Toolstack, budget, nodes, uuid};
 use crate::builder::{self, BuildError, Built};
 use crate::bundle::File;
@@ -95,39 +97,58 @@ impl fmt::Display for CreateError {
     }
 }
 
+/// What a domain begins as.
+pub(super) enum Image {
+    /// The kernel that its configuration names.
+    Kernel,
+    /// A stream into which it was saved, behind its configuration.
+    Saved(Reader<SavedSource>),
+}
+
+/// The same, found.
+enum Contents {
+    Files(File, Option<File>),
+    Stream(Reader<SavedSource>),
+}
+
 impl Toolstack {
     /// Makes a domain, paused.
     ///
     /// # Errors
     /// See [`CreateError`].
     pub async fn create(&self, config: Arc<DomainConfig>) -> Result<Domain, CreateError> {
-        self.create_as(config, &Making::default()).await
+        self.create_as(config, Image::Kernel, &Making::default()).await
     }
 
     /// Does the same as [`Toolstack::create`] for a caller that may give the domain up by `making`.
     pub(super) async fn create_as(
         &self,
         config: Arc<DomainConfig>,
+        image: Image,
         making: &Making,
     ) -> Result<Domain, CreateError> {
         let name = config.name.clone();
         // The records of domains are charged to dom0, whatever task makes one.
-        let made = Account::own().charge_future(self.make(config, making)).await;
+        let made = Account::own().charge_future(self.make(config, image, making)).await;
         // The domain may have been given up while the remains of a failed build went. A caller that tries again after a
         // failure must not do so then.
         made.map_err(|error| if making.is_given_up() { CreateError::GivenUp(name) } else { error })
     }
 
-    async fn make(&self, config: Arc<DomainConfig>, making: &Making) -> Result<Domain, CreateError> {
+    async fn make(
+        &self,
+        config: Arc<DomainConfig>,
+        image: Image,
+        making: &Making,
+    ) -> Result<Domain, CreateError> {
         let claim = self.claim_domain(&config, making)?;
         let config = self.with_addresses(config);
-        let kernel = self.file(&config.kernel)?;
-        let ramdisk = config.ramdisk.as_deref().map(|path| self.file(path)).transpose()?;
+        let image = self.files_of(image, &config)?;
         let servers = self.servers(servers_of(&config))?;
         let uuid = config.uuid.unwrap_or_else(uuid::fresh);
         let (pool, scheduler) = self.pool_for(&config)?;
         let account = budget::claim(&config).map_err(CreateError::Budget)?;
-        let built = match self.build(&config, (uuid, pool), (kernel, ramdisk), &account, making).await {
+        let built = match self.build(&config, (uuid, pool), image, &account, making).await {
             Ok(built) => built,
             Err(error) => {
                 self.stopped(making, &config.name).await;
@@ -198,7 +219,7 @@ impl Toolstack {
         &self,
         config: &Arc<DomainConfig>,
         (uuid, pool): ([u8; 16], u32),
-        (kernel, ramdisk): (File, Option<File>),
+        image: Contents,
         account: &Account,
         making: &Making,
     ) -> Result<Built, CreateError> {
@@ -206,9 +227,18 @@ impl Toolstack {
         let building = run_for(account, async move {
             let populating = &toolstack.0.populating;
             let begun = |id| noted.has(id);
-            let request =
-                builder::Request { config: &wanted, uuid, pool, kernel, ramdisk, populating, begun: &begun };
-            builder::build(&request).await
+            match image {
+                Contents::Files(kernel, ramdisk) => {
+                    let config = &wanted;
+                    let request =
+                        builder::Request { config, uuid, pool, kernel, ramdisk, populating, begun: &begun };
+                    builder::build(&request).await
+                }
+                Contents::Stream(reader) => {
+                    let request = builder::Restored { config: &wanted, uuid, pool, reader, begun: &begun };
+                    builder::restore(request).await
+                }
+            }
         });
         match self.unless_given_up(making, || account.is_overdrawn(), building).await {
             Some(built) => built.map_err(CreateError::Build),
@@ -225,6 +255,16 @@ impl Toolstack {
             return Err(CreateError::Refused(format!("pool: {name}: the CPU pool has no CPU")));
         }
         Ok((pool.id, pool.scheduler))
+    }
+
+    fn files_of(&self, image: Image, config: &DomainConfig) -> Result<Contents, CreateError> {
+        Ok(match image {
+            Image::Kernel => {
+                let ramdisk = config.ramdisk.as_deref().map(|path| self.file(path)).transpose()?;
+                Contents::Files(self.file(&config.kernel)?, ramdisk)
+            }
+            Image::Saved(reader) => Contents::Stream(reader),
+        })
     }
 
     fn file(&self, path: &str) -> Result<File, CreateError> {

@@ -15,6 +15,7 @@ mod disks;
 mod making;
 mod nodes;
 mod pools;
+mod saving;
 mod uuid;
 mod vifs;
 
@@ -44,6 +45,7 @@ pub use disks::AttachedDisk;
 #[cfg(test)]
 pub(crate) use disks::tests::start as start_for_tests;
 pub use pools::{cpu_list, cpu_numbers, scheduler_name, scheduler_number};
+pub use saving::After;
 pub use uuid::text as uuid_text;
 pub use vifs::AttachedVif;
 
@@ -146,6 +148,8 @@ struct Shared {
     left: Mutex<Vec<(DomId, String)>>,
     /// The claims of domains that are being made. A leaf lock, as `domains` is.
     claims: Mutex<claims::Claims>,
+    /// The domains that were asked to suspend. A leaf lock.
+    saving: Mutex<saving::Saving>,
     /// Only one domain is populated at a time: if there is memory for one of two, one of them must get it.
     populating: AsyncMutex<()>,
 }
@@ -177,6 +181,7 @@ impl Toolstack {
             closed: Notify::new(),
             left: Mutex::default(),
             claims: Mutex::default(),
+            saving: Mutex::default(),
             populating: AsyncMutex::new(()),
         }))
     }

@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(run("xl create -h").1, output);
         assert_eq!(run("xl create --help /boot/absent").1, output);
         assert_eq!(run("xl -h create").1, output);
-        assert!(run("xl help save").1.contains("not here: a domain's state is neither saved nor moved"));
+        assert!(run("xl help migrate").1.contains("not here: no domain is moved to another machine"));
         assert!(failure("xl help frob").contains("frob: no such command"));
     }
 

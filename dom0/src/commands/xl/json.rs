@@ -329,6 +329,13 @@ fn text(value: &impl Serialize, margin: &str) -> Result<String, String> {
     Ok(lines.join("\n"))
 }
 
+/// The text of a configuration, for a stream.
+pub(super) fn of_domain(config: &DomainConfig, name: &str, uuid: &[u8; 16]) -> Result<String, String> {
+    let mut json = domain(config, Some(uuid));
+    json.c_info.name = name.into();
+    text(&json, "")
+}
+
 /// Prints a value.
 pub(super) async fn print(value: &impl Serialize) -> Outcome {
     let text = text(value, "")?;

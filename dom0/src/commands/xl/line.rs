@@ -171,12 +171,12 @@ mod tests {
             (&["console", "-n", "x"], "usage: xl console [-t TYPE] [-n NUMBER] [--log] DOMAIN"),
             (&["-N", "list"], "xl list: -N: this command cannot be tried, and was not run"),
             (
-                &["save"],
-                "xl save: not here: a domain's state is neither saved nor moved: shut it down and create it again",
+                &["migrate"],
+                "xl migrate: not here: no domain is moved to another machine: `xl save` it to a disk that the other machine can read",
             ),
             (
-                &["save", "--nope"],
-                "xl save: not here: a domain's state is neither saved nor moved: shut it down and create it again",
+                &["migrate", "--nope"],
+                "xl migrate: not here: no domain is moved to another machine: `xl save` it to a disk that the other machine can read",
             ),
             (
                 &["sched-credit2", "-s"],
@@ -185,7 +185,7 @@ mod tests {
         ] {
             assert_eq!(read(words).map(|_| ()), Err(error.into()), "{words:?}");
         }
-        assert!(read(&["save", "-h"]).unwrap().has("h"));
+        assert!(read(&["migrate", "-h"]).unwrap().has("h"));
         let create = read(&["create", "-V", "x"]).unwrap();
         assert!(create.warnings().eq(["xl create: -V, --vncviewer: ignored: domains have no display"]));
     }

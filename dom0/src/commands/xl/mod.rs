@@ -15,6 +15,8 @@ mod list;
 mod network;
 mod pin;
 mod pools;
+mod saved;
+mod saved_config;
 mod shares;
 pub(super) mod table;
 mod top;
@@ -79,6 +81,8 @@ impl Shell {
             "cpu-online" => self.xl_cpu_online(line, true),
             "cpu-offline" => self.xl_cpu_online(line, false),
             "rename" => self.xl_rename(line),
+            "save" => self.xl_save(line).await,
+            "restore" => self.xl_restore(line).await,
             "destroy" => self.xl_destroy(line.one()?).await,
             "pause" => {
                 let domain = self.toolstack.find(line.one()?)?;

@@ -67,6 +67,7 @@ impl Toolstack {
                     continue;
                 }
                 if let Some(end) = end_of(domain.id)
+                    && !self.is_of_a_save(&domain)
                     && self.claim(domain.id)
                 {
                     let toolstack = self.clone();
@@ -110,8 +111,10 @@ impl Toolstack {
 
     /// Does what the configuration says of such an end.
     pub(super) async fn finish(&self, mut domain: Domain, end: End) {
+        self.0.saving.lock().remove(&domain.id);
         self.0.store.domain_shut_down(domain.id.raw());
         domain.fate.lock().end = Some(end);
+        self.0.changed.notify_all();
         if !end.is_success() && end != End::ShutDown(SHUTDOWN_REBOOT) {
             self.0.terminal.print_line(&format!("d{} {} {}", domain.id, domain.name, end.text()));
         }
@@ -366,7 +369,7 @@ fn action(domain: &Domain, end: End) -> Action {
         End::ShutDown(SHUTDOWN_REBOOT) => config.on_reboot,
         End::ShutDown(SHUTDOWN_WATCHDOG) => config.on_watchdog,
         End::ShutDown(SHUTDOWN_SOFT_RESET) => config.on_soft_reset,
-        // There is no save: a domain that suspends would sleep for ever.
+        // Nobody saves it: a domain that suspends by itself would sleep for ever.
         End::ShutDown(SHUTDOWN_SUSPEND) | End::Destroyed => Action::Destroy,
         End::ShutDown(_) => config.on_crash,
     }

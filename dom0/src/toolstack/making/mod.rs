@@ -8,14 +8,16 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use core::future::Future;
 
+use migration::Reader;
 use pvrt::Account;
 use pvrt::executor::{Either, select, spawn, spawn_join, time};
 use ring_abi::types::DomId;
 use spin::Mutex;
 
 use super::claims::OpenMaking;
-use super::create::CreateError;
+use super::create::{CreateError, Image};
 use super::death::exists;
+use super::saving::SavedSource;
 use super::{Domain, Toolstack};
 use crate::config::DomainConfig;
 
@@ -87,6 +89,26 @@ impl Toolstack {
         &self,
         config: Arc<DomainConfig>,
     ) -> impl Future<Output = Result<Domain, CreateError>> + Send + use<> {
+        self.ask_of(config, Image::Kernel)
+    }
+
+    /// Does the same for a domain that is restored from a stream.
+    ///
+    /// # Errors
+    /// See [`CreateError`].
+    pub(super) fn ask_saved(
+        &self,
+        config: Arc<DomainConfig>,
+        reader: Reader<SavedSource>,
+    ) -> impl Future<Output = Result<Domain, CreateError>> + Send + use<> {
+        self.ask_of(config, Image::Saved(reader))
+    }
+
+    fn ask_of(
+        &self,
+        config: Arc<DomainConfig>,
+        image: Image,
+    ) -> impl Future<Output = Result<Domain, CreateError>> + Send + use<> {
         let making = Making::default();
         let mut asked = Asked {
             toolstack: self.clone(),
@@ -98,7 +120,7 @@ impl Toolstack {
         // The build runs in a task of its own, so that a caller who gives the domain up need not wait for its
         // removal.
         let answer = spawn_join(async move {
-            let domain = toolstack.create_as(config, &making).await?;
+            let domain = toolstack.create_as(config, image, &making).await?;
             if making.take_over(&domain) {
                 return Ok(());
             }

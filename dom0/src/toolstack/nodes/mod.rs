@@ -88,6 +88,17 @@ pub(super) fn write_control(store: &Xenstore, id: DomId, node: &str, value: &str
     client.write(&format!("{}/control/{node}", standing_home(&client, id)?), value)
 }
 
+/// Empties `control/NODE` if a request stands there that nobody has taken; whether one did.
+pub(super) fn take_back_control(store: &Xenstore, id: DomId, node: &str, request: &str) -> bool {
+    let client = store.client();
+    let path = format!("{}/control/{node}", home(id));
+    let taken_back = client.atomically(|tx| {
+        let stands = tx.read(&path)? == request.as_bytes();
+        if stands { tx.write(&path, "").map(|()| true) } else { Ok(false) }
+    });
+    taken_back.unwrap_or(false)
+}
+
 /// Waits until a domain has taken the request in `control/NODE`: the node is empty, or gone.
 pub(super) async fn control_taken(store: &Xenstore, id: DomId, node: &str) -> Result<(), XsError> {
     let path = format!("{}/control/{node}", home(id));

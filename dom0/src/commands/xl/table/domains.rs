@@ -4,7 +4,8 @@ use super::{Command, MANY, command, flag, with};
 
 const NO_DISPLAY: &str = "domains have no display";
 const NO_HVM: &str = "only an HVM domain has such buttons, and all domains here are PV";
-const NO_SAVE: &str = "a domain's state is neither saved nor moved: shut it down and create it again";
+const NO_SAVE: &str =
+    "no domain is moved to another machine: `xl save` it to a disk that the other machine can read";
 const DUMP: &str = "dom0 has no file system to write a dump to; \
                     `cargo xtask run --log` keeps what the domain printed";
 const WATCHED: &str = "dom0 looks after every domain's end";
@@ -119,22 +120,19 @@ const REQUEST: [super::Opt; 3] = [
 const SSH: super::Opt = with('s', "", "COMMAND", "instead of ssh");
 
 pub(super) const SAVE: &[Command] = &[
-    command("save", "DOMAIN FILE [CONFIG]", (2, 3), "writes a domain's state to a file")
+    command("save", "DOMAIN FILE [CONFIG]", (2, 3), "writes a domain's state to a disk, named /dev/...")
         .options(&[
             flag('c', "", "and lets it run on"),
             flag('p', "", "and leaves it paused"),
-            flag('D', "", "with its number"),
-        ])
-        .refused(NO_SAVE),
-    command("restore", "[CONFIG] FILE", (1, 2), "makes a domain from such a file")
-        .options(&[
-            flag('p', "", "leaves it paused"),
-            flag('e', "", "does not wait for the domain's end"),
-            flag('d', "", "shows the configuration"),
-            flag('V', "vncviewer", "attaches to its display"),
-            flag('A', "vncviewer-autopass", "gives the display's password"),
-        ])
-        .refused(NO_SAVE),
+            flag('D', "", "with its number").warned("a domain gets the next free number"),
+        ]),
+    command("restore", "[CONFIG] FILE", (1, 2), "makes a domain from what was saved").options(&[
+        flag('p', "", "leaves it paused"),
+        flag('e', "", "does not wait for the domain's end").idle(WATCHED),
+        flag('d', "", "shows the configuration"),
+        flag('V', "vncviewer", "attaches to its display").warned(NO_DISPLAY),
+        flag('A', "vncviewer-autopass", "gives the display's password").warned(NO_DISPLAY),
+    ]),
     command("migrate", "DOMAIN HOST", (2, 2), "moves a domain to another machine")
         .options(&[
             with('C', "", "CONFIG", "another configuration"),

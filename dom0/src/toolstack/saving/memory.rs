@@ -1,0 +1,166 @@
+//! Where a guest's memory is: its list of machine frames, as the guest keeps it. Nothing that a guest says is believed: a frame counts
+//! as the guest's only if the hypervisor says so.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::mem::offset_of;
+
+use migration::format::MAX_PFN;
+use pvrt::hypercall::memory;
+use pvrt::mem::{ForeignMap, m2p, map_foreign};
+use pvrt::yield_now;
+use ring_abi::pte::{FRAME, P, PSE};
+use ring_abi::shared_info::{ARCH_OFFSET, ArchSharedInfo};
+use ring_abi::types::{DomId, Mfn, PAGE_SIZE};
+
+/// Words of a page.
+const WORDS: usize = PAGE_SIZE / 8;
+/// Entries above are no frame: frames that the guest lacks, maps of others, or has by another name.
+const FRAMES_END: u64 = 1 << 40;
+/// List pages between two turns of other tasks.
+const PAGES_AT_A_TIME: usize = 16;
+
+/// A guest's list of machine frames.
+#[derive(Debug)]
+pub(super) struct P2m {
+    /// Machine frame of each pseudo-physical one; `u64::MAX`: none.
+    mfns: Vec<u64>,
+    /// The pseudo-physical frames of the list's own pages.
+    pub(super) list: Vec<u64>,
+    /// The machine's last frame.
+    last_frame: u64,
+}
+
+fn word(page: &[u8; PAGE_SIZE], at: usize) -> u64 {
+    page[ARCH_OFFSET + at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+impl P2m {
+    /// Reads the list of a suspended guest, which its `shared_info` names.
+    pub(super) async fn read(dom: DomId, shared_info: &[u8; PAGE_SIZE]) -> Result<Self, String> {
+        let count = word(shared_info, offset_of!(ArchSharedInfo, max_pfn));
+        if count == 0 || count > MAX_PFN + 1 {
+            return Err(format!("its P2M list has {count:#x} entries, not 1 to {:#x}", MAX_PFN + 1));
+        }
+        let mut mfns = Vec::new();
+        let pages = count.div_ceil(WORDS as u64);
+        let no_room = |_| format!("no memory for its P2M list of {count} entries");
+        mfns.try_reserve_exact((pages as usize) * WORDS).map_err(no_room)?;
+        let last_frame = memory::maximum_ram_page().map_err(|errno| format!("maximum_ram_page: {errno}"))?;
+        let mut list = Vec::with_capacity(pages as usize);
+        let mut finder = Finder::new(dom, shared_info)?;
+        for index in 0..pages {
+            let frame = finder.page(index)?;
+            let map = map_one(dom, frame, "a page of its P2M list")?;
+            let page = map.page(0);
+            mfns.extend((0..WORDS).map(|slot| page.load_u64(slot * 8)));
+            list.push(frame.raw());
+            if list.len().is_multiple_of(PAGES_AT_A_TIME) {
+                yield_now().await;
+            }
+        }
+        mfns.truncate(count as usize);
+        for mfn in mfns.iter_mut().filter(|mfn| **mfn >= FRAMES_END || **mfn > last_frame) {
+            *mfn = u64::MAX;
+        }
+        let mut read = Self { mfns, list: Vec::new(), last_frame };
+        let pfn_of = |mfn: &u64| {
+            read.pfn(*mfn).ok_or_else(|| format!("its P2M list lies in frame {mfn:#x}, which is not its own"))
+        };
+        let list: Result<Vec<u64>, String> = list.iter().map(pfn_of).collect();
+        read.list = list?;
+        Ok(read)
+    }
+
+    /// Entries of the list.
+    pub(super) fn count(&self) -> u64 {
+        self.mfns.len() as u64
+    }
+
+    /// The machine frame of a pseudo-physical one.
+    pub(super) fn mfn(&self, pfn: u64) -> Option<u64> {
+        let pfn = usize::try_from(pfn).ok()?;
+        self.mfns.get(pfn).copied().filter(|mfn| *mfn != u64::MAX)
+    }
+
+    /// The pseudo-physical frame of a machine frame, if both tables say the same.
+    pub(super) fn pfn(&self, mfn: u64) -> Option<u64> {
+        if mfn > self.last_frame {
+            return None;
+        }
+        let pfn = m2p(Mfn::new(mfn));
+        (self.mfn(pfn) == Some(mfn)).then_some(pfn)
+    }
+}
+
+fn map_one(dom: DomId, frame: Mfn, what: &str) -> Result<ForeignMap, String> {
+    map_foreign(dom, &[frame], false).map_err(|error| format!("{what}, frame {frame}: {}", error.errno))
+}
+
+/// Finds the pages of a list.
+enum Finder {
+    /// By the guest's own page tables: the top table, the list's address, and the tables that were looked at last, of level 4 to 1.
+    Tables { dom: DomId, top: Mfn, va: u64, seen: [Option<(Mfn, ForeignMap)>; 4] },
+    /// By a list of lists of the pages.
+    Lists { dom: DomId, lists: ForeignMap, seen: Option<(u64, ForeignMap)> },
+}
+
+impl Finder {
+    fn new(dom: DomId, shared_info: &[u8; PAGE_SIZE]) -> Result<Self, String> {
+        let cr3 = word(shared_info, offset_of!(ArchSharedInfo, p2m_cr3));
+        if cr3 != 0 {
+            let generation = word(shared_info, offset_of!(ArchSharedInfo, p2m_generation));
+            if generation % 2 != 0 {
+                return Err("it was changing its P2M list".into());
+            }
+            let va = word(shared_info, offset_of!(ArchSharedInfo, p2m_vaddr));
+            return Ok(Self::Tables { dom, top: Mfn::new(cr3 >> 12), va, seen: [const { None }; 4] });
+        }
+        let frame = word(shared_info, offset_of!(ArchSharedInfo, pfn_to_mfn_frame_list_list));
+        if frame == 0 || frame >= FRAMES_END {
+            return Err("it names no P2M list: does its kernel know how to be saved?".into());
+        }
+        let lists = map_one(dom, Mfn::new(frame), "the list of its P2M lists")?;
+        Ok(Self::Lists { dom, lists, seen: None })
+    }
+
+    /// The machine frame of the list's page `index`.
+    fn page(&mut self, index: u64) -> Result<Mfn, String> {
+        match self {
+            Self::Tables { dom, top, va, seen } => {
+                let at = va.wrapping_add(index * PAGE_SIZE as u64);
+                let mut table = *top;
+                for (step, seen) in seen.iter_mut().enumerate() {
+                    let slot = (at >> (39 - 9 * step) & 511) as usize;
+                    let known = seen.take().filter(|(mfn, _)| *mfn == table);
+                    let (_, map) = match known {
+                        Some(known) => seen.insert(known),
+                        None => seen.insert((table, map_one(*dom, table, "a page table of its P2M list")?)),
+                    };
+                    let entry = map.page(0).load_u64(slot * 8);
+                    if entry & P == 0 || (step < 3 && entry & PSE != 0) {
+                        return Err(format!("its P2M list is not mapped at {at:#x}"));
+                    }
+                    table = Mfn::new((entry & FRAME) >> 12);
+                }
+                Ok(table)
+            }
+            Self::Lists { dom, lists, seen } => {
+                let (list, slot) = (index / WORDS as u64, (index % WORDS as u64) as usize);
+                if list >= WORDS as u64 {
+                    return Err("its P2M list is longer than its lists".into());
+                }
+                let known = seen.take().filter(|(number, _)| *number == list);
+                let (_, map) = match known {
+                    Some(known) => seen.insert(known),
+                    None => {
+                        let frame = Mfn::new(lists.page(0).load_u64(list as usize * 8));
+                        seen.insert((list, map_one(*dom, frame, "a list of its P2M list's pages")?))
+                    }
+                };
+                Ok(Mfn::new(map.page(0).load_u64(slot * 8)))
+            }
+        }
+    }
+}

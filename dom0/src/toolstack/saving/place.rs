@@ -1,0 +1,67 @@
+//! Where saved domains are: on a disk that no domain uses, or in the boot bundle, which is read alone.
+
+use alloc::format;
+use alloc::string::String;
+
+use migration::{IoFailure, Source};
+use pvrt::hypercall::domctl;
+
+use super::super::claims::Claim;
+use super::super::{Domain, Toolstack};
+use crate::blkdev::{DiskSink, DiskSource, SharedDevice};
+
+/// Bytes of a stream beside memory, at most about: vCPUs, lists, configuration.
+const BESIDE_MEMORY: u64 = 2 << 20;
+const SECTOR: u64 = 512;
+
+/// Where a stream comes from.
+pub(in crate::toolstack) enum SavedSource {
+    /// A disk.
+    Disk(DiskSource),
+    /// A file of the boot bundle: what is left of it.
+    File(&'static [u8]),
+}
+
+impl Source for SavedSource {
+    async fn read(&mut self, bytes: &mut [u8]) -> Result<(), IoFailure> {
+        match self {
+            Self::Disk(disk) => disk.read(bytes).await,
+            Self::File(file) => file.read(bytes).await,
+        }
+    }
+}
+
+/// Begins to write a stream to a disk.
+pub(super) async fn begin(path: &str, device: SharedDevice) -> Result<DiskSink, String> {
+    DiskSink::begin(device).await.map_err(|failure| format!("{path}: {failure}"))
+}
+
+impl Toolstack {
+    /// Claims the disk to which a domain is to be saved.
+    pub(super) fn claim_place(&self, domain: &Domain, path: &str) -> Result<(Claim, SharedDevice), String> {
+        let claim = self.claim_stream(&format!("xl save of {}", domain.name), path, true)?;
+        let disk = self.0.disks.find(path).ok_or_else(|| format!("{path}: no such disk"))?;
+        let geometry = disk.device.geometry();
+        if geometry.read_only {
+            return Err(format!("{path}: the disk cannot be written"));
+        }
+        let pages = domctl::info(domain.id).map_or(0, |info| info.tot_pages);
+        let (needed, has) = ((pages << 12) + BESIDE_MEMORY, geometry.sectors.saturating_mul(SECTOR));
+        if has < needed {
+            let (needed, has) = (needed.div_ceil(1 << 20), has >> 20);
+            return Err(format!("{path}: the disk has {has} MiB, and {} needs up to {needed}", domain.name));
+        }
+        Ok((claim, disk.device))
+    }
+
+    /// The stream of a saved domain, and the claim of its disk.
+    pub(super) fn saved_source(&self, path: &str) -> Result<(Option<Claim>, SavedSource), String> {
+        if let Some(disk) = self.0.disks.find(path) {
+            let claim = self.claim_stream("xl restore", path, false)?;
+            return Ok((Some(claim), SavedSource::Disk(DiskSource::new(disk.device))));
+        }
+        let file =
+            self.0.bundle.find(path).ok_or_else(|| format!("{path}: no such disk and no such file"))?;
+        Ok((None, SavedSource::File(file.bytes)))
+    }
+}

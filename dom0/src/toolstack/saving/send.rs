@@ -1,0 +1,156 @@
+//! A suspended guest's memory and vCPUs, into a stream.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use migration::format::{PageEntry, TscInfo};
+use migration::tables::{self, ENTRIES};
+use migration::{Sink, StreamError, VcpuPart, Writer};
+use pvrt::hypercall::{domctl, saved};
+use pvrt::mem::map_foreign;
+use pvrt::yield_now;
+use ring_abi::errno::Errno;
+use ring_abi::guest_context::VcpuGuestContext;
+use ring_abi::types::{DomId, Mfn, PAGE_SIZE};
+use zerocopy::IntoBytes;
+
+use super::super::Domain;
+use super::memory::P2m;
+
+/// Pages that are looked at, mapped and written at a time.
+const AT_A_TIME: usize = 64;
+/// Where the kind stands in what `getpageframeinfo3` says.
+const KIND_SHIFT: u32 = 28;
+
+fn told(error: StreamError) -> String {
+    error.to_string()
+}
+
+/// Writes all of a suspended domain behind the headers.
+pub(super) async fn send<S: Sink + Send>(
+    domain: &Domain,
+    mut writer: Writer<S>,
+) -> Result<Writer<S>, String> {
+    let id = domain.id;
+    let refused = |what: &'static str| move |errno: Errno| format!("{what}: {errno}");
+    let leaves = domctl::cpu_policy(id).map_err(refused("get_cpu_policy"))?;
+    writer.static_data(&leaves, &[]).await.map_err(told)?;
+    let info = domctl::info(id).map_err(refused("getdomaininfo"))?;
+    let mut shared_info = Box::new([0; PAGE_SIZE]);
+    {
+        let map = map_foreign(id, &[Mfn::new(info.shared_info_frame)], false);
+        let map = map.map_err(|error| format!("shared_info: {}", error.errno))?;
+        map.page(0).read(0, &mut *shared_info);
+    }
+    let p2m = P2m::read(id, &shared_info).await?;
+    writer.p2m_frames(p2m.count() as u32 - 1, &p2m.list).await.map_err(told)?;
+    send_pages(id, &mut writer, &p2m).await?;
+    let tsc = saved::tsc_info(id).map_err(refused("gettscinfo"))?;
+    let tsc = TscInfo {
+        mode: tsc.tsc_mode,
+        khz: tsc.gtsc_khz,
+        nsec: tsc.elapsed_nsec,
+        incarnation: tsc.incarnation,
+        reserved: 0,
+    };
+    writer.tsc(&tsc).await.map_err(told)?;
+    writer.shared_info(&shared_info).await.map_err(told)?;
+    for vcpu in 0..=info.max_vcpu_id {
+        let is_online = domctl::vcpu_info(id, vcpu).is_ok_and(|info| info.online != 0);
+        if vcpu == 0 || is_online {
+            send_vcpu(id, vcpu, &mut writer, &p2m).await.map_err(|why| format!("vCPU {vcpu}: {why}"))?;
+            yield_now().await;
+        }
+    }
+    Ok(writer)
+}
+
+/// Writes all pages that the list has.
+async fn send_pages<S: Sink + Send>(id: DomId, writer: &mut Writer<S>, p2m: &P2m) -> Result<(), String> {
+    let mut words = Box::new([0; ENTRIES]);
+    let mut next = 0;
+    while next < p2m.count() {
+        // The frames, and the pseudo-physical numbers.
+        let mut frames: Vec<u64> = Vec::with_capacity(AT_A_TIME);
+        let mut pfns = Vec::with_capacity(AT_A_TIME);
+        while next < p2m.count() && pfns.len() < AT_A_TIME {
+            if let Some(mfn) = p2m.mfn(next) {
+                frames.push(mfn);
+                pfns.push(next);
+            }
+            next += 1;
+        }
+        let mut kinds = frames.clone();
+        saved::page_types(id, &mut kinds).map_err(|errno| format!("getpageframeinfo3: {errno}"))?;
+        let kind = |word: &u64| (*word >> KIND_SHIFT) as u8 & 0xf;
+        // What the guest maps of others is in its list, too, and is not its own.
+        let own = pfns.iter().zip(&frames).zip(&kinds).filter(|(_, word)| kind(word) < PageEntry::BROKEN);
+        let (mut list, mut mfns) = (Vec::with_capacity(AT_A_TIME), Vec::with_capacity(AT_A_TIME));
+        for ((pfn, mfn), word) in own {
+            list.push(PageEntry::new(*pfn, kind(word)));
+            mfns.push(Mfn::new(*mfn));
+        }
+        if list.is_empty() {
+            yield_now().await;
+            continue;
+        }
+        let map = map_foreign(id, &mfns, false)
+            .map_err(|error| format!("page {:#x}: {}", list[error.index].pfn(), error.errno))?;
+        writer.pages(&list).await.map_err(told)?;
+        for (index, page) in list.iter().enumerate() {
+            let bytes: &mut [u8; PAGE_SIZE] = zerocopy::transmute_mut!(&mut *words);
+            map.page(index).read(0, bytes);
+            if page.level() > 0 {
+                tables::canonicalise(page.level(), &mut words, |mfn| p2m.pfn(mfn))
+                    .map_err(|why| format!("page {:#x}, a page table: {why}", page.pfn()))?;
+            }
+            let bytes: &[u8; PAGE_SIZE] = zerocopy::transmute_ref!(&*words);
+            writer.page(bytes).await.map_err(told)?;
+        }
+        drop(map);
+        yield_now().await;
+    }
+    Ok(())
+}
+
+async fn send_vcpu<S: Sink + Send>(
+    id: DomId,
+    vcpu: u32,
+    writer: &mut Writer<S>,
+    p2m: &P2m,
+) -> Result<(), String> {
+    let refused = |what: &'static str| move |errno: Errno| format!("{what}: {errno}");
+    let mut context = saved::vcpu_context(id, vcpu).map_err(refused("getvcpucontext"))?;
+    number(vcpu, &mut context, p2m)?;
+    writer.vcpu(vcpu, VcpuPart::Basic, context.as_bytes()).await.map_err(told)?;
+    let extended = saved::ext_vcpu_context(id, vcpu).map_err(refused("get_ext_vcpucontext"))?;
+    writer.vcpu(vcpu, VcpuPart::Extended, extended.as_bytes()).await.map_err(told)?;
+    let xstate = saved::vcpu_xstate(id, vcpu).map_err(refused("getvcpuextstate"))?;
+    if !xstate.is_empty() {
+        writer.vcpu(vcpu, VcpuPart::Xsave, &xstate).await.map_err(told)?;
+    }
+    Ok(())
+}
+
+/// Makes a context name frames as the guest numbers them.
+fn number(vcpu: u32, context: &mut VcpuGuestContext, p2m: &P2m) -> Result<(), String> {
+    let pfn = |mfn: u64, what: &str| {
+        p2m.pfn(mfn).ok_or_else(|| format!("{what} is frame {mfn:#x}, which is not the domain's"))
+    };
+    if vcpu == 0 {
+        // The guest said where its start_info is when it suspended.
+        context.user_regs.rdx = pfn(context.user_regs.rdx, "start_info")?;
+    }
+    let used = (context.gdt_ents as usize).div_ceil(512).min(context.gdt_frames.len());
+    for frame in &mut context.gdt_frames[..used] {
+        *frame = pfn(*frame, "a page of the GDT")?;
+    }
+    context.ctrlreg[3] = pfn(context.ctrlreg[3] >> 12, "the kernel's page table")? << 12;
+    if context.ctrlreg[1] != 0 {
+        // Bit 0 says that there is one, since frame 0 may be it.
+        context.ctrlreg[1] = pfn(context.ctrlreg[1] >> 12, "the user's page table")? << 12 | 1;
+    }
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! A guest that is asked to suspend, and what becomes of it.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+
+use pvrt::executor::time;
+use pvrt::hypercall::{domctl, saved};
+use ring_abi::domctl::XEN_DOMINF_SHUTDOWN;
+use ring_abi::errno::Errno;
+use ring_abi::sched::SHUTDOWN_SUSPEND;
+use ring_abi::types::DomId;
+
+use super::super::{Domain, Toolstack, nodes};
+
+/// How long a guest may take to suspend, as with Xen's `xl`.
+const SUSPEND_NS: u64 = 60_000_000_000;
+/// What `sched_op(shutdown)` returns to a guest whose suspend was called off.
+const CANCELLED: u64 = 1;
+
+/// The domains that were asked to suspend; `true`: nobody waits for that any more, and the guest is to go on when it has.
+pub(in crate::toolstack) type Saving = BTreeMap<DomId, bool>;
+
+/// A domain that was asked to suspend, or has. Dropped, it goes on.
+#[must_use]
+pub(super) struct Suspended {
+    toolstack: Toolstack,
+    domain: Domain,
+    is_over: bool,
+}
+
+impl Drop for Suspended {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        if let Err(why) = self.toolstack.call_off(&self.domain) {
+            log::error!("{why}");
+        }
+    }
+}
+
+impl Suspended {
+    /// The domain goes on.
+    pub(super) fn go_on(mut self) -> Result<(), String> {
+        self.is_over = true;
+        self.toolstack.call_off(&self.domain)
+    }
+
+    /// The domain is going to be destroyed.
+    pub(super) fn keep_down(mut self) {
+        self.is_over = true;
+    }
+}
+
+/// Whether a domain has shut down in order to be saved.
+pub(in crate::toolstack) fn is_suspended(id: DomId) -> bool {
+    domctl::info(id).is_ok_and(|info| {
+        info.domain == id.raw()
+            && info.flags & XEN_DOMINF_SHUTDOWN != 0
+            && info.shutdown_code() == SHUTDOWN_SUSPEND
+    })
+}
+
+/// Tells a guest that has suspended that nothing became of that, and lets it go on.
+fn resume(id: DomId) -> Result<(), Errno> {
+    let mut context = saved::vcpu_context(id, 0)?;
+    context.user_regs.rax = CANCELLED;
+    domctl::set_vcpu_context(id, 0, &context)?;
+    saved::resume(id)
+}
+
+impl Toolstack {
+    /// Has a guest suspend, and waits until it has.
+    ///
+    /// # Errors
+    /// The domain is being saved already, ended, or did not suspend in time. The domain goes on.
+    pub(super) async fn suspend(&self, domain: &Domain) -> Result<Suspended, String> {
+        let name = &domain.name;
+        {
+            let mut saving = self.0.saving.lock();
+            if !self.is_wanted(domain) {
+                return Err(format!("{name}: the domain is ending"));
+            }
+            if saving.get(&domain.id) == Some(&false) {
+                return Err(format!("{name}: the domain is being saved already"));
+            }
+            saving.insert(domain.id, false);
+        }
+        let suspended = Suspended { toolstack: self.clone(), domain: domain.clone(), is_over: false };
+        self.request(domain, "suspend")?;
+        let is_there = |all: &Self| is_suspended(domain.id) || !all.is_wanted(domain);
+        let waited = time::timeout(SUSPEND_NS, self.wait_until(is_there)).await;
+        if !self.is_wanted(domain) {
+            return Err(format!("{name}: the domain ended before it was saved"));
+        }
+        if waited.is_err() {
+            return Err(format!(
+                "{name}: the domain did not suspend within a minute: does its kernel know how to?"
+            ));
+        }
+        Ok(suspended)
+    }
+
+    /// Lets a domain go on that was asked to suspend: at once if it has, or when it does.
+    fn call_off(&self, domain: &Domain) -> Result<(), String> {
+        if !self.is_there(domain) {
+            self.0.saving.lock().remove(&domain.id);
+            return Ok(());
+        }
+        // A guest that has not taken the request finds none.
+        if nodes::take_back_control(&self.0.store, domain.id, "shutdown", "suspend") {
+            self.0.saving.lock().remove(&domain.id);
+            return Ok(());
+        }
+        if !is_suspended(domain.id) {
+            self.0.saving.lock().insert(domain.id, true);
+            return Ok(());
+        }
+        self.0.saving.lock().remove(&domain.id);
+        resume(domain.id).map_err(|errno| format!("{}: letting it go on: {errno}", domain.name))
+    }
+
+    /// Whether a domain's shutdown is that of a save, which looks after the domain. Called when the hypervisor says that some domain
+    /// has shut down.
+    pub(in crate::toolstack) fn is_of_a_save(&self, domain: &Domain) -> bool {
+        if !is_suspended(domain.id) {
+            return false;
+        }
+        let asked = self.0.saving.lock().get(&domain.id).copied();
+        match asked {
+            None => false,
+            Some(false) => {
+                self.0.changed.notify_all();
+                true
+            }
+            Some(true) => {
+                if let Err(why) = self.call_off(domain) {
+                    log::error!("{why}");
+                }
+                true
+            }
+        }
+    }
+}
