@@ -29,6 +29,7 @@ mod linux_hostile;
 mod linux_life;
 mod linux_network;
 mod linux_newer;
+mod linux_saved;
 mod linux_storm;
 mod linux_tap;
 mod machine_check;
@@ -113,6 +114,7 @@ fn main() {
         linux_life::cases(),
         linux_network::cases(),
         linux_newer::cases(),
+        linux_saved::cases(),
         linux_storm::cases(),
         linux_tap::cases(),
         xen::cases(),

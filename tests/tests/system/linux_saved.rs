@@ -1,0 +1,114 @@
+//! Debian saved to a disk and restored, with its disk and its network, and what goes wrong on the way.
+
+use anyhow::{Context, Result, ensure};
+use tests::linux::{command, machine_with, no_complaints};
+use tests::{Live, Scratch};
+
+use crate::Case;
+
+const MIB: usize = 1024 * 1024;
+const WATCH: &[u8] = include_bytes!("linux_saved/watch.sh");
+/// How often the guest is saved and restored.
+const TIMES: usize = 5;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = Vec::from(crate::cases![linux_saved:
+        debian_is_saved_and_restored_with_its_disk_and_its_network,
+        a_save_that_fails_leaves_the_guest_running,
+    ]);
+    for case in &mut cases {
+        // They fetch Debian's packages first.
+        case.soak = true;
+    }
+    cases
+}
+
+/// A machine with a disk for streams, `/dev/vda` of `mib` MiB, and one for the guest, at its prompt.
+fn start(name: &str, scratch: &Scratch, mib: usize) -> Result<Live> {
+    let streams = scratch.file("streams.img", &[])?;
+    std::fs::File::options().write(true).open(&streams)?.set_len((mib * MIB) as u64)?;
+    let disk = scratch.disk("d.img", 16 * MIB, 5)?;
+    let machine = machine_with(name, scratch, &[("watch.sh", WATCH)])?;
+    let mut machine =
+        machine.with(|machine| machine.cpus = 2).disk(&streams).disk(&disk).seconds(900).start()?;
+    machine.expect("dom0# ", 60)?;
+    Ok(machine)
+}
+
+fn create(machine: &mut Live) -> Result<()> {
+    let line = "xl create /boot/debian-ramdisk.cfg name='deb' memory=192 vcpus=4 vif=['bridge=xenbr0'] \
+                disk=['phy:/dev/vdb,xvda,w'] extra='quiet run=\"sh /watch.sh 10.88.0.1\"'";
+    command(machine, line, 60)?;
+    rounds(machine, 2)
+}
+
+/// Waits until the guest has been round `count` times more.
+fn rounds(machine: &mut Live, count: u32) -> Result<()> {
+    for _ in 0..count {
+        machine.expect("round ", 120)?;
+        machine.expect(" CPUs", 20)?;
+    }
+    Ok(())
+}
+
+/// The guest's last round, as `xl console --log` has it.
+fn end(mut machine: Live) -> Result<()> {
+    command(&mut machine, "xl destroy deb", 60)?;
+    machine.type_line("poweroff")?;
+    let run = machine.finish().succeeded()?;
+    let wrong = run.console().lines().find(|line| line.contains("WRONG"));
+    run.require(wrong.is_none(), &format!("the guest said {wrong:?}"))?;
+    let all: Vec<u32> = run
+        .console()
+        .lines()
+        .filter_map(|line| line.split("round ").nth(1)?.split_once(", 4 CPUs")?.0.parse().ok())
+        .collect();
+    let follow = all.windows(2).all(|pair| pair[1] == pair[0] + 1);
+    run.require(follow && all.len() > 3, &format!("the rounds were {all:?}"))?;
+    no_complaints(&run)
+}
+
+fn debian_is_saved_and_restored_with_its_disk_and_its_network() -> Result<()> {
+    let scratch = Scratch::new("linux-saved")?;
+    let mut machine = start("linux-saved", &scratch, 256)?;
+    create(&mut machine)?;
+    command(&mut machine, "xl save -c deb /dev/vda", 120)?;
+    rounds(&mut machine, 2)?;
+    for _ in 0..TIMES {
+        command(&mut machine, "xl save deb /dev/vda", 120)?;
+        let list = command(&mut machine, "xl list", 20)?;
+        ensure!(!list.contains("deb"), "it is still there: {list}");
+        command(&mut machine, "xl restore /dev/vda", 120)?;
+        rounds(&mut machine, 2)?;
+    }
+    command(&mut machine, "xl save -p deb /dev/vda", 120)?;
+    let list = command(&mut machine, "xl list", 20)?;
+    let line = list.lines().find(|line| line.starts_with("deb")).context("it is gone")?;
+    ensure!(line.contains("--p---"), "it is not paused: {line}");
+    command(&mut machine, "xl unpause deb", 20)?;
+    rounds(&mut machine, 1)?;
+    end(machine)
+}
+
+fn a_save_that_fails_leaves_the_guest_running() -> Result<()> {
+    let scratch = Scratch::new("linux-save-fails")?;
+    let mut machine = start("linux-save-fails", &scratch, 64)?;
+    create(&mut machine)?;
+    for (line, why) in [
+        ("xl save deb /dev/vda", "the disk has 64 MiB, and deb needs up to 194"),
+        ("xl save deb /dev/vdb", "deb has this disk"),
+        ("xl save deb /dev/vdx", "/dev/vdx: no such disk"),
+        ("xl save nobody /dev/vda", "nobody: no such domain"),
+        ("xl save 0 /dev/vda", "that is dom0 itself"),
+        ("xl save -c -p deb /dev/vda", "exclude each other"),
+        ("xl restore /dev/vda", "/dev/vda: header at byte 0: this is no saved domain of xl's"),
+        ("xl restore /boot/debian-vmlinuz", "this is no saved domain of xl's"),
+        ("xl restore /boot/nothing", "no such disk and no such file"),
+    ] {
+        machine.type_line(line)?;
+        machine.expect(why, 30).with_context(|| line.to_string())?;
+        machine.expect("dom0# ", 30)?;
+    }
+    rounds(&mut machine, 2)?;
+    end(machine)
+}
