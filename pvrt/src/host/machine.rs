@@ -28,6 +28,10 @@ struct Given {
     limits: BTreeMap<u16, u64>,
     /// Whether frames of destroyed domains are still mapped.
     held: bool,
+    /// Domains that have shut down, and why.
+    down: BTreeMap<u16, u32>,
+    /// How often each was resumed.
+    resumed: BTreeMap<u16, u32>,
     made: u16,
     pools: Pools,
 }
@@ -65,6 +69,23 @@ impl Machine {
         self.0.lock().limits.get(&number).copied()
     }
 
+    /// Notes a domain that this machine did not make, and that runs.
+    pub fn has(&self, number: u16) {
+        let mut given = self.0.lock();
+        given.domains.entry(number).or_default();
+        given.down.remove(&number);
+    }
+
+    /// A domain shuts down for `reason`.
+    pub fn shut_down(&self, number: u16, reason: u32) {
+        self.0.lock().down.insert(number, reason);
+    }
+
+    /// How often a domain was resumed after that.
+    pub fn resumed(&self, number: u16) -> u32 {
+        self.0.lock().resumed.get(&number).copied().unwrap_or(0)
+    }
+
     /// Lets those that are destroyed stay until they are no longer held.
     pub fn hold(&self, held: bool) {
         let mut given = self.0.lock();
@@ -90,6 +111,11 @@ impl Machine {
             }
             XEN_DOMCTL_MAX_MEM => {
                 given.limits.insert(number, op.payload::<XenDomctlMaxMem>().max_memkb);
+            }
+            XEN_DOMCTL_RESUMEDOMAIN => {
+                if given.down.remove(&number).is_some() {
+                    *given.resumed.entry(number).or_default() += 1;
+                }
             }
             XEN_DOMCTL_DESTROYDOMAIN => {
                 given.domains.remove(&number).ok_or(Errno::ESRCH)?;
@@ -152,7 +178,10 @@ impl Machine {
 impl Given {
     fn info(&self, number: u16) -> Option<XenDomctlGetdomaininfo> {
         let alive = self.domains.get(&number);
-        let flags = if alive.is_some() { XEN_DOMINF_PAUSED } else { XEN_DOMINF_DYING };
+        let mut flags = if alive.is_some() { XEN_DOMINF_PAUSED } else { XEN_DOMINF_DYING };
+        if let Some(reason) = self.down.get(&number) {
+            flags |= XEN_DOMINF_SHUTDOWN | reason << XEN_DOMINF_SHUTDOWNSHIFT;
+        }
         let tot_pages = alive.copied().or(self.dying.contains(&number).then_some(0))?;
         let cpupool = self.pools.of_domain(number.into());
         Some(XenDomctlGetdomaininfo { domain: number, flags, tot_pages, cpupool, ..Default::default() })

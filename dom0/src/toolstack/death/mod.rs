@@ -298,6 +298,7 @@ impl Toolstack {
                 select(time::sleep(HELD_ROUND_NS), self.wait_until(|_| unwanted())).await;
             }
         }
+        self.0.saving.lock().remove(&id);
         let removed = self.0.domains.lock().remove(&id);
         // The domain's name as the name is now: a domain that ends can be renamed, too.
         let last = removed.unwrap_or_else(|| domain.clone());

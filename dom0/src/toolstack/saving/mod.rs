@@ -7,6 +7,8 @@ mod memory;
 mod place;
 mod send;
 mod suspend;
+#[cfg(test)]
+mod tests;
 
 use alloc::format;
 use alloc::string::String;

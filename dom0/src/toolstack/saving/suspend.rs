@@ -18,8 +18,17 @@ const SUSPEND_NS: u64 = 60_000_000_000;
 /// What `sched_op(shutdown)` returns to a guest whose suspend was called off.
 const CANCELLED: u64 = 1;
 
-/// The domains that were asked to suspend; `true`: nobody waits for that any more, and the guest is to go on when it has.
-pub(in crate::toolstack) type Saving = BTreeMap<DomId, bool>;
+/// A domain that was asked to suspend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::toolstack) struct Asked {
+    /// A save waits for the domain, or has it. A domain that suspends although nobody waits any more is to go on.
+    is_waited_for: bool,
+    /// The guest took a request that was called off, so that it may suspend at any time.
+    has_taken: bool,
+}
+
+/// The domains that were asked to suspend.
+pub(in crate::toolstack) type Saving = BTreeMap<DomId, Asked>;
 
 /// A domain that was asked to suspend, or has. Dropped, it goes on.
 #[must_use]
@@ -82,10 +91,10 @@ impl Toolstack {
             if !self.is_wanted(domain) {
                 return Err(format!("{name}: the domain is ending"));
             }
-            if saving.get(&domain.id) == Some(&false) {
+            let asked = saving.entry(domain.id).or_default();
+            if core::mem::replace(&mut asked.is_waited_for, true) {
                 return Err(format!("{name}: the domain is being saved already"));
             }
-            saving.insert(domain.id, false);
         }
         let suspended = Suspended { toolstack: self.clone(), domain: domain.clone(), is_over: false };
         self.request(domain, "suspend")?;
@@ -109,15 +118,20 @@ impl Toolstack {
             return Ok(());
         }
         // A guest that has not taken the request finds none.
-        if nodes::take_back_control(&self.0.store, domain.id, "shutdown", "suspend") {
-            self.0.saving.lock().remove(&domain.id);
+        let is_taken_back = nodes::take_back_control(&self.0.store, domain.id, "shutdown", "suspend");
+        let is_down = is_suspended(domain.id);
+        {
+            let mut saving = self.0.saving.lock();
+            let asked = saving.entry(domain.id).or_default();
+            asked.is_waited_for = false;
+            asked.has_taken |= !is_taken_back;
+            if is_down || !asked.has_taken {
+                saving.remove(&domain.id);
+            }
+        }
+        if !is_down {
             return Ok(());
         }
-        if !is_suspended(domain.id) {
-            self.0.saving.lock().insert(domain.id, true);
-            return Ok(());
-        }
-        self.0.saving.lock().remove(&domain.id);
         resume(domain.id).map_err(|errno| format!("{}: letting it go on: {errno}", domain.name))
     }
 
@@ -128,18 +142,12 @@ impl Toolstack {
             return false;
         }
         let asked = self.0.saving.lock().get(&domain.id).copied();
-        match asked {
-            None => false,
-            Some(false) => {
-                self.0.changed.notify_all();
-                true
-            }
-            Some(true) => {
-                if let Err(why) = self.call_off(domain) {
-                    log::error!("{why}");
-                }
-                true
-            }
+        let Some(asked) = asked else { return false };
+        if asked.is_waited_for {
+            self.0.changed.notify_all();
+        } else if let Err(why) = self.call_off(domain) {
+            log::error!("{why}");
         }
+        true
     }
 }

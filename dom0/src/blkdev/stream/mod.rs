@@ -212,3 +212,6 @@ impl Source for DiskSource {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
