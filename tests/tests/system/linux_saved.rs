@@ -15,6 +15,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::from(crate::cases![linux_saved:
         debian_is_saved_and_restored_with_its_disk_and_its_network,
         a_save_that_fails_leaves_the_guest_running,
+        a_damaged_stream_leaves_nothing,
     ]);
     for case in &mut cases {
         // They fetch Debian's packages first.
@@ -109,6 +110,48 @@ fn a_save_that_fails_leaves_the_guest_running() -> Result<()> {
         machine.expect(why, 30).with_context(|| line.to_string())?;
         machine.expect("dom0# ", 30)?;
     }
+    rounds(&mut machine, 2)?;
+    end(machine)
+}
+
+/// The bytes of the machine's memory that are free, as `xl info` has them.
+fn free(machine: &mut Live) -> Result<u64> {
+    let info = command(machine, "xl info", 20)?;
+    let line = info.lines().find_map(|line| line.strip_prefix("free_memory")).context("no free_memory")?;
+    Ok(line.trim_start_matches([' ', ':']).trim().parse()?)
+}
+
+/// Turns a byte of a file over.
+fn turn(path: &std::path::Path, at: u64) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().read(true).write(true).open(path)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at)?;
+    file.write_all_at(&[!byte[0]], at)?;
+    Ok(())
+}
+
+fn a_damaged_stream_leaves_nothing() -> Result<()> {
+    let scratch = Scratch::new("linux-damaged")?;
+    let mut machine = start("linux-damaged", &scratch, 256)?;
+    create(&mut machine)?;
+    command(&mut machine, "xl save deb /dev/vda", 120)?;
+    let before = free(&mut machine)?;
+    // In the header, in a vCPU's or the first records, in memory, and near the end.
+    for (at, told) in [(3, "header at byte 0"), (1200, "record"), (90 << 20, "record"), (180 << 20, "record")]
+    {
+        turn(&scratch.path("streams.img"), at)?;
+        machine.type_line("xl restore /dev/vda")?;
+        let text = machine.expect("error: /dev/vda: ", 120)? + &machine.expect("\r", 20)?;
+        machine.expect("dom0# ", 30)?;
+        ensure!(text.contains(told), "byte {at}: {text}");
+        let list = command(&mut machine, "xl list", 20)?;
+        ensure!(!list.contains("deb"), "a domain is left: {list}");
+        let after = free(&mut machine)?;
+        ensure!(after == before, "{before} MiB were free, and {after} are");
+        turn(&scratch.path("streams.img"), at)?;
+    }
+    command(&mut machine, "xl restore /dev/vda", 120)?;
     rounds(&mut machine, 2)?;
     end(machine)
 }

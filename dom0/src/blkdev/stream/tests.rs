@@ -100,7 +100,7 @@ async fn save(device: SharedDevice) -> Result<(), String> {
     sink.finish().await.map_err(|failure| failure.to_string())
 }
 
-/// Reads a whole stream; `false`: it is none.
+/// Reads a stream to its end; `false`: no whole one is there.
 async fn is_whole(source: impl Source + Send) -> bool {
     let Ok((_, mut reader)) = Reader::open(source).await else { return false };
     loop {
