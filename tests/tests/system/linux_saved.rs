@@ -3,6 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use tests::linux::{command, machine_with, no_complaints};
 use tests::{Live, Scratch};
+use xtask::machine::Disk;
+use xtask::session::Outcome;
+use xtask::xen::{self, Options};
 
 use crate::Case;
 
@@ -16,6 +19,7 @@ pub(crate) fn cases() -> Vec<Case> {
         debian_is_saved_and_restored_with_its_disk_and_its_network,
         a_save_that_fails_leaves_the_guest_running,
         a_damaged_stream_leaves_nothing,
+        debians_xen_saves_and_microhv_restores_and_back,
     ]);
     for case in &mut cases {
         // They fetch Debian's packages first.
@@ -154,4 +158,50 @@ fn a_damaged_stream_leaves_nothing() -> Result<()> {
     command(&mut machine, "xl restore /dev/vda", 120)?;
     rounds(&mut machine, 2)?;
     end(machine)
+}
+
+/// Runs a script under Debian's Xen with the stream's disk, `/dev/disk/by-id/virtio-streams`.
+fn under_xen(scratch: &Scratch, script: &str) -> Result<String> {
+    let streams = Disk { id: Some("streams".into()), ..Disk::file(&scratch.path("streams.img")) };
+    let options = Options { disks: vec![streams], memory_mib: 2048, ..Options::default() };
+    let output = xen::prepare()?.run(script, &xtask::guest::modules(), &options)?;
+    ensure!(output.outcome == Outcome::Succeeded, "it ended with {:?}: {}", output.outcome, output.console);
+    Ok(output.console)
+}
+
+/// The guest counts from one machine to the next.
+fn debians_xen_saves_and_microhv_restores_and_back() -> Result<()> {
+    const PLACE: &str = "/dev/disk/by-id/virtio-streams";
+    let scratch = Scratch::new("linux-xen-saved")?;
+    let streams = scratch.file("streams.img", &[])?;
+    std::fs::File::options().write(true).open(&streams)?.set_len((128 * MIB) as u64)?;
+    let count = "i=0; while :; do i=$((i+1)); echo tick $i; sleep 1; done";
+    let config = format!(
+        "name='deb'\ntype='pv'\nkernel='debian-vmlinuz'\nramdisk='debian-initrd'\nmemory=96\nvcpus=2\n\
+         extra='quiet run=\"{count}\"'\n"
+    );
+    let wait = |tick: u32| {
+        format!("until grep -q 'tick {tick}[^0-9]*$' /var/log/xen/console/guest-deb.log; do sleep 1; done\n")
+    };
+    let save = format!("xl save deb /tmp/s && dd if=/tmp/s of={PLACE} bs=1M conv=fsync");
+    under_xen(
+        &scratch,
+        &format!("cat > d.cfg <<'E'\n{config}E\nxl create d.cfg || exit 9\n{}{save}", wait(3)),
+    )?;
+
+    xtask::guest::debian_ramdisk()?;
+    let mut machine = tests::Machine::new("linux-xen-saved").disk(&streams).seconds(300).start()?;
+    machine.expect("dom0# ", 60)?;
+    machine.type_line("xl restore /dev/vda")?;
+    machine.expect("tick 7", 120)?;
+    command(&mut machine, "xl save deb /dev/vda", 120)?;
+    machine.type_line("poweroff")?;
+    let run = machine.finish().succeeded()?;
+    run.require(!run.console().contains("tick 1\r"), "the guest began anew")?;
+    no_complaints(&run)?;
+
+    let script = format!("dd if={PLACE} of=/root/s bs=1M && xl restore /root/s || exit 9\n{}", wait(15));
+    let console = under_xen(&scratch, &format!("{script}xl list; cat /var/log/xen/console/guest-deb.log"))?;
+    ensure!(!console.contains("tick 6\r"), "the guest began anew: {console}");
+    Ok(())
 }

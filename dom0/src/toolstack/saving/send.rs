@@ -35,7 +35,9 @@ pub(super) async fn send<S: Sink + Send>(
 ) -> Result<Writer<S>, String> {
     let id = domain.id;
     let refused = |what: &'static str| move |errno: Errno| format!("{what}: {errno}");
-    let leaves = domctl::cpu_policy(id).map_err(refused("get_cpu_policy"))?;
+    let mut leaves = domctl::cpu_policy(id).map_err(refused("get_cpu_policy"))?;
+    // Leaves that say nothing Xen's tools may know as ones with subleaves.
+    leaves.retain(|leaf| [leaf.a, leaf.b, leaf.c, leaf.d] != [0; 4]);
     writer.static_data(&leaves, &[]).await.map_err(told)?;
     let info = domctl::info(id).map_err(refused("getdomaininfo"))?;
     let mut shared_info = Box::new([0; PAGE_SIZE]);
