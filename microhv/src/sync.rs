@@ -192,6 +192,8 @@ ranks! {
     Shutdown,
     /// `Domain::watchdogs`: which watchdogs a domain has; held while their timers are set.
     Watchdogs,
+    /// `Tracking::round`: how far a round of a domain's dirty tracking has come.
+    Round,
     /// `DomainMm::tables`: types and entries of a domain's page tables; two domains' are never held at once.
     PageTables,
     /// `GrantTable::maptrack`: a domain's handles. Never held together with `GrantEntries`, nor across a change of page

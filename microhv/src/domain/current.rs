@@ -47,10 +47,20 @@ impl<P: Platform> Current<'_, P> {
     /// How far the copy came.
     #[inline(always)]
     pub fn copy_to_guest(&self, va: GuestVa, from: &[u8]) -> Result<(), GuestFault> {
-        self.hv.platform.copy_to_guest(self.settled(), va, from)
+        let Err(fault) = self.hv.platform.copy_to_guest(self.settled(), va, from) else { return Ok(()) };
+        // By value, so that what is written at once need not be in memory.
+        if let Ok(word) = <[u8; 8]>::try_from(from) {
+            self.write_word_again(va, u64::from_ne_bytes(word), 8)
+        } else if let Ok(word) = <[u8; 4]>::try_from(from) {
+            self.write_word_again(va, u32::from_ne_bytes(word).into(), 4)
+        } else if let Ok(word) = <[u8; 2]>::try_from(from) {
+            self.write_word_again(va, u16::from_ne_bytes(word).into(), 2)
+        } else {
+            self.hv.write_again(self.domain, self.vcpu, va, from, fault)
+        }
     }
 
-    /// Writes the words of a trap frame at guest address `va`.
+    /// Writes the words of a trap frame at guest address `va`. After a fault `Hypervisor::write_again` may get further.
     ///
     /// # Errors
     /// How far the write came.

@@ -31,6 +31,7 @@ pub(crate) use debug::checked_debug_value;
 pub use history::CallHistory;
 pub use info::{INFO_BYTES, InfoCell};
 pub use list::{DomainError, DomainList, FIRST_RESERVED};
+pub(crate) use vcpu::MAX_FRAME;
 pub use vcpu::{FpuArea, FrameSlot, PauseFlags, Vcpu};
 
 use crate::emul::state::Levels;

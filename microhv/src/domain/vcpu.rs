@@ -159,6 +159,9 @@ impl FrameSlot {
     }
 }
 
+/// Words of the longest trap frame.
+pub(crate) const MAX_FRAME: usize = 11;
+
 /// A virtual CPU. The vCPU's domain holds the vCPU, and never moves it while anybody refers to the domain.
 #[derive(Default)]
 pub struct Vcpu {
@@ -187,6 +190,8 @@ pub struct Vcpu {
     pub events: VcpuEvents,
     /// Arguments of the hypercall that is to be executed again. Only the vCPU itself uses them.
     continuation: [AtomicU64; 6],
+    /// Words of a trap frame that could not be written at once.
+    pub(crate) kept_frame: [AtomicU64; MAX_FRAME],
     /// The stack of the guest's kernel.
     pub kernel_stack: KernelStack,
     /// Where the guest's kernel is entered.

@@ -116,8 +116,8 @@ impl UseWord {
     }
 }
 
-/// The type word: bits 0-31 type count, 32-34 type, flags, 40-49 progress, the rest unused. In a free
-/// block's head: the next block and the order.
+/// The type word: bits 0-31 type count, 32-34 type, flags, 40-49 progress, 50-53 flags of dirty tracking, the rest unused. In
+/// a free block's head: the next block and the order.
 ///
 /// A type stays in the word when its count is zero, and [`TypeWord::CACHED`] with it, until the frame gets another.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -134,6 +134,16 @@ impl TypeWord {
     /// CPUs may use the frame as its type says though no reference is left: by a translation for writing, a cached entry
     /// that leads to it as a table, or a descriptor window. A flush is owed when the frame gets another type. (I3)
     pub(crate) const CACHED: u64 = 1 << 39;
+    /// Nobody has written the frame in the first or in the second of the two generations that take turns as the present one of
+    /// the owner's dirty tracking. All zero, as in a word that is new: the frame is dirty.
+    pub(crate) const CLEAN_IN: [u64; 2] = [1 << 50, 1 << 51];
+    /// Either of [`TypeWord::CLEAN_IN`].
+    pub(crate) const ANY_CLEAN: u64 = Self::CLEAN_IN[0] | Self::CLEAN_IN[1];
+    /// The guest copied an entry that the hypervisor had taken RW from, so more than one entry may stand for a page that is
+    /// copied on write: the hypervisor gives no entry of the frame RW back.
+    pub(crate) const COPIED: u64 = 1 << 52;
+    /// A level 1 table whose entries dirty tracking has been over: [`super::pte::MARK`] in them is the hypervisor's.
+    pub(crate) const TRACKED: u64 = 1 << 53;
     const PROGRESS_SHIFT: u32 = 40;
     const PROGRESS_MASK: u64 = 0x3ff << Self::PROGRESS_SHIFT;
     const TYPE_MASK: u64 = 7 << 32;
@@ -326,11 +336,25 @@ impl FrameInfo {
         room
     }
 
-    /// Gives back a reference of a type that needs no invalidation.
+    /// Gives back a reference of a type that needs no invalidation. The word as it was: this is a full barrier behind what the
+    /// caller wrote.
     #[inline]
-    pub(crate) fn put_type(&self) {
+    pub(crate) fn put_type(&self) -> TypeWord {
         let before = TypeWord(self.kind.fetch_sub(1, Ordering::AcqRel));
         assert!(before.count() > 0, "type count underflow");
+        before
+    }
+
+    /// Sets flags in the type word of a frame to which the caller has a reference. The word as it was.
+    pub(crate) fn set_flags(&self, flags: u64) -> TypeWord {
+        TypeWord(self.kind.fetch_or(flags, Ordering::AcqRel))
+    }
+
+    /// Clears flags likewise; looks first, since most are clear.
+    pub(crate) fn clear_flags(&self, flags: u64) {
+        if self.load_kind().has(flags) {
+            self.kind.fetch_and(!flags, Ordering::AcqRel);
+        }
     }
 
     /// Whether [`FrameInfo::steal`] would take a frame from `owner`, if nothing changed meanwhile.

@@ -9,6 +9,9 @@ pub use ring_abi::pte::{A, D, FRAME, G, NX, P, PAT, PCD, PSE, PWT, RW, US};
 
 /// The guest kernel's own mark in level 1 entries (`_PAGE_GUEST_KERNEL`).
 pub const GUEST_KERNEL: u64 = 1 << 52;
+/// The hypervisor's own mark in a user's level 1 entry of a table that dirty tracking has been over: the entry is for writing, and
+/// has no RW until the first write. Linux uses none of bits 53-56.
+pub const MARK: u64 = 1 << 55;
 /// Low bits that software may use: 9-11.
 pub const GUEST_FLAGS: u64 = 0xe00;
 /// Bits that software may use.
@@ -122,6 +125,19 @@ impl Pte {
         }
         let is_kernels = !self.has(US) || self.has(GUEST_KERNEL);
         Self(if is_kernels { (self.0 | US | GUEST_KERNEL) & !G } else { self.0 | G })
+    }
+
+    /// What a marked entry stands for.
+    #[inline]
+    pub const fn unmarked(self) -> Self {
+        if self.has(MARK) { Self(self.0 & !MARK | RW) } else { self }
+    }
+
+    /// Whether the guest's kernel wrote through the entry since D was last cleared. (A user's D is the guest's own.)
+    #[inline]
+    pub const fn is_written_by_kernel(self) -> bool {
+        const WRITTEN: u64 = P | RW | D | GUEST_KERNEL;
+        self.0 & WRITTEN == WRITTEN
     }
 
     /// The entry for a device's memory: the memory type that is cached becomes uncached. `read_only` takes RW away.

@@ -108,7 +108,7 @@ from_errors! {
     EvtchnError: Invalid, NoEntry, Exists, NoSpace, NoMemory, Fault, Access, NoSys, NotSupported;
     GrowError: Invalid, NoMemory, NoSuchDomain, Again, Busy, Range;
     LifecycleError: Again, Exists, Invalid, NoMemory, NoSuchPool => NoSuchDomain, NoCpu => NoDevice, Gdt(error);
-    MemError: Restart => Again, Mismatch => Busy, Invalid, NotPermitted, Busy, NoMemory, NoSuchDomain;
+    MemError: Restart => Again, Mismatch => Busy, Invalid, NotPermitted, Busy, NoMemory, NoSuchDomain, Fault;
     PoolError: NoSuchPool => NoEntry, Exists, TooMany => NoMemory, Busy, NoCpu => NoDevice, NotFree => NoDevice,
         NotInPool => NotAvailable, Invalid, Again;
     PirqError: NoSuchPirq => Invalid, NoSuchEntry => Invalid, NotPermitted, Bound => Exists,

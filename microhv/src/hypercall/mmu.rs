@@ -180,6 +180,7 @@ fn update_one<P: Platform>(
             let FrameOwner::Domain(dom) = owner else { return Err(HypercallError::Invalid) };
             let page = hv.get_page(mfn, dom).ok_or(HypercallError::Invalid)?;
             hv.platform.set_m2p(page.mfn(), Pfn::new(request.val));
+            page.moved();
             return Ok(true);
         }
         _ => return Err(HypercallError::NoSys),

@@ -148,6 +148,7 @@ impl<P: Platform> Hypervisor<P> {
                 }
                 continue;
             }
+            let entry = if level == 1 { self.check_mark(walk, table, slot, entry) } else { entry };
             let page_type = match level {
                 1 if entry.has(pte::RW) => PageType::Writable,
                 1 => PageType::None,
@@ -158,5 +159,32 @@ impl<P: Platform> Hypervisor<P> {
                 walk.wrong.push(format!("L{level} {table}[{slot}] is supervisor"));
             }
         }
+    }
+
+    /// What a level 1 entry stands for. In a domain of which frames are tracked, and no round is in work, each table is tracked; a
+    /// user's entry has RW only if its frame is dirty in the present generation; and no kernel's or foreign entry is marked.
+    fn check_mark(&self, walk: &mut Walk, table: Mfn, slot: usize, entry: Pte) -> Pte {
+        let kind = self.frames.held(table).load_kind();
+        let owner = self.frames.held(table).owner().and_then(|id| self.domains.get(id));
+        let clean = owner.as_ref().and_then(|dom| dom.mm.tracking.clean_at_rest());
+        let info = self.frames.held(entry.frame());
+        let (using, is_user) = (info.load_use(), !entry.has(pte::GUEST_KERNEL));
+        let is_own = owner.is_some_and(|dom| using.is_owned_by(dom.id)) && !using.has(UseWord::LENT);
+        let is_tracked = kind.has(TypeWord::TRACKED);
+        if let Some(clean) = clean.filter(|_| kind.has(TypeWord::VALIDATED)) {
+            if !is_tracked {
+                walk.wrong.push(format!("L1 {table} is not tracked"));
+            }
+            if is_own && is_user && entry.has(pte::RW) && info.load_kind().has(clean) {
+                walk.wrong.push(format!("L1 {table}[{slot}] has RW, and its frame is clean"));
+            }
+        }
+        if !is_tracked {
+            return entry;
+        }
+        if entry.has(pte::MARK) && !(is_own && is_user && !entry.has(pte::RW)) {
+            walk.wrong.push(format!("L1 {table}[{slot}] is marked: {:#x}", entry.raw()));
+        }
+        entry.unmarked()
     }
 }

@@ -52,7 +52,7 @@ impl<P: Platform> Mm<'_, P> {
     }
 
     #[inline]
-    fn expected(&self, table: Mfn, slot: usize, update: Update) -> Result<Pte, MemError> {
+    pub(super) fn expected(&self, table: Mfn, slot: usize, update: Update) -> Result<Pte, MemError> {
         let old = self.entry(table, slot);
         match update {
             Update::CompareExchange(expected) if expected != old => Err(MemError::Mismatch),
@@ -65,8 +65,25 @@ impl<P: Platform> Mm<'_, P> {
     /// # Errors
     /// The same as of `get_leaf`; `Invalid` too: `new` is not present and names memory, on a CPU with L1TF; and `Mismatch`: the
     /// entry is not what the caller saw.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn update_leaf(
+        &mut self,
+        table: Mfn,
+        slot: usize,
+        new: Pte,
+        owner: FrameOwner<'_>,
+        update: Update,
+    ) -> Result<(), MemError> {
+        if self.is_of_tracked() {
+            self.update_tracked_leaf(table, slot, new, owner, update)
+        } else {
+            self.update_plain_leaf(table, slot, new, owner, update)
+        }
+    }
+
+    /// [`Mm::update_leaf`] where no entry of the domain's is marked.
+    #[inline(always)]
+    fn update_plain_leaf(
         &mut self,
         table: Mfn,
         slot: usize,
@@ -111,6 +128,7 @@ impl<P: Platform> Mm<'_, P> {
         if level == 4 && pte::is_hypervisor_slot(slot) {
             return Err(MemError::Invalid);
         }
+        self.mark(table);
         let old = self.expected(table, slot, update)?;
         let was_present = old.is_present();
         if !new.is_present() {
@@ -161,10 +179,10 @@ impl<P: Platform> Mm<'_, P> {
         update: Update,
     ) -> Result<bool, MemError> {
         let slot = (offset / 8) as usize & 511;
-        if self.owes_flush() {
+        if self.is_special() {
             self.update_amid_others(mfn, slot, new, owner, update)
         } else {
-            self.try_update(mfn, slot, new, owner, update)
+            self.try_update::<true>(mfn, slot, new, owner, update)
         }
     }
 
@@ -183,7 +201,7 @@ impl<P: Platform> Mm<'_, P> {
         if self.tables.gone_tables.contains(&mfn) {
             self.settle();
         }
-        let done = self.try_update(mfn, slot, new, owner, update);
+        let done = self.try_update::<false>(mfn, slot, new, owner, update);
         if !matches!(done, Err(refused) if refused != MemError::Restart) || self.tables.gone_tables.is_empty()
         {
             return done;
@@ -192,11 +210,11 @@ impl<P: Platform> Mm<'_, P> {
         if self.is_interrupted() {
             return Err(MemError::Restart);
         }
-        self.try_update(mfn, slot, new, owner, update)
+        self.try_update::<false>(mfn, slot, new, owner, update)
     }
 
     #[inline(always)]
-    fn try_update(
+    fn try_update<const IS_PLAIN: bool>(
         &mut self,
         mfn: Mfn,
         slot: usize,
@@ -205,6 +223,7 @@ impl<P: Platform> Mm<'_, P> {
         update: Update,
     ) -> Result<bool, MemError> {
         match self.table_level(mfn) {
+            Some(1) if IS_PLAIN => self.update_plain_leaf(mfn, slot, new, owner, update).map(|()| true),
             Some(1) => self.update_leaf(mfn, slot, new, owner, update).map(|()| true),
             Some(level) => {
                 self.update_upper(mfn, level, slot, new, update)?;

@@ -57,7 +57,9 @@ impl<P: Platform> Mm<'_, P> {
     ) -> Result<(Mfn, usize), MemError> {
         const SAME: u64 = pte::FRAME | pte::P | pte::RW;
         let (table, slot) = self.find_grant_entry(base, address)?;
-        if (self.entry(table, slot).raw() ^ entry_of(frame, read_only, 0).raw()) & SAME != 0 {
+        let is_it = |entry: Pte| (entry.raw() ^ entry_of(frame, read_only, 0).raw()) & SAME == 0;
+        let entry = self.entry(table, slot);
+        if !(is_it(entry) || self.is_tracked(table) && is_it(entry.unmarked())) {
             return Err(MemError::Invalid);
         }
         Ok((table, slot))
@@ -86,8 +88,15 @@ impl<P: Platform> Hypervisor<P> {
         let (table, slot) = mm.find_grant_entry(vcpu.cr3_kernel.get(), address)?;
         let new = entry_of(frame, read_only, flags & (pte::US | pte::GUEST_FLAGS)).stored(1);
         let old = Pte::new(self.platform.table(table)[slot].swap(new.raw(), Ordering::AcqRel));
+        if mm.is_of_tracked() {
+            mm.mark(table);
+            if !read_only {
+                mm.mark(frame); // the domain's own, it may be
+            }
+        }
         if old.is_present() {
             mm.others_are_clean = false;
+            let old = if mm.is_tracked(table) { mm.left(old) } else { old };
             mm.put_leaf(old);
         }
         Ok(())
@@ -109,6 +118,7 @@ impl<P: Platform> Hypervisor<P> {
         let mm = self.lock_tables(dom);
         let (table, slot) = mm.find_mapped(vcpu.cr3_kernel.get(), address, frame, read_only)?;
         self.platform.table(table)[slot].store(0, Ordering::Release);
+        mm.mark(table);
         Ok(())
     }
 
@@ -135,7 +145,13 @@ impl<P: Platform> Hypervisor<P> {
             return Err(MemError::Invalid);
         }
         let moved = self.platform.table(from)[from_slot].swap(0, Ordering::AcqRel);
-        self.platform.table(table)[slot].store(moved, Ordering::Release);
+        let moved = if mm.is_tracked(from) { mm.left(Pte::new(moved)) } else { Pte::new(moved) };
+        self.platform.table(table)[slot].store(moved.raw(), Ordering::Release);
+        let is_writable = moved.is_present() && moved.has(pte::RW);
+        [Some(from), Some(table), is_writable.then(|| moved.frame())]
+            .into_iter()
+            .flatten()
+            .for_each(|mfn| mm.mark(mfn));
         Ok(())
     }
 

@@ -12,6 +12,7 @@
 //! - [`base`]: the tables a vCPU runs on
 //! - [`descriptors`]: GDT and LDT pages
 //! - [`grant_pte`]: entries of mapped grants
+//! - [`dirty`]: which frames were written
 //! - [`teardown`]: taking everything from a dying domain
 //! - `check`: the invariants, for tests and debug keys
 //!
@@ -25,6 +26,7 @@ pub(crate) mod check;
 mod claims;
 mod clean;
 pub mod descriptors;
+pub mod dirty;
 pub mod entries;
 pub mod grant_pte;
 pub mod pages;
@@ -58,4 +60,6 @@ pub enum MemError {
     NoMemory,
     /// The domain is being destroyed.
     NoSuchDomain,
+    /// The caller's buffer cannot be read or written.
+    Fault,
 }

@@ -44,6 +44,13 @@ impl<P: Platform, const TYPED: bool> FrameRef<'_, P, TYPED> {
 }
 
 impl<'a, P: Platform> PageRef<'a, P> {
+    /// The frame has another place in its domain, where its contents are new.
+    pub(crate) fn moved(&self) {
+        if self.info.load_kind().has(TypeWord::ANY_CLEAN) {
+            self.hv.mark_dirty(self.info);
+        }
+    }
+
     /// Takes a reference of type writable, too.
     ///
     /// # Errors
@@ -75,8 +82,8 @@ impl<'a, P: Platform> PageRef<'a, P> {
 impl<P: Platform, const TYPED: bool> Drop for FrameRef<'_, P, TYPED> {
     #[inline(always)]
     fn drop(&mut self) {
-        if TYPED {
-            self.info.put_type();
+        if TYPED && self.info.put_type().has(TypeWord::ANY_CLEAN) {
+            self.hv.mark_dirty(self.info);
         }
         if self.info.put() {
             self.hv.page_gone(self.mfn);
@@ -275,7 +282,9 @@ impl<P: Platform> Hypervisor<P> {
     #[inline(always)]
     pub fn put_page_and_type(&self, mfn: Mfn) {
         let info = self.frames.held(mfn);
-        info.put_type();
+        if info.put_type().has(TypeWord::ANY_CLEAN) {
+            self.mark_dirty(info);
+        }
         if info.put() {
             self.page_gone(mfn);
         }

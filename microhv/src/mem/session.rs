@@ -26,6 +26,11 @@ pub enum FrameOwner<'a> {
     Hypervisor,
 }
 
+/// In [`Mm::state`]: this CPU may know something that has changed.
+const OWES_FLUSH: u8 = 1;
+/// The domain is tracked, or was.
+pub(super) const TRACKED: u8 = 2;
+
 /// The page tables of one domain, locked.
 ///
 /// What CPUs may still know of entries that are gone is flushed when the session ends, and before the session reaches
@@ -37,8 +42,8 @@ pub struct Mm<'a, P: Platform> {
     pub(crate) hv: &'a Hypervisor<P>,
     pub(super) dom: &'a Domain,
     pub(super) tables: MutexGuard<'a, Tables>,
-    /// This CPU may know something that has changed.
-    owes_flush: bool,
+    /// [`OWES_FLUSH`], [`TRACKED`]: one look tells that an update needs neither a flush first nor dirty tracking.
+    pub(super) state: u8,
     /// Other CPUs may, too.
     owes_others: bool,
     /// The other CPUs were flushed in this session, and no entry was taken out since.
@@ -57,8 +62,9 @@ impl<P: Platform> Drop for Mm<'_, P> {
 impl<P: Platform> Hypervisor<P> {
     #[inline(always)]
     fn session<'a>(&'a self, dom: &'a Domain, tables: MutexGuard<'a, Tables>) -> Mm<'a, P> {
-        let (owes_flush, owes_others, others_are_clean, has_dropped_ldts) = (false, false, false, false);
-        Mm { hv: self, dom, tables, owes_flush, owes_others, others_are_clean, has_dropped_ldts }
+        let (owes_others, others_are_clean, has_dropped_ldts) = (false, false, false);
+        let state = if dom.mm.tracking.is_on() { TRACKED } else { 0 };
+        Mm { hv: self, dom, tables, state, owes_others, others_are_clean, has_dropped_ldts }
     }
 
     /// Locks a domain's page tables for changes that take no table references.
@@ -113,7 +119,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     /// Does the flush that is owed: the platform copies from and to guests for what this gives.
     #[inline(always)]
     pub(crate) fn settle(&mut self) -> Settled<'_> {
-        if self.owes_flush {
+        if self.owes_flush() {
             self.pay();
         }
         Settled::new()
@@ -124,7 +130,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     #[inline(never)]
     fn pay(&mut self) {
         // A table that is given back may map others' pages, for which the next flush is owed; it brings no table that is kept.
-        while self.owes_flush {
+        while self.owes_flush() {
             self.flush_pages();
             for mfn in core::mem::take(&mut self.tables.gone_tables) {
                 if self.is_interrupted() || self.hv.platform.work_pending() {
@@ -138,7 +144,7 @@ impl<'a, P: Platform> Mm<'a, P> {
 
     /// Flushes, and gives back others' pages that were kept until the flush.
     fn flush_pages(&mut self) {
-        self.owes_flush = false;
+        self.state &= !OWES_FLUSH;
         if core::mem::take(&mut self.owes_others) {
             self.hv.flush_domain(self.dom);
             self.others_are_clean = true;
@@ -176,7 +182,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     /// Whether a flush is owed.
     #[inline(always)]
     pub(super) const fn owes_flush(&self) -> bool {
-        self.owes_flush
+        self.state & OWES_FLUSH != 0
     }
 
     /// Whether the session has left work for later, since an interrupt waits: the session is to end.
@@ -187,7 +193,8 @@ impl<'a, P: Platform> Mm<'a, P> {
     /// Notes that CPUs may know something of the domain's tables that has changed.
     #[inline]
     pub(crate) fn owe_flush(&mut self) {
-        (self.owes_flush, self.owes_others, self.others_are_clean) = (true, true, false);
+        self.state |= OWES_FLUSH;
+        (self.owes_others, self.others_are_clean) = (true, false);
     }
 
     /// A frame of the domain's has got another type than CPUs may know it by. Other CPUs are flushed now, since the caller looks
@@ -195,7 +202,7 @@ impl<'a, P: Platform> Mm<'a, P> {
     #[cold]
     #[inline(never)]
     pub(super) fn forget_type(&mut self) {
-        self.owes_flush = true;
+        self.state |= OWES_FLUSH;
         if !self.others_are_clean {
             self.hv.flush_others(self.dom);
             (self.owes_others, self.others_are_clean) = (false, true);
@@ -335,6 +342,9 @@ impl<'a, P: Platform> Mm<'a, P> {
 
     /// Finishes interrupted invalidations. `false`: there is more to do than now is time for.
     pub(crate) fn drain(&mut self) -> bool {
+        if self.tables.revoke_at.is_some() && !self.revoke() {
+            return false;
+        }
         while let Some(mfn) = self.take_lowest_deferred() {
             let info = self.hv.frames.held(mfn);
             let now = info.load_kind();

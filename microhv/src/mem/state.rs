@@ -1,5 +1,7 @@
 //! What a domain holds of memory: counts of what it owns, and the state of its page tables. Nothing here knows a domain.
 
+pub(crate) mod tracking;
+
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -7,6 +9,7 @@ use arrayvec::ArrayVec;
 use ring_abi::memory::E820Entry;
 use ring_abi::types::Mfn;
 
+use self::tracking::Tracking;
 use crate::frames::regions::{REGION_FRAMES, Regions};
 use crate::sync::{Mutex, rank};
 
@@ -18,7 +21,8 @@ const GONE_PAGES: usize = 32;
 /// operation gives back more than two tables before it looks whether one was left (`Mm::is_interrupted`), but for those that
 /// were kept until a flush: of these the others are left as they are, one note each. Tables of the lowest level are finished
 /// first, so that their number does not grow (`Mm::drain`).
-const DEFERRED: usize = 8 + GONE_TABLES;
+/// One more stands for a search of `Mm::revoke`.
+const DEFERRED: usize = 8 + GONE_TABLES + 1;
 
 /// What the page-table lock of a domain guards beside the tables themselves.
 #[derive(Debug, Default)]
@@ -33,6 +37,27 @@ pub(crate) struct Tables {
     pub(super) gone_pages: ArrayVec<Mfn, GONE_PAGES>,
     /// Pages of LDTs in the windows of the domain's vCPUs.
     pub(super) ldt_pages: u32,
+    /// Where the search for entries goes on that are to lose RW, since the guest copied them (`Mm::revoke`).
+    pub(super) revoke_at: Option<u64>,
+}
+
+impl Tables {
+    /// In `deferred`: `revoke_at` says what is left.
+    const REVOKE: Mfn = Mfn::INVALID;
+
+    /// The search of `Mm::revoke` is to begin anew, before the next operation.
+    pub(super) fn begin_revoke(&mut self) {
+        // A list that is full has the next operation finish what is left all the same.
+        if self.revoke_at.replace(0).is_none() && !self.deferred.is_full() {
+            self.deferred.push(Self::REVOKE);
+        }
+    }
+
+    /// The search is over.
+    pub(super) fn end_revoke(&mut self) {
+        self.revoke_at = None;
+        self.deferred.retain(|mfn| *mfn != Self::REVOKE);
+    }
 }
 
 /// What a call of a domain has in work: extents that the domain will get and that have no owner yet, and frames that
@@ -72,6 +97,8 @@ pub struct DomainMm {
     pub(super) cleaning: Mutex<rank::Cleaning, Cleaning>,
     /// The memory map that the toolstack gave the domain (`XENMEM_set_memory_map`).
     pub(crate) memory_map: Mutex<rank::MemoryMap, Vec<E820Entry>>,
+    /// Which frames were written.
+    pub(crate) tracking: Tracking,
     /// Where teardown goes on: the region.
     pub(crate) teardown_at: AtomicU32,
 }

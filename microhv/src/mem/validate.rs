@@ -41,6 +41,9 @@ impl<P: Platform> Mm<'_, P> {
         if level == 4 {
             self.hv.platform.fill_hypervisor_slots(mfn);
         }
+        if level == 1 && self.is_of_tracked() {
+            self.begin_tracking(mfn);
+        }
         let info = self.hv.frames.held(mfn);
         info.set_kind(TypeWord(info.load_kind().0 | TypeWord::VALIDATED).with_progress(0));
         Ok(())
@@ -103,6 +106,9 @@ impl<P: Platform> Mm<'_, P> {
     /// Gives back what the entries below `below` hold, then the caller's type and general reference on the table.
     /// What takes too long is deferred.
     pub(super) fn invalidate(&mut self, mfn: Mfn, level: u8, below: usize) {
+        if level == 1 && self.is_tracked(mfn) {
+            self.end_tracking(mfn);
+        }
         let given = match level {
             1 => self.put_entries(mfn, 1, below),
             _ => self.put_entries(mfn, level, below),

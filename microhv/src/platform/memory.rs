@@ -27,6 +27,8 @@ pub trait MachineMemory {
     /// The hypervisor's own view of a whole frame, which is never unmapped. The caller's references see to it that the
     /// frame stays the same domain's.
     fn shared(&self, mfn: Mfn) -> SharedBytes<'static>;
+    /// The machine-to-physical entry of a frame.
+    fn m2p(&self, mfn: Mfn) -> Pfn;
     /// Sets the machine-to-physical entry of a frame; [`Pfn::INVALID`]: the frame has no place in its domain.
     fn set_m2p(&self, mfn: Mfn, pfn: Pfn);
 }

@@ -350,6 +350,7 @@ impl TestMachine {
         let at = self.choose(&tlb, va, write).or_else(|| self.translate(va, write))?;
         if write {
             tlb.written(at.mfn());
+            self.set_dirty(va);
         }
         Some(act(at))
     }
@@ -393,6 +394,26 @@ impl TestMachine {
             table = pte::Pte::new(entry).frame();
         }
         (table.raw() < self.frame_count() as u64).then(|| Maddr::new(table.raw() * PAGE + va % PAGE))
+    }
+
+    /// A write at `va` sets A and D in the entry, as a processor does, if the tables allow the write.
+    fn set_dirty(&self, va: u64) {
+        let (Some(l4), Some(_)) = (self.cr3(), self.translate(va, true)) else { return };
+        let table = (2..=4).rev().fold(l4, |table, level| {
+            let entry = self.words(table)[pte::index(va, level)].load(Ordering::Relaxed);
+            pte::Pte::new(entry).frame()
+        });
+        self.words(table)[pte::index(va, 1)].fetch_or(pte::A | pte::D, Ordering::Relaxed);
+    }
+
+    /// What a guest's store does: `false` when the tables do not allow it, and the guest gets a fault.
+    pub fn store_at(&self, va: u64, value: u64) -> bool {
+        let to = self.translate(va, true);
+        to.is_some_and(|to| {
+            self.set_dirty(va);
+            self.store(to, value);
+            true
+        })
     }
 
     fn words(&self, mfn: Mfn) -> &[AtomicU64; 512] {

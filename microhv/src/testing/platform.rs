@@ -61,6 +61,10 @@ impl MachineMemory for TestMachine {
             .expect("a frame of the machine")
     }
 
+    fn m2p(&self, mfn: Mfn) -> Pfn {
+        Self::m2p(self, mfn).unwrap_or(Pfn::INVALID)
+    }
+
     fn set_m2p(&self, mfn: Mfn, pfn: Pfn) {
         self.m2p[mfn.raw() as usize].store(pfn.raw(), Ordering::Relaxed);
     }

@@ -6,11 +6,12 @@ use ring_abi::guest_context::CpuUserRegs;
 use ring_abi::shared_info::UPCALL_MASK_OFFSET;
 use ring_abi::types::GuestVa;
 use ring_abi::vm_assist::VMASST_TYPE_ARCHITECTURAL_IOPL;
+use zerocopy::IntoBytes;
 
 use super::mode::leave_user_mode;
 use super::{ENTRY_SYSCALL, KERNEL_CS, KERNEL_SS, TrapVector, flags};
-use crate::domain::{Callback, Current, Vcpu};
-use crate::platform::Platform;
+use crate::domain::{Callback, Current, MAX_FRAME, Vcpu};
+use crate::platform::{GuestFault, Platform};
 
 /// Offset of `arch.cr2` in `vcpu_info`.
 const INFO_CR2: usize = 16;
@@ -63,9 +64,32 @@ fn enter<P: Platform, const N: usize>(cur: &mut Current<'_, P>, stack: u64, fram
         return crash(cur, "no handler for a trap");
     }
     if cur.write_frame(GuestVa::new(sp), frame).is_err() {
-        return crash(cur, "cannot write a trap frame");
+        // By the vCPU's own memory, since a frame on the stack would cost all traps.
+        for (kept, word) in cur.vcpu.kept_frame.iter().zip(frame) {
+            kept.store(word, Ordering::Relaxed);
+        }
+        let parts = Current { hv: cur.hv, domain: cur.domain, vcpu: cur.vcpu, regs: cur.regs };
+        return enter_again(parts, sp, N, handler);
     }
-    let regs = &mut *cur.regs;
+    go_to(cur.regs, sp, handler);
+}
+
+/// [`enter`] where the frame, of so many words, could not be written: its page may have lost RW for dirty tracking.
+#[cold]
+#[inline(never)]
+fn enter_again<P: Platform>(mut cur: Current<'_, P>, sp: u64, words: usize, handler: u64) {
+    let kept: [u64; MAX_FRAME] = cur.vcpu.kept_frame.each_ref().map(|word| word.load(Ordering::Relaxed));
+    let frame = kept.get(..words).unwrap_or(&[]).as_bytes();
+    let fault = GuestFault { copied: 0 };
+    if cur.hv.write_again(cur.domain, cur.vcpu, GuestVa::new(sp), frame, fault).is_err() {
+        return crash(&mut cur, "cannot write a trap frame");
+    }
+    go_to(cur.regs, sp, handler);
+}
+
+/// The vCPU goes on at its handler.
+#[inline(always)]
+const fn go_to(regs: &mut CpuUserRegs, sp: u64, handler: u64) {
     regs.rsp = sp;
     regs.ss = KERNEL_SS;
     regs.cs = KERNEL_CS;

@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering;
 use microhv::emul::{self, Emulated, far_returns, table_writes};
 use microhv::frames::pte::is_guest_address;
 use microhv::hypercall;
+use microhv::mem::dirty::faults;
 use microhv::platform::{SOFTIRQ_TIMER, Vector};
 use microhv::return_stack;
 use microhv::sync;
@@ -130,6 +131,7 @@ fn other_undefined(cur: &mut Cur<'_>) {
 extern "C" fn page_fault(local: &'static Local) {
     enum Else {
         Table,
+        FirstWrite,
         RightsOfRing0,
     }
     let cr2 = Cr2::read_raw();
@@ -138,6 +140,8 @@ extern "C" fn page_fault(local: &'static Local) {
         let error = cur.regs.error_code;
         if error & USER == 0 {
             Some(Else::RightsOfRing0)
+        } else if faults::may_be(cur, error) {
+            Some(Else::FirstWrite)
         } else if table_writes::may_be(cur, cr2, error) {
             Some(Else::Table)
         } else {
@@ -147,8 +151,25 @@ extern "C" fn page_fault(local: &'static Local) {
     });
     match otherwise {
         Some(Else::Table) => table_write(local, cr2),
+        Some(Else::FirstWrite) => first_write(local, cr2),
         Some(Else::RightsOfRing0) => ring_0_fault(local, cr2),
         None => {}
+    }
+}
+
+/// #PF of a write by a guest whose memory is tracked.
+#[inline(never)]
+extern "C" fn first_write(local: &'static Local, cr2: u64) {
+    let is_table = local.with_current(|cur| {
+        let is_resolved = faults::resolve(cur, traps::loaded_l4(cur.vcpu), cr2);
+        let is_table = !is_resolved && table_writes::may_be(cur, cr2, cur.regs.error_code);
+        if !is_resolved && !is_table {
+            traps::page_fault(cur, cr2, cur.regs.error_code);
+        }
+        is_table
+    });
+    if is_table {
+        table_write(local, cr2);
     }
 }
 

@@ -86,6 +86,10 @@ impl MachineMemory for Machine {
         unsafe { SharedBytes::new(at(mfn.maddr().raw()), PAGE_SIZE) }
     }
 
+    fn m2p(&self, mfn: Mfn) -> Pfn {
+        paging::m2p_entry(mfn.raw()).map_or(Pfn::INVALID, |entry| Pfn::new(entry.load(Ordering::Relaxed)))
+    }
+
     #[inline]
     fn set_m2p(&self, mfn: Mfn, pfn: Pfn) {
         if let Some(entry) = paging::m2p_entry(mfn.raw()) {

@@ -139,7 +139,8 @@ fn execute<P: Platform>(
         let old = whole >> shift & all;
         let (new, flags) = compute(decoded.operation, decoded.size, old, source, regs.rax & all);
         let merged = whole & !(all << shift) | new << shift;
-        if merged != whole && !entry.replace(whole, merged)? {
+        // A marked entry has no RW for the guest to take away, and the mark goes with the guest's write.
+        if (merged != whole || whole & pte::MARK != 0) && !entry.replace(whole, merged)? {
             continue;
         }
         match (decoded.operation, decoded.source) {

@@ -42,6 +42,11 @@ impl Active {
         self.pins != 0
     }
 
+    /// The frame that somebody may write.
+    pub(super) fn written(&self) -> Option<Mfn> {
+        self.is_pinned_for_writing().then_some(self.frame)
+    }
+
     const fn is_pinned_for_writing(&self) -> bool {
         self.pins & WRITING_PINS != 0
     }

@@ -247,6 +247,13 @@ impl Entries {
         Some((words, &mut active[slot], &mut self.used))
     }
 
+    /// Tells `visit` of the frames that entries in the `n`-th frame let somebody write now. `false`: there is no such frame.
+    pub(super) fn visit_written(&self, n: usize, visit: impl FnMut(Mfn)) -> bool {
+        let Some(frame) = self.narrow.at(n).or_else(|| self.wide.at(n)) else { return false };
+        frame.active.iter().filter_map(Active::written).for_each(visit);
+        true
+    }
+
     /// An entry of version 2, if that is the table's, and its frame is there.
     #[cold]
     pub(super) fn wide_entry(&mut self, gref: GrantRef) -> Option<Found<'_>> {

@@ -167,6 +167,12 @@ impl GrantTable {
         }
     }
 
+    /// Tells `visit` of each frame that is in use for writing by an entry in the `n`-th frame of the table. `false`: there is no such
+    /// frame.
+    pub(crate) fn visit_written(&self, n: usize, visit: impl FnMut(Mfn)) -> bool {
+        self.entries.lock().visit_written(n, visit)
+    }
+
     /// The first frame of status words, in version 2.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn status_frame(&self) -> Option<Mfn> {

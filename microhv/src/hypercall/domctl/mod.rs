@@ -1,5 +1,6 @@
 //! Control of domains, by the toolstack: interface version 0x15.
 
+mod dirty;
 mod info;
 mod life;
 mod policy;
@@ -112,6 +113,7 @@ impl<P: Platform> Operation<'_, '_, P> {
                 op.set_payload(&policy);
                 result.map(|()| true)
             }
+            XEN_DOMCTL_SHADOW_OP => asked(op, |wanted| self.shadow_op(wanted)),
             XEN_DOMCTL_SETTSCINFO => told(op, |tsc| self.set_tsc(tsc)),
             XEN_DOMCTL_GETTSCINFO => asked(op, |()| Ok(self.get_tsc())),
 
