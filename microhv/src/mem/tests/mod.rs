@@ -7,6 +7,7 @@ mod calls;
 mod copies;
 mod cpus;
 mod descriptors;
+mod dirty;
 mod exchange;
 mod frames;
 mod guesses;
