@@ -72,6 +72,20 @@ pub fn destroy_some(dom: DomId, ns: u64) -> Result<bool> {
     }
 }
 
+/// Does an operation of dirty tracking (`XEN_DOMCTL_SHADOW_OP_*`), with the bitmap that the operation gives, a bit for each pfn.
+///
+/// # Errors
+/// - `ESRCH`: there is no such domain.
+/// - `EINVAL`: the domain is the caller, or tracking is on already, or is not on.
+/// - `EBUSY`: another round is not over.
+/// - `EPERM`: the caller has no right over the domain.
+pub fn shadow_op(dom: DomId, op: u32, bitmap: Option<&mut [u64]>) -> Result<XenDomctlShadowOpStats> {
+    let (dirty_bitmap, pages) =
+        bitmap.map_or((0, 0), |words| (words.as_mut_ptr() as u64, 64 * words.len() as u64));
+    let payload = XenDomctlShadowOp { op, dirty_bitmap, pages, ..Default::default() };
+    plain(XEN_DOMCTL_SHADOW_OP, dom, &payload).map(|arg| arg.payload::<XenDomctlShadowOp>().stats)
+}
+
 /// Stops a domain's vCPUs until the domain is unpaused as often as it was paused.
 ///
 /// # Errors

@@ -20,7 +20,7 @@ This file is made of the tables that `xl` itself goes by, `dom0/src/commands/xl/
 
 As with Xen's, a command and a long option may be cut short while only one begins so, short options cluster (`-aw`), a
 value stands behind its option or in the next word (`-d1`, `-d 1`, `--domain=1`, `--domain 1`), and `--` ends the options.
-Beyond Xen's: `create --paused`, `top -d SECONDS -i ROUNDS` (in place of a curses screen), several domains for
+Beyond Xen's: `dirty-rate` (as QEMU's `calc-dirty-rate`), `create --paused`, `top -d SECONDS -i ROUNDS` (in place of a curses screen), several domains for
 `shutdown` and `reboot`, and an error for operands that are too many.
 ";
 

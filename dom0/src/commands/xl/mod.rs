@@ -3,6 +3,7 @@
 mod block;
 mod control;
 mod create;
+mod dirty;
 #[cfg(test)]
 mod doc;
 mod follow;
@@ -101,6 +102,7 @@ impl Shell {
             "network-attach" => self.xl_network_attach(line).await,
             "network-detach" => self.xl_network_detach(line).await,
             "network-list" => self.xl_network_list(line).await,
+            "dirty-rate" => self.xl_dirty_rate(line).await,
             "uptime" => self.xl_uptime(line).await,
             "help" => help::command(line).await,
             // The tables refuse all other commands, and a test runs each command that they do not refuse.

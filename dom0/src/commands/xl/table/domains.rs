@@ -108,6 +108,12 @@ pub(super) const DOMAINS: &[Command] = &[
         "",
         "in one line each, with the time of day",
     )]),
+    command(
+        "dirty-rate",
+        "DOMAIN [SECONDS]",
+        (1, 2),
+        "shows how many pages a domain writes in each second; not Xen's",
+    ),
     command("sharing", "[DOMAIN]", (0, 1), "shows how many pages domains share"),
 ];
 

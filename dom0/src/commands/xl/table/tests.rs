@@ -113,6 +113,7 @@ const OF_XEN: &[(&str, &str)] = &[
 const OURS: &[(&str, &str)] = &[
     ("cpu-offline", ""),
     ("cpu-online", ""),
+    ("dirty-rate", ""),
     ("create", "--paused"),
     ("console", "--log"),
     ("top", "-d"),
