@@ -22,6 +22,7 @@ mod left_out;
 mod linux;
 mod linux_blkfront;
 mod linux_build;
+mod linux_dirty;
 mod linux_disk;
 mod linux_grub;
 mod linux_guest;
@@ -106,6 +107,7 @@ fn main() {
         hostile::cases(),
         install::cases(),
         linux::cases(),
+        linux_dirty::cases(),
         linux_disk::cases(),
         linux_blkfront::cases(),
         linux_build::cases(),
