@@ -12,7 +12,7 @@ use super::super::session::{FrameOwner, Mm};
 use super::super::{MemError, Update};
 use crate::frames::info::{FrameInfo, TypeWord};
 use crate::frames::pte::{self, A, D, GUEST_KERNEL, MARK, P, Pte, RW};
-use crate::platform::Platform;
+use crate::platform::{GROUP, Platform};
 
 /// Changes an entry that processors may change meanwhile. The entry as it was.
 fn change(cell: &AtomicU64, new: impl Fn(u64) -> u64) -> Pte {
@@ -87,11 +87,22 @@ impl<P: Platform> Mm<'_, P> {
     /// Goes over a table in a round: what the kernel wrote gets the flags `dirty` cleared. With `only_look` nothing else
     /// changes.
     pub(super) fn pass(&mut self, table: Mfn, dirty: u64, only_look: bool) {
+        for cells in self.hv.platform.table(table).as_chunks::<GROUP>().0 {
+            // Most groups of entries have no RW at all.
+            let any = cells.iter().fold(0, |any, cell| any | cell.load(Ordering::Relaxed));
+            if any & RW != 0 {
+                self.pass_group(cells, dirty, only_look);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn pass_group(&mut self, cells: &[AtomicU64; GROUP], dirty: u64, only_look: bool) {
         let clean = self.dom.mm.tracking.clean();
-        for cell in self.hv.platform.table(table) {
+        for cell in cells {
             let raw = cell.load(Ordering::Relaxed);
-            // No RW, or a kernel's entry through which nothing was written.
-            if raw & (P | RW) != P | RW || raw & (D | GUEST_KERNEL) == GUEST_KERNEL {
+            // A kernel's entry through which nothing was written, or no RW.
+            if raw & (D | GUEST_KERNEL) == GUEST_KERNEL || raw & (P | RW) != P | RW {
                 continue;
             }
             let entry = Pte::new(raw);
