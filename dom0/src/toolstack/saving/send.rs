@@ -11,6 +11,7 @@ use migration::{Sink, StreamError, VcpuPart, Writer};
 use pvrt::hypercall::{domctl, saved};
 use pvrt::mem::map_foreign;
 use pvrt::yield_now;
+use ring_abi::domctl::XEN_DOMCTL_SHADOW_OP_OFF;
 use ring_abi::errno::Errno;
 use ring_abi::guest_context::VcpuGuestContext;
 use ring_abi::types::{DomId, Mfn, PAGE_SIZE};
@@ -35,6 +36,8 @@ pub(super) async fn send<S: Sink + Send>(
 ) -> Result<Writer<S>, String> {
     let id = domain.id;
     let refused = |what: &'static str| move |errno: Errno| format!("{what}: {errno}");
+    // Entries of page tables are the guest's own again: nobody else's look at what the guest writes goes on beside a save.
+    domctl::shadow_op(id, XEN_DOMCTL_SHADOW_OP_OFF, None).map_err(refused("shadow_op"))?;
     let mut leaves = domctl::cpu_policy(id).map_err(refused("get_cpu_policy"))?;
     // Leaves that say nothing Xen's tools may know as ones with subleaves.
     leaves.retain(|leaf| [leaf.a, leaf.b, leaf.c, leaf.d] != [0; 4]);
