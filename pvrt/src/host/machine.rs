@@ -28,6 +28,8 @@ struct Given {
     limits: BTreeMap<u16, u64>,
     /// Whether frames of destroyed domains are still mapped.
     held: bool,
+    /// Domains that are not paused.
+    running: BTreeSet<u16>,
     /// Domains that have shut down, and why.
     down: BTreeMap<u16, u32>,
     /// How often each was resumed.
@@ -73,7 +75,13 @@ impl Machine {
     pub fn has(&self, number: u16) {
         let mut given = self.0.lock();
         given.domains.entry(number).or_default();
+        given.running.insert(number);
         given.down.remove(&number);
+    }
+
+    /// Pauses such a domain.
+    pub fn pause(&self, number: u16) {
+        self.0.lock().running.remove(&number);
     }
 
     /// A domain shuts down for `reason`.
@@ -178,7 +186,11 @@ impl Machine {
 impl Given {
     fn info(&self, number: u16) -> Option<XenDomctlGetdomaininfo> {
         let alive = self.domains.get(&number);
-        let mut flags = if alive.is_some() { XEN_DOMINF_PAUSED } else { XEN_DOMINF_DYING };
+        let mut flags = match alive {
+            Some(_) if self.running.contains(&number) => 0,
+            Some(_) => XEN_DOMINF_PAUSED,
+            None => XEN_DOMINF_DYING,
+        };
         if let Some(reason) = self.down.get(&number) {
             flags |= XEN_DOMINF_SHUTDOWN | reason << XEN_DOMINF_SHUTDOWNSHIFT;
         }

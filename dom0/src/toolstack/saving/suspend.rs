@@ -6,7 +6,7 @@ use alloc::string::String;
 
 use pvrt::executor::time;
 use pvrt::hypercall::{domctl, saved};
-use ring_abi::domctl::XEN_DOMINF_SHUTDOWN;
+use ring_abi::domctl::{XEN_DOMINF_PAUSED, XEN_DOMINF_SHUTDOWN};
 use ring_abi::errno::Errno;
 use ring_abi::sched::SHUTDOWN_SUSPEND;
 use ring_abi::types::DomId;
@@ -83,9 +83,14 @@ impl Toolstack {
     /// Has a guest suspend, and waits until it has.
     ///
     /// # Errors
-    /// The domain is being saved already, ended, or did not suspend in time. The domain goes on.
+    /// The domain is paused, is being saved already, ended, or did not suspend in time. The domain goes on.
     pub(super) async fn suspend(&self, domain: &Domain) -> Result<Suspended, String> {
         let name = &domain.name;
+        if domctl::info(domain.id).is_ok_and(|info| info.flags & XEN_DOMINF_PAUSED != 0) {
+            return Err(format!(
+                "{name}: the domain is paused, and only one that runs can suspend: `xl unpause` it"
+            ));
+        }
         {
             let mut saving = self.0.saving.lock();
             if !self.is_wanted(domain) {

@@ -89,6 +89,16 @@ fn one_that_suspends_too_late_goes_on() {
 }
 
 #[test]
+fn a_paused_one_is_not_waited_for() {
+    run(async |toolstack, one, client, machine| {
+        machine.pause(1);
+        let told = toolstack.suspend(&one).await.err().unwrap();
+        assert!(told.starts_with("one: the domain is paused"), "{told}");
+        assert!(client.read_str(NODE).is_err() && toolstack.0.saving.lock().is_empty());
+    });
+}
+
+#[test]
 fn two_saves_at_once_are_one_too_many() {
     run(async |toolstack, one, client, machine| {
         let (first, second) = (toolstack.suspend(&one), toolstack.suspend(&one));
