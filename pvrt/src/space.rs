@@ -20,8 +20,10 @@ use crate::probe;
 pub const M2P: u64 = 0xffff_8000_0000_0000;
 /// Where page 0 is mapped.
 const LINEAR: u64 = 0xffff_ffff_8000_0000;
-/// End of the linear map.
+/// End of the linear map, where the window region begins.
 const LINEAR_END: u64 = 0xffff_ffff_c000_0000;
+/// End of the window region.
+const WINDOW_END: u64 = LINEAR_END + (512 << 20);
 /// Bits of an entry of plain memory.
 pub const RW: u64 = pte::P | pte::RW | pte::A | pte::D;
 /// Bits of an entry that maps memory read-only.
@@ -108,10 +110,21 @@ pub fn leaf(va: u64) -> u64 {
     entry(tables(va)[3], (va >> 12 & 511) as usize)
 }
 
-/// Whether the linear map maps frame `mfn` where the M2P says: only frames of this domain can pass.
-fn is_own(mfn: u64) -> bool {
-    let at = linear(mfn);
-    (LINEAR..LINEAR_END).contains(&at) && (leaf(at) & pte::FRAME) >> 12 == mfn
+/// The frames that this domain maps as memory, in order: memory that came after its start is in the window region alone, and what the
+/// M2P says of a frame is the domain's own to change.
+fn own_frames() -> Vec<u64> {
+    const TABLE_BYTES: usize = 512 * PAGE_SIZE;
+    let mut frames = Vec::new();
+    for first in (LINEAR..WINDOW_END).step_by(TABLE_BYTES) {
+        let above = entry(tables(first)[2], (first >> 21 & 511) as usize);
+        if above & pte::P != 0 {
+            let entries = (0..512).map(|slot| entry((above & pte::FRAME) >> 12, slot));
+            frames
+                .extend(entries.filter(|entry| entry & pte::P != 0).map(|entry| (entry & pte::FRAME) >> 12));
+        }
+    }
+    frames.sort_unstable();
+    frames
 }
 
 /// One past the last frame of the machine's memory.
@@ -124,7 +137,9 @@ pub fn end_of_memory() -> u64 {
 pub fn foreign_frames() -> Vec<u64> {
     let end = end_of_memory();
     let step = (end / 96).max(1);
-    (0..96).map(|n| n * step + n % 7).filter(|mfn| *mfn < end && !is_own(*mfn)).collect()
+    let own = own_frames();
+    let all = (0..96).map(|n| n * step + n % 7);
+    all.filter(|mfn| *mfn < end && own.binary_search(mfn).is_err()).collect()
 }
 
 /// Pages of memory, and as many addresses that have page tables; nothing else uses either. The pages are mapped in the

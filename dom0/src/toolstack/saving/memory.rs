@@ -18,6 +18,8 @@ use ring_abi::types::{DomId, Mfn, PAGE_SIZE};
 const WORDS: usize = PAGE_SIZE / 8;
 /// Entries above are no frame: frames that the guest lacks, maps of others, or has by another name.
 const FRAMES_END: u64 = 1 << 40;
+/// Entries that a list may have for frames that its domain does not have, beside as many as the domain has: 256 MiB.
+const HOLES: u64 = 1 << 16;
 /// List pages between two turns of other tasks.
 const PAGES_AT_A_TIME: usize = 16;
 
@@ -38,10 +40,12 @@ fn word(page: &[u8; PAGE_SIZE], at: usize) -> u64 {
 
 impl P2m {
     /// Reads the list of a suspended guest, which its `shared_info` names.
-    pub(super) async fn read(dom: DomId, shared_info: &[u8; PAGE_SIZE]) -> Result<Self, String> {
+    /// `pages`: the most that the domain may have, which bounds what dom0 keeps for the list.
+    pub(super) async fn read(dom: DomId, pages: u64, shared_info: &[u8; PAGE_SIZE]) -> Result<Self, String> {
         let count = word(shared_info, offset_of!(ArchSharedInfo, max_pfn));
-        if count == 0 || count > MAX_PFN + 1 {
-            return Err(format!("its P2M list has {count:#x} entries, not 1 to {:#x}", MAX_PFN + 1));
+        let most = pages.saturating_mul(2).saturating_add(HOLES).min(MAX_PFN + 1);
+        if count == 0 || count > most {
+            return Err(format!("its P2M list has {count:#x} entries, not 1 to {most:#x}"));
         }
         let mut mfns = Vec::new();
         let pages = count.div_ceil(WORDS as u64);

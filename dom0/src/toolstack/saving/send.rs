@@ -49,7 +49,7 @@ pub(super) async fn send<S: Sink + Send>(
         let map = map.map_err(|error| format!("shared_info: {}", error.errno))?;
         map.page(0).read(0, &mut *shared_info);
     }
-    let p2m = P2m::read(id, &shared_info).await?;
+    let p2m = P2m::read(id, domain.config.maxmem_mib << 8, &shared_info).await?;
     writer.p2m_frames(p2m.count() as u32 - 1, &p2m.list).await.map_err(told)?;
     send_pages(id, &mut writer, &p2m).await?;
     let tsc = saved::tsc_info(id).map_err(refused("gettscinfo"))?;
@@ -94,6 +94,12 @@ async fn send_pages<S: Sink + Send>(id: DomId, writer: &mut Writer<S>, p2m: &P2m
         let own = pfns.iter().zip(&frames).zip(&kinds).filter(|(_, word)| kind(word) < PageEntry::BROKEN);
         let (mut list, mut mfns) = (Vec::with_capacity(AT_A_TIME), Vec::with_capacity(AT_A_TIME));
         for ((pfn, mfn), word) in own {
+            // Listed under two numbers, a frame would be two pages of the restored domain, and the stream of any length.
+            if p2m.pfn(*mfn) != Some(*pfn) {
+                return Err(format!(
+                    "page {pfn:#x}: its frame {mfn:#x} has another number in the machine's table"
+                ));
+            }
             list.push(PageEntry::new(*pfn, kind(word)));
             mfns.push(Mfn::new(*mfn));
         }
