@@ -13,7 +13,7 @@ use ring_abi::types::{DOMID_SELF, PAGE_SIZE};
 
 use crate::hypercall::mmu::pte;
 use crate::hypercall::raw;
-use crate::mem::{Pages, WindowPages};
+use crate::mem::{Pages, WindowPages, tables as memory};
 use crate::probe;
 
 /// The machine-to-physical table.
@@ -24,6 +24,8 @@ const LINEAR: u64 = 0xffff_ffff_8000_0000;
 const LINEAR_END: u64 = 0xffff_ffff_c000_0000;
 /// End of the window region.
 const WINDOW_END: u64 = LINEAR_END + (512 << 20);
+/// Page numbers from here on are those of memory that tests ask for: no domain beside them has so many pages.
+const TESTS_PFN: u64 = 0x3_0000;
 /// Bits of an entry of plain memory.
 pub const RW: u64 = pte::P | pte::RW | pte::A | pte::D;
 /// Bits of an entry that maps memory read-only.
@@ -139,7 +141,10 @@ pub fn foreign_frames() -> Vec<u64> {
     let step = (end / 96).max(1);
     let own = own_frames();
     let all = (0..96).map(|n| n * step + n % 7);
-    all.filter(|mfn| *mfn < end && own.binary_search(mfn).is_err()).collect()
+    // Pages of this domain's that are mapped nowhere just now: its first ones, and those that a test has asked for.
+    let is_kept = |mfn: u64| pfn(mfn).wrapping_add(1) > TESTS_PFN || memory::was_given(pfn(mfn), mfn);
+    let is_own = |mfn: u64| own.binary_search(&mfn).is_ok() || (pfn(mfn) != u64::MAX && is_kept(mfn));
+    all.filter(|mfn| *mfn < end && !is_own(*mfn)).collect()
 }
 
 /// Pages of memory, and as many addresses that have page tables; nothing else uses either. The pages are mapped in the

@@ -73,6 +73,12 @@ pub(crate) fn pfn_of(mfn: usize) -> usize {
     unsafe { ((M2P_VA + mfn * 8) as *const u64).read_volatile() as usize }
 }
 
+/// Whether `mfn` is what the builder gave this domain as page `pfn`.
+pub(crate) fn was_given(pfn: u64, mfn: u64) -> bool {
+    let state = STATE.lock();
+    pfn < state.nr_pages as u64 && state.mfn_of_pfn(pfn as usize) == mfn
+}
+
 /// What the machine-to-physical table says of a frame, anybody's, up to the machine's last, `maximum_ram_page`.
 pub(super) fn m2p(mfn: Mfn) -> u64 {
     pfn_of(mfn.raw() as usize) as u64
