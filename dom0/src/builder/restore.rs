@@ -31,6 +31,8 @@ const ABSENT: u64 = u64::MAX;
 /// Pages that are mapped, and tables that are checked, at a time.
 const AT_A_TIME: usize = 32;
 const TABLES_AT_A_TIME: usize = 8;
+/// Frames that a guest may number beside twice its memory: 256 MiB.
+const HOLES: u64 = 1 << 16;
 /// Pages that are asked for at a time.
 const POPULATE_PAGES: usize = 256;
 /// Words of a page of the P2M list.
@@ -89,7 +91,9 @@ async fn fill<S: Source + Send>(
         match reader.next().await.map_err(BuildError::Stream)? {
             Record::Cpuid(leaves) => set_policy(id, &leaves).map_err(|why| wrong(reader, why))?,
             Record::Msrs(_) => {} // the machine's own facts about itself; guests have no MSRs of their own
-            Record::P2mFrames(last, list) => guest.begin(last, list).map_err(|why| wrong(reader, why))?,
+            Record::P2mFrames(last, list) => {
+                guest.begin(config, last, list).map_err(|why| wrong(reader, why))?
+            }
             Record::Pages(list) => guest.pages(reader, &list).await?,
             Record::Tsc(tsc) => state.tsc = Some(tsc),
             Record::SharedInfo(page) => state.shared_info = Some(page),
@@ -168,8 +172,14 @@ struct Guest {
 }
 
 impl Guest {
-    fn begin(&mut self, last: u32, list: Vec<u64>) -> Result<(), String> {
+    fn begin(&mut self, config: &DomainConfig, last: u32, list: Vec<u64>) -> Result<(), String> {
         let count = last as usize + 1;
+        let most = (config.maxmem_mib << 8).saturating_mul(2).saturating_add(HOLES);
+        if count as u64 > most {
+            return Err(format!(
+                "{count:#x} frames of a domain that may have {most:#x} at most, by its maxmem"
+            ));
+        }
         let no_room = |_| format!("no memory to list {count} frames");
         self.mfns.try_reserve_exact(count).map_err(no_room)?;
         self.kinds.try_reserve_exact(count).map_err(no_room)?;

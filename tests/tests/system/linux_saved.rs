@@ -100,7 +100,7 @@ fn a_save_that_fails_leaves_the_guest_running() -> Result<()> {
     let mut machine = start("linux-save-fails", &scratch, 64)?;
     create(&mut machine)?;
     for (line, why) in [
-        ("xl save deb /dev/vda", "the disk has 64 MiB, and deb needs up to 194"),
+        ("xl save deb /dev/vda", "the disk has 64 MiB, and deb needs up to 196"),
         ("xl save deb /dev/vdb", "deb has this disk"),
         ("xl save deb /dev/vdx", "/dev/vdx: no such disk"),
         ("xl save nobody /dev/vda", "nobody: no such domain"),

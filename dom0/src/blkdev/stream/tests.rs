@@ -138,7 +138,7 @@ fn a_power_cut_leaves_no_stream_or_the_whole() {
         // A stream of an earlier save is there.
         save(disk.clone()).await.unwrap();
         let mut before = disk.bytes.lock().clone();
-        // Its pages are others.
+        // Behind the first page, the earlier stream has other bytes.
         before[PAGE_SIZE..].iter_mut().for_each(|byte| *byte ^= 0x55);
         disk.told.lock().clear();
         save(disk.clone()).await.unwrap();

@@ -133,6 +133,8 @@ pub(super) struct DiskJson {
     is_cdrom: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     discard_enable: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trusted: Option<&'static str>,
 }
 
 /// `libxl_device_nic`
@@ -200,6 +202,7 @@ pub(super) fn disk(disk: &DiskConfig) -> DiskJson {
         readwrite: disk.writable.into(),
         is_cdrom: disk.cdrom.into(),
         discard_enable: truth(disk.discard && disk.writable),
+        trusted: (!disk.trusted).then_some("False"),
     }
 }
 
@@ -331,9 +334,8 @@ fn text(value: &impl Serialize, margin: &str) -> Result<String, String> {
 
 /// The text of a configuration, for a stream.
 pub(super) fn of_domain(config: &DomainConfig, name: &str, uuid: &[u8; 16]) -> Result<String, String> {
-    let mut json = domain(config, Some(uuid));
-    json.c_info.name = name.into();
-    text(&json, "")
+    let config = DomainConfig { name: name.into(), ..config.clone() };
+    text(&domain(&config, Some(uuid)), "")
 }
 
 /// Prints a value.

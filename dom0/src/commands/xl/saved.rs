@@ -27,6 +27,8 @@ impl Shell {
             None => (*domain.config).clone(),
         };
         let text = json::of_domain(&config, &domain.name, &domain.uuid)?;
+        // What cannot be read again is said while the domain still runs.
+        saved_config::read(&text).map_err(|why| format!("{name}: its configuration: {why}"))?;
         println!("Saving to {} new xl format (info 0x3/0x0/{})", shown(path), text.len() + 5);
         let bytes = self.toolstack.save(&domain, path, &text, after).await?;
         println!("{}: {bytes} bytes are in {}", shown(&domain.name), shown(path));

@@ -17,15 +17,17 @@ type Members = Map<String, Value>;
 struct Lines(String);
 
 /// A text as a configuration file has it.
-fn quoted(text: &str) -> Result<String, String> {
-    let is_plain = !text.contains(|c: char| c.is_control() || c == '\\');
-    match ['\'', '"'].into_iter().find(|quote| !text.contains(*quote)) {
-        Some(quote) if is_plain => Ok(format!("{quote}{text}{quote}")),
-        _ => Err(format!(
-            "the text `{}` has characters that no configuration file can hold",
-            text.escape_debug()
-        )),
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '\\' | '"' => quoted.extend(['\\', c]),
+            c if c.is_ascii_control() => quoted.push_str(&format!("\\x{:02x}", c as u32)),
+            c => quoted.push(c),
+        }
     }
+    quoted.push('"');
+    quoted
 }
 
 impl Lines {
@@ -35,7 +37,7 @@ impl Lines {
 
     fn text(&mut self, key: &str, value: Option<&Value>) -> Result<(), String> {
         if let Some(text) = value.and_then(Value::as_str).filter(|text| !text.is_empty()) {
-            self.add(key, quoted(text)?);
+            self.add(key, quoted(text));
         }
         Ok(())
     }
@@ -48,8 +50,8 @@ impl Lines {
 
     fn list(&mut self, key: &str, entries: &[String]) -> Result<(), String> {
         if !entries.is_empty() {
-            let entries: Result<Vec<String>, String> = entries.iter().map(|entry| quoted(entry)).collect();
-            self.add(key, format!("[{}]", entries?.join(",")));
+            let entries: Vec<String> = entries.iter().map(|entry| quoted(entry)).collect();
+            self.add(key, format!("[{}]", entries.join(",")));
         }
         Ok(())
     }
@@ -95,6 +97,9 @@ fn disk(disk: &Value) -> Option<String> {
     }
     if is_writable && !is_true(disk.get("discard_enable")) {
         all.push("no-discard".to_string());
+    }
+    if disk.get("trusted").is_some_and(|value| !is_true(Some(value))) {
+        all.push("untrusted".to_string());
     }
     // The target comes last, since it takes the rest of the entry.
     if let Some(path) = disk.get("pdev_path").and_then(Value::as_str).filter(|path| !path.is_empty()) {
@@ -199,7 +204,7 @@ fn lines(config: &Members) -> Result<String, String> {
     out.list("vif", &vifs)?;
     for key in ["on_poweroff", "on_reboot", "on_watchdog", "on_crash", "on_soft_reset"] {
         let action = config.get(key).and_then(Value::as_str).unwrap_or("destroy");
-        out.add(key, quoted(&action.replace("restart_rename", "rename-restart").replace('_', "-"))?);
+        out.add(key, quoted(&action.replace("restart_rename", "rename-restart").replace('_', "-")));
     }
     Ok(out.0)
 }
@@ -249,14 +254,21 @@ mod tests {
     }
 
     #[test]
+    fn no_text_of_a_configuration_is_lost() {
+        there_and_back(
+            "name='t'\nkernel='/k'\nmemory=64\nextra='a \\\\ \\' \\\" \\x09 b'\n\
+             disk=['/dev/vda,raw,xvda,w,untrusted','/dev/vdb,raw,xvdb,r']\n",
+        );
+    }
+
+    #[test]
     fn what_is_no_domain_of_ours_is_refused() {
         for (json, why) in [
             ("", "EOF"),
             ("[]", "no JSON object"),
             ("{}", "no `c_info`"),
             (r#"{"c_info":{"type":"hvm","name":"w"},"b_info":{}}"#, "all domains here are PV"),
-            (r#"{"c_info":{"type":"pv","name":"a'\"b"},"b_info":{}}"#, "characters"),
-            (r#"{"c_info":{"type":"pv","name":"a\nkernel='x'"},"b_info":{}}"#, "characters"),
+            (r#"{"c_info":{"type":"pv","name":"a\nkernel='x'"},"b_info":{"target_memkb":65536}}"#, "name"),
             (r#"{"c_info":{"type":"pv"},"b_info":{"target_memkb":4096}}"#, "name"),
         ] {
             let told = read(json).unwrap_err();

@@ -12,6 +12,8 @@ use crate::blkdev::{DiskSink, DiskSource, SharedDevice};
 
 /// Bytes of a stream beside memory, at most about: vCPUs, lists, configuration.
 const BESIDE_MEMORY: u64 = 2 << 20;
+/// Bytes beside a page's contents: its entry, and its share of what surrounds records.
+const BESIDE_PAGE: u64 = 24;
 const SECTOR: u64 = 512;
 
 /// Where a stream comes from.
@@ -46,7 +48,8 @@ impl Toolstack {
             return Err(format!("{path}: the disk cannot be written"));
         }
         let pages = domctl::info(domain.id).map_or(0, |info| info.tot_pages);
-        let (needed, has) = ((pages << 12) + BESIDE_MEMORY, geometry.sectors.saturating_mul(SECTOR));
+        let (needed, has) =
+            ((pages << 12) + pages * BESIDE_PAGE + BESIDE_MEMORY, geometry.sectors.saturating_mul(SECTOR));
         if has < needed {
             let (needed, has) = (needed.div_ceil(1 << 20), has >> 20);
             return Err(format!("{path}: the disk has {has} MiB, and {} needs up to {needed}", domain.name));
