@@ -11,6 +11,7 @@
 
 extern crate alloc;
 
+pub mod contexts;
 pub mod error;
 pub mod format;
 pub mod io;

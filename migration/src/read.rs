@@ -274,9 +274,9 @@ impl<S: Source> Reader<S> {
     }
 
     /// Elements of `T`, and at least `least`.
-    async fn list<T: FromBytes + Clone>(&mut self, length: u32, least: usize) -> Result<Vec<T>, StreamError>
+    async fn list<T>(&mut self, length: u32, least: usize) -> Result<Vec<T>, StreamError>
     where
-        T: zerocopy::Immutable,
+        T: FromBytes + Clone + zerocopy::Immutable,
     {
         let size = size_of::<T>() as u32;
         if !length.is_multiple_of(size) || length / size < least as u32 {

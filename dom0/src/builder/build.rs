@@ -183,7 +183,7 @@ fn set_cpuid(id: DomId, config: &DomainConfig) -> Result<(), BuildError> {
     }
     let mut leaves = domctl::cpu_policy(id).map_err(refused("get_cpu_policy"))?;
     config.cpuid.apply(&mut leaves).map_err(|text| BuildError::Config(format!("cpuid: {text}")))?;
-    domctl::set_cpu_policy(id, &leaves).map_err(refused("set_cpu_policy"))
+    domctl::set_cpu_policy(id, &leaves).map_err(|(errno, _)| refused("set_cpu_policy")(errno))
 }
 
 /// Page tables that the builder fills, and the hypervisor checks, at a time.
@@ -346,10 +346,10 @@ async fn pin_tables(id: DomId, frames: &Frames, layout: &Layout) -> Result<(), E
     let many = lowest.len() > TABLES_AT_A_TIME;
     let pieces = || lowest.chunks(TABLES_AT_A_TIME).filter(|_| many);
     for piece in pieces() {
-        mmu::pin_foreign_l1(id, piece)?;
+        mmu::pin_foreign(id, 1, piece)?;
         yield_now().await;
     }
-    mmu::pin_foreign_l4(id, frames.mfn(layout.tables.start))?;
+    mmu::pin_foreign(id, 4, &[frames.mfn(layout.tables.start)])?;
     for piece in pieces() {
         mmu::unpin_foreign(id, piece)?;
         yield_now().await;

@@ -18,4 +18,4 @@ mod restore;
 pub use build::{Built, Request, Rings, SLACK_KIB, build};
 pub use domain::{OwnedDomain, destroy};
 pub use error::BuildError;
-pub use restore::{Restored, restore};
+pub use restore::{Restored, most_frames, restore};

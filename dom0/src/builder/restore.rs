@@ -6,9 +6,9 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::mem::offset_of;
 
-use migration::format::{PageEntry, TscInfo};
+use migration::format::{MAX_PFN, PageEntry, TscInfo};
 use migration::tables::{self, ENTRIES};
-use migration::{Reader, Record, Source, VcpuPart};
+use migration::{Reader, Record, Source, VcpuPart, contexts};
 use pvrt::event::Port;
 use pvrt::hypercall::{domctl, memory, mmu, saved, sysctl};
 use pvrt::mem::map_foreign;
@@ -33,6 +33,12 @@ const AT_A_TIME: usize = 32;
 const TABLES_AT_A_TIME: usize = 8;
 /// Frames that a guest may number beside twice its memory: 256 MiB.
 const HOLES: u64 = 1 << 16;
+
+/// How many frames a domain may number, those that it does not have included. This bounds what dom0 keeps for their list.
+pub fn most_frames(config: &DomainConfig) -> u64 {
+    (config.maxmem_mib << 8).saturating_mul(2).saturating_add(HOLES).min(MAX_PFN + 1)
+}
+
 /// Pages that are asked for at a time.
 const POPULATE_PAGES: usize = 256;
 /// Words of a page of the P2M list.
@@ -110,7 +116,7 @@ async fn fill<S: Source + Send>(
     let most = guest.populated.max(config.memory_mib << 8) * 4 + SLACK_KIB;
     domctl::max_mem(id, most).map_err(refused("max_mem"))?;
     let rings = guest.finish(&state, (store_port, console_port)).await;
-    rings.map_err(|why| BuildError::Saved(why))
+    rings.map_err(BuildError::Saved)
 }
 
 fn wrong<S: Source>(reader: &Reader<S>, why: impl core::fmt::Display) -> BuildError {
@@ -138,7 +144,7 @@ fn known_leaves(given: &[XenCpuidLeaf], own: &[XenCpuidLeaf]) -> Vec<XenCpuidLea
 fn set_policy(id: DomId, given: &[XenCpuidLeaf]) -> Result<(), String> {
     let own = domctl::cpu_policy(id).map_err(|errno| format!("get_cpu_policy: {errno}"))?;
     let leaves = known_leaves(given, &own);
-    saved::set_cpu_policy(id, &leaves).map_err(|(errno, leaf)| {
+    domctl::set_cpu_policy(id, &leaves).map_err(|(errno, leaf)| {
         let Some(at) = leaf else { return format!("what the domain sees of the CPU: {errno}") };
         let find = |all: &[XenCpuidLeaf]| all.iter().find(|leaf| (leaf.leaf, leaf.subleaf) == at).copied();
         let (had, has) = (find(&leaves).unwrap_or_default(), find(&own).unwrap_or_default());
@@ -174,7 +180,7 @@ struct Guest {
 impl Guest {
     fn begin(&mut self, config: &DomainConfig, last: u32, list: Vec<u64>) -> Result<(), String> {
         let count = last as usize + 1;
-        let most = (config.maxmem_mib << 8).saturating_mul(2).saturating_add(HOLES);
+        let most = most_frames(config);
         if count as u64 > most {
             return Err(format!(
                 "{count:#x} frames of a domain that may have {most:#x} at most, by its maxmem"
@@ -401,19 +407,7 @@ impl Guest {
                     return Err(format!("the context has {} bytes", bytes.len()));
                 }
                 context.as_mut_bytes().copy_from_slice(bytes);
-                if vcpu == 0 {
-                    context.user_regs.rdx = self.frame(context.user_regs.rdx, "start_info")?.raw();
-                }
-                let used = (context.gdt_ents as usize).div_ceil(512).min(context.gdt_frames.len());
-                for frame in &mut context.gdt_frames[..used] {
-                    *frame = self.frame(*frame, "a page of the GDT")?.raw();
-                }
-                for (index, what) in [(3, "the kernel's page table"), (1, "the user's page table")] {
-                    let cr3 = &mut context.ctrlreg[index];
-                    if index == 3 || *cr3 != 0 {
-                        *cr3 = self.frame(*cr3 >> 12, what)?.maddr().raw();
-                    }
-                }
+                contexts::localise(&mut context, vcpu == 0, |pfn, what| self.frame(pfn, what).map(Mfn::raw))?;
                 domctl::set_vcpu_context(self.id, vcpu, &context).map_err(refused)
             }
             VcpuPart::Extended => {

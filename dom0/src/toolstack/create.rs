@@ -1,5 +1,6 @@
 //! Making a domain and starting it.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -102,13 +103,13 @@ pub(super) enum Image {
     /// The kernel that its configuration names.
     Kernel,
     /// A stream into which it was saved, behind its configuration.
-    Saved(Reader<SavedSource>),
+    Saved(Box<Reader<SavedSource>>),
 }
 
 /// The same, found.
 enum Contents {
     Files(File, Option<File>),
-    Stream(Reader<SavedSource>),
+    Stream(Box<Reader<SavedSource>>),
 }
 
 impl Toolstack {
@@ -235,7 +236,8 @@ impl Toolstack {
                     builder::build(&request).await
                 }
                 Contents::Stream(reader) => {
-                    let request = builder::Restored { config: &wanted, uuid, pool, reader, begun: &begun };
+                    let request =
+                        builder::Restored { config: &wanted, uuid, pool, reader: *reader, begun: &begun };
                     builder::restore(request).await
                 }
             }

@@ -75,7 +75,7 @@ impl FpuArea {
     /// `to` is not as long as the area.
     pub(crate) fn copy_to(&self, to: &mut [u8]) {
         for (index, word) in to.chunks_exact_mut(8).enumerate() {
-            // SAFETY: as in `legacy`, within the area.
+            // SAFETY: `word` keeps to the area; as in `legacy`, who did not stop the vCPU gets stale bytes, no more.
             word.copy_from_slice(&unsafe { self.word(index * 8).read_volatile() }.to_le_bytes());
         }
         to[Self::SOFTWARE_OFFSET..512].fill(0);
@@ -83,7 +83,7 @@ impl FpuArea {
 
     /// The vCPU's XCR0: x87 and SSE before it ran. The vCPU does not run.
     pub(crate) fn xcr0(&self) -> u64 {
-        // SAFETY: as in `legacy`; the machine keeps a word there.
+        // SAFETY: `word` keeps to the area, where the machine keeps a word of its own; else as in `copy_to`.
         match unsafe { self.word(Self::SOFTWARE_OFFSET).read_volatile() } {
             0 => 3,
             xcr0 => xcr0,
@@ -93,7 +93,8 @@ impl FpuArea {
     /// Sets the whole area, and XCR0. The vCPU does not run; the caller has checked that the CPU loads this header.
     pub(crate) fn replace(&self, xcr0: u64, area: &[u8; Self::BYTES]) {
         for (index, word) in area.as_chunks::<8>().0.iter().enumerate() {
-            // SAFETY: within the area, which nobody else touches while the vCPU does not run.
+            // SAFETY: `word` keeps to the area, which nobody else touches: the toolstack's operation holds the domain
+            // (`Operation::hold`), so that no CPU has the vCPU.
             unsafe { self.word(index * 8).write_volatile(u64::from_le_bytes(*word)) };
         }
         // SAFETY: as above.

@@ -30,6 +30,8 @@ struct Given {
     held: bool,
     /// Domains that are not paused.
     running: BTreeSet<u16>,
+    /// Domains whose memory is tracked.
+    tracked: BTreeSet<u16>,
     /// Domains that have shut down, and why.
     down: BTreeMap<u16, u32>,
     /// How often each was resumed.
@@ -94,6 +96,11 @@ impl Machine {
         self.0.lock().resumed.get(&number).copied().unwrap_or(0)
     }
 
+    /// Whether a domain's memory is tracked.
+    pub fn is_tracked(&self, number: u16) -> bool {
+        self.0.lock().tracked.contains(&number)
+    }
+
     /// Lets those that are destroyed stay until they are no longer held.
     pub fn hold(&self, held: bool) {
         let mut given = self.0.lock();
@@ -120,10 +127,13 @@ impl Machine {
             XEN_DOMCTL_MAX_MEM => {
                 given.limits.insert(number, op.payload::<XenDomctlMaxMem>().max_memkb);
             }
-            XEN_DOMCTL_RESUMEDOMAIN => {
-                if given.down.remove(&number).is_some() {
-                    *given.resumed.entry(number).or_default() += 1;
-                }
+            XEN_DOMCTL_SHADOW_OP => match op.payload::<XenDomctlShadowOp>().op {
+                XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY => drop(given.tracked.insert(number)),
+                XEN_DOMCTL_SHADOW_OP_OFF => drop(given.tracked.remove(&number)),
+                _ => {}
+            },
+            XEN_DOMCTL_RESUMEDOMAIN if given.down.remove(&number).is_some() => {
+                *given.resumed.entry(number).or_default() += 1;
             }
             XEN_DOMCTL_DESTROYDOMAIN => {
                 given.domains.remove(&number).ok_or(Errno::ESRCH)?;

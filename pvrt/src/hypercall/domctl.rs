@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::{Result, tools};
 use ring_abi::domctl::*;
 use ring_abi::errno::Errno;
-use ring_abi::guest_context::{VcpuGuestContext, XenCpuidLeaf};
+use ring_abi::guest_context::{VcpuGuestContext, XEN_CPUID_NO_SUBLEAF, XenCpuidLeaf};
 use ring_abi::payload::Payload;
 use ring_abi::types::{DomId, Mfn};
 
@@ -241,7 +241,7 @@ pub fn set_time_offset(dom: DomId, seconds: i64) -> Result<()> {
 /// # Errors
 /// `ESRCH`: there is no such domain. `EINVAL`: there is no such mode.
 pub fn set_tsc_mode(dom: DomId, mode: u32) -> Result<()> {
-    plain(XEN_DOMCTL_SETTSCINFO, dom, &XenDomctlTscInfo { tsc_mode: mode, ..Default::default() }).map(|_| ())
+    super::saved::set_tsc_info(dom, &XenDomctlTscInfo { tsc_mode: mode, ..Default::default() })
 }
 
 /// Leaves of a policy, and more than there are of any CPU.
@@ -263,18 +263,26 @@ pub fn cpu_policy(dom: DomId) -> Result<Vec<XenCpuidLeaf>> {
     Ok(leaves)
 }
 
-/// Hides from a domain, which has not run, what these leaves do not show.
+/// Hides from a domain, which has not run, what these leaves do not show. A refusal comes with the leaf and subleaf at fault, if the
+/// hypervisor names one.
 ///
 /// # Errors
 /// - `ESRCH`: there is no such domain.
 /// - `EEXIST`: the domain has run.
 /// - `EINVAL`: a leaf shows more than the domain could see, or the domain is the caller.
-pub fn set_cpu_policy(dom: DomId, leaves: &[XenCpuidLeaf]) -> Result<()> {
+pub fn set_cpu_policy(
+    dom: DomId,
+    leaves: &[XenCpuidLeaf],
+) -> core::result::Result<(), (Errno, Option<(u32, u32)>)> {
     let (nr_leaves, at) = (leaves.len() as u32, leaves.as_ptr() as u64);
     let payload = XenDomctlCpuPolicy { nr_leaves, leaves: at, ..Default::default() };
     let mut arg = XenDomctl::with(XEN_DOMCTL_SET_CPU_POLICY, dom, &payload);
     // SAFETY: the hypervisor reads `nr_leaves` elements.
-    unsafe { tools::domctl(&mut arg) }.map(|_| ())
+    unsafe { tools::domctl(&mut arg) }.map(|_| ()).map_err(|errno| {
+        let told: XenDomctlCpuPolicy = arg.payload();
+        let named = errno == Errno::EINVAL && told.err_leaf != XEN_CPUID_NO_SUBLEAF;
+        (errno, named.then_some((told.err_leaf, told.err_subleaf)))
+    })
 }
 
 /// Sets a domain's UUID.

@@ -59,28 +59,8 @@ pub unsafe fn mmuext_op(ops: &[MmuextOp], owner: DomId) -> Result<()> {
     check(unsafe { raw(__HYPERVISOR_MMUEXT_OP, args) }).map(|_| ())
 }
 
-/// Pins a page table of another domain as the table of the top level. The hypervisor then checks all tables below.
-///
-/// # Errors
-/// - `EINVAL`: a table holds what a table must not hold.
-/// - `EPERM`: the caller has no right over the domain.
-/// - `ESRCH`: there is no such domain.
-pub fn pin_foreign_l4(dom: DomId, table: Mfn) -> Result<()> {
-    foreign(dom, MMUEXT_PIN_L4_TABLE, &[table])
-}
-
-/// Pins page tables of another domain as tables of the lowest level, so that the hypervisor has checked them when it
-/// checks the tables above.
-///
-/// # Errors
-/// - `EINVAL`: a table holds what a table must not hold.
-/// - `EPERM`: the caller has no right over the domain.
-/// - `ESRCH`: there is no such domain.
-pub fn pin_foreign_l1(dom: DomId, tables: &[Mfn]) -> Result<()> {
-    foreign(dom, MMUEXT_PIN_L1_TABLE, tables)
-}
-
-/// Pins page tables of another domain as tables of `level` 1 to 4.
+/// Pins page tables of another domain as tables of `level` 1 to 4. The hypervisor then checks them, and all tables below that it has
+/// not checked yet.
 ///
 /// # Errors
 /// - `EINVAL`: a table holds what a table must not hold.

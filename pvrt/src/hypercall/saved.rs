@@ -7,8 +7,7 @@ use alloc::vec::Vec;
 use super::domctl::{bare, plain};
 use super::{Result, tools};
 use ring_abi::domctl::*;
-use ring_abi::errno::Errno;
-use ring_abi::guest_context::{VcpuGuestContext, XEN_CPUID_NO_SUBLEAF, XenCpuidLeaf};
+use ring_abi::guest_context::VcpuGuestContext;
 use ring_abi::types::DomId;
 
 /// Lets a domain that was shut down go on.
@@ -98,25 +97,6 @@ pub fn tsc_info(dom: DomId) -> Result<XenDomctlTscInfo> {
 /// `ESRCH`: there is no such domain. `EINVAL`: there is no such mode.
 pub fn set_tsc_info(dom: DomId, info: &XenDomctlTscInfo) -> Result<()> {
     plain(XEN_DOMCTL_SETTSCINFO, dom, info).map(|_| ())
-}
-
-/// Sets what a domain, which has not run, sees of the CPU; on a refusal, the leaf and subleaf at fault if the hypervisor names one.
-///
-/// # Errors
-/// As of [`super::domctl::set_cpu_policy`].
-pub fn set_cpu_policy(
-    dom: DomId,
-    leaves: &[XenCpuidLeaf],
-) -> core::result::Result<(), (Errno, Option<(u32, u32)>)> {
-    let (nr_leaves, at) = (leaves.len() as u32, leaves.as_ptr() as u64);
-    let payload = XenDomctlCpuPolicy { nr_leaves, leaves: at, ..Default::default() };
-    let mut arg = XenDomctl::with(XEN_DOMCTL_SET_CPU_POLICY, dom, &payload);
-    // SAFETY: the hypervisor reads `nr_leaves` elements.
-    unsafe { tools::domctl(&mut arg) }.map(|_| ()).map_err(|errno| {
-        let told: XenDomctlCpuPolicy = arg.payload();
-        let named = errno == Errno::EINVAL && told.err_leaf != XEN_CPUID_NO_SUBLEAF;
-        (errno, named.then_some((told.err_leaf, told.err_subleaf)))
-    })
 }
 
 /// Replaces each machine frame in `frames` by what the frame is used as: `XEN_DOMCTL_PFINFO_*`.

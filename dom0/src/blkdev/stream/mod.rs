@@ -83,20 +83,21 @@ impl DiskSink {
         })
     }
 
-    /// Waits for the write under way; gives its buffer back.
-    async fn written(&mut self) -> Result<Pages, IoFailure> {
+    /// Waits for the write under way, and keeps its buffer.
+    async fn written(&mut self) -> Result<(), IoFailure> {
         if let Some(writing) = self.writing.take() {
-            return writing.await.unwrap_or(Err(IoError::Device)).map_err(failed);
+            self.other = Some(writing.await.unwrap_or(Err(IoError::Device)).map_err(failed)?);
         }
-        match self.other.take() {
-            Some(pages) => Ok(pages),
-            None => buffer(), // the last write failed, and took its buffer along
-        }
+        Ok(())
     }
 
     /// Begins to write what was filled, which is whole pages if nothing follows.
     async fn pass_on(&mut self) -> Result<(), IoFailure> {
-        let next = self.written().await?;
+        self.written().await?;
+        let next = match self.other.take() {
+            Some(pages) => pages,
+            None => buffer()?, // the last write failed, and took its buffer along
+        };
         let full = core::mem::replace(&mut self.filling, next);
         let (device, sector) = (self.device.clone(), self.sector);
         self.sector += PAGES as u64 * SECTORS_PER_PAGE;
@@ -110,6 +111,7 @@ impl DiskSink {
     /// # Errors
     /// The disk's.
     pub async fn finish(mut self) -> Result<(), IoFailure> {
+        self.written().await?;
         // The last buffer's rest may lie beyond the disk's end, so only as many pages as are needed are written.
         let count = self.filled.div_ceil(PAGE_SIZE);
         if count > 0 {
@@ -118,10 +120,8 @@ impl DiskSink {
             let mut bytes = alloc::vec![0; self.filled];
             self.filling.bytes().read(0, &mut bytes);
             used.bytes().write(0, &bytes);
-            self.written().await?;
             write(&self.device, self.sector, used).await.map_err(failed)?;
         }
-        self.written().await?;
         flush(&self.device).await?;
         let first = Pages::zeroed(1).map_err(|_| IoFailure::Failed("no memory for a page".into()))?;
         first.bytes().write(0, &self.first);

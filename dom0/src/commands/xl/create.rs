@@ -73,9 +73,20 @@ impl Shell {
     /// Reads the configuration of a domain that a line gives.
     async fn configuration(&self, line: &Line<'_>) -> Result<DomainConfig, String> {
         let (_, config) = self.settings(line).await?;
+        self.checked(&config, line.has("q")).await
+    }
+
+    /// Reads a configuration file alone.
+    pub(super) async fn configuration_file(&self, path: &str) -> Result<DomainConfig, String> {
+        let file = self.file(path)?;
+        let config = Config::read(path, file.bytes).await.map_err(|error| format!("{error}"))?;
+        self.checked(&config, false).await
+    }
+
+    /// What the settings say of a domain; shows warnings, unless `is_quiet`.
+    async fn checked(&self, config: &Config, is_quiet: bool) -> Result<DomainConfig, String> {
         yield_now().await;
-        let (read, warnings) = DomainConfig::read(&config);
-        let is_quiet = line.has("q");
+        let (read, warnings) = DomainConfig::read(config);
         for warning in warnings.into_iter().filter(|_| !is_quiet) {
             println!("warning: {}", shown(&format!("{warning}")));
             yield_now().await;

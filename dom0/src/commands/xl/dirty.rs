@@ -10,6 +10,7 @@ use pvrt::println;
 use ring_abi::domctl::{
     XEN_DOMCTL_SHADOW_OP_CLEAN, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, XEN_DOMCTL_SHADOW_OP_OFF,
 };
+use ring_abi::errno::Errno;
 use ring_abi::types::DomId;
 
 use super::Line;
@@ -37,10 +38,36 @@ impl Shell {
             .map_err(|_| format!("{name}: no memory for {words} words of bits"))?;
         bitmap.resize(words, 0u64);
         let wrong = |errno| format!("{name}: dirty tracking: {errno}");
-        domctl::shadow_op(dom, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, None).map_err(wrong)?;
+        let tracked = Tracked::begin(dom).map_err(wrong)?;
         let measured = measure(dom, rounds, &mut bitmap).await;
-        let ended = domctl::shadow_op(dom, XEN_DOMCTL_SHADOW_OP_OFF, None);
-        measured.and(ended.map(drop)).map_err(wrong)
+        let ended = tracked.end();
+        measured.and(ended).map_err(wrong)
+    }
+}
+
+/// A domain that is tracked. Dropped, as by `^C`, it is tracked no more.
+struct Tracked(Option<DomId>);
+
+impl Tracked {
+    fn begin(dom: DomId) -> pvrt::hypercall::Result<Self> {
+        domctl::shadow_op(dom, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, None).map(|_| Self(Some(dom)))
+    }
+
+    fn end(mut self) -> pvrt::hypercall::Result<()> {
+        let ended = self.0.take().map(|dom| domctl::shadow_op(dom, XEN_DOMCTL_SHADOW_OP_OFF, None));
+        ended.map_or(Ok(()), |ended| ended.map(drop))
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        let Some(dom) = self.0.take() else { return };
+        // A domain that is gone is tracked no more.
+        if let Err(errno) = domctl::shadow_op(dom, XEN_DOMCTL_SHADOW_OP_OFF, None)
+            && errno != Errno::ESRCH
+        {
+            log::error!("d{dom}: ending dirty tracking: {errno}");
+        }
     }
 }
 
@@ -65,6 +92,9 @@ fn row(round: u32, pages: u64, faults: u32, ns: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use pvrt::executor::block_on_test;
+    use pvrt::host::Machine;
+
     use super::super::super::tests::failure;
     use super::*;
 
@@ -75,6 +105,25 @@ mod tests {
             row(1, u64::MAX, 0, 0),
             "round 1: 18446744073709551615 pages, 18446744073709551615000000000 a second, 0 faults"
         );
+    }
+
+    #[test]
+    fn a_command_that_is_interrupted_leaves_nobody_tracked() {
+        let machine = Machine::install();
+        block_on_test(async {
+            machine.has(9);
+            let dom = DomId::new(9);
+            let tracked = Tracked::begin(dom).unwrap();
+            assert!(machine.is_tracked(9));
+            tracked.end().unwrap();
+            assert!(!machine.is_tracked(9));
+            let measuring = async {
+                let _tracked = Tracked::begin(dom).unwrap();
+                measure(dom, 9, &mut [0]).await
+            };
+            assert!(time::timeout(ROUND_NS * 2, measuring).await.is_err());
+            assert!(!machine.is_tracked(9));
+        });
     }
 
     #[test]

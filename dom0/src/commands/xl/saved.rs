@@ -1,13 +1,11 @@
 //! `xl save` and `xl restore`.
 
 use alloc::format;
-use alloc::string::String;
 
 use pvrt::println;
 
 use super::{Line, json, saved_config};
 use crate::commands::{Outcome, Shell};
-use crate::config::{Config, DomainConfig};
 use crate::shell::print::shown;
 use crate::toolstack::After;
 
@@ -23,7 +21,7 @@ impl Shell {
             (false, false) => After::Destroy,
         };
         let config = match line.operands.get(2) {
-            Some(file) => self.read_config(file).await?,
+            Some(file) => self.configuration_file(file).await?,
             None => (*domain.config).clone(),
         };
         let text = json::of_domain(&config, &domain.name, &domain.uuid)?;
@@ -45,7 +43,7 @@ impl Shell {
         println!("Loading new save file {} (new xl fmt info 0x3/0x0)", shown(path));
         let saved = self.toolstack.open_saved(path).await?;
         let config = match config {
-            Some(file) => self.read_config(file).await?,
+            Some(file) => self.configuration_file(file).await?,
             None => {
                 let (config, warnings) =
                     saved_config::read(&saved.config).map_err(|why| format!("{path}: {why}"))?;
@@ -63,15 +61,5 @@ impl Shell {
             return Ok(());
         }
         self.start(&domain).await
-    }
-
-    async fn read_config(&self, path: &str) -> Result<DomainConfig, String> {
-        let file = self.file(path)?;
-        let config = Config::read(path, file.bytes).await.map_err(|error| format!("{error}"))?;
-        let (read, warnings) = DomainConfig::read(&config);
-        for warning in warnings {
-            println!("warning: {}", shown(&format!("{warning}")));
-        }
-        read.map_err(|error| format!("{error}"))
     }
 }

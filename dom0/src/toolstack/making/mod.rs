@@ -4,6 +4,7 @@
 //! the domain can be given up: by the command that asked for it, when that is interrupted, or by `xl destroy`. Then
 //! nothing of the domain stays.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::future::Future;
@@ -101,7 +102,7 @@ impl Toolstack {
         config: Arc<DomainConfig>,
         reader: Reader<SavedSource>,
     ) -> impl Future<Output = Result<Domain, CreateError>> + Send + use<> {
-        self.ask_of(config, Image::Saved(reader))
+        self.ask_of(config, Image::Saved(Box::new(reader)))
     }
 
     fn ask_of(

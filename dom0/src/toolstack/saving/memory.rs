@@ -4,22 +4,18 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::mem::offset_of;
 
-use migration::format::MAX_PFN;
 use pvrt::hypercall::memory;
 use pvrt::mem::{ForeignMap, m2p, map_foreign};
 use pvrt::yield_now;
 use ring_abi::pte::{FRAME, P, PSE};
-use ring_abi::shared_info::{ARCH_OFFSET, ArchSharedInfo};
+use ring_abi::shared_info::ArchSharedInfo;
 use ring_abi::types::{DomId, Mfn, PAGE_SIZE};
 
 /// Words of a page.
 const WORDS: usize = PAGE_SIZE / 8;
 /// Entries above are no frame: frames that the guest lacks, maps of others, or has by another name.
 const FRAMES_END: u64 = 1 << 40;
-/// Entries that a list may have for frames that its domain does not have, beside as many as the domain has: 256 MiB.
-const HOLES: u64 = 1 << 16;
 /// List pages between two turns of other tasks.
 const PAGES_AT_A_TIME: usize = 16;
 
@@ -34,16 +30,10 @@ pub(super) struct P2m {
     last_frame: u64,
 }
 
-fn word(page: &[u8; PAGE_SIZE], at: usize) -> u64 {
-    page[ARCH_OFFSET + at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
-}
-
 impl P2m {
-    /// Reads the list of a suspended guest, which its `shared_info` names.
-    /// `pages`: the most that the domain may have, which bounds what dom0 keeps for the list.
-    pub(super) async fn read(dom: DomId, pages: u64, shared_info: &[u8; PAGE_SIZE]) -> Result<Self, String> {
-        let count = word(shared_info, offset_of!(ArchSharedInfo, max_pfn));
-        let most = pages.saturating_mul(2).saturating_add(HOLES).min(MAX_PFN + 1);
+    /// Reads the list of a suspended guest, which `arch` of its `shared_info` names, if the list has no more than `most` entries.
+    pub(super) async fn read(dom: DomId, most: u64, arch: &ArchSharedInfo) -> Result<Self, String> {
+        let count = arch.max_pfn;
         if count == 0 || count > most {
             return Err(format!("its P2M list has {count:#x} entries, not 1 to {most:#x}"));
         }
@@ -53,7 +43,7 @@ impl P2m {
         mfns.try_reserve_exact((pages as usize) * WORDS).map_err(no_room)?;
         let last_frame = memory::maximum_ram_page().map_err(|errno| format!("maximum_ram_page: {errno}"))?;
         let mut list = Vec::with_capacity(pages as usize);
-        let mut finder = Finder::new(dom, shared_info)?;
+        let mut finder = Finder::new(dom, arch)?;
         for index in 0..pages {
             let frame = finder.page(index)?;
             let map = map_one(dom, frame, "a page of its P2M list")?;
@@ -111,17 +101,15 @@ enum Finder {
 }
 
 impl Finder {
-    fn new(dom: DomId, shared_info: &[u8; PAGE_SIZE]) -> Result<Self, String> {
-        let cr3 = word(shared_info, offset_of!(ArchSharedInfo, p2m_cr3));
-        if cr3 != 0 {
-            let generation = word(shared_info, offset_of!(ArchSharedInfo, p2m_generation));
-            if generation % 2 != 0 {
+    fn new(dom: DomId, arch: &ArchSharedInfo) -> Result<Self, String> {
+        if arch.p2m_cr3 != 0 {
+            if !arch.p2m_generation.is_multiple_of(2) {
                 return Err("it was changing its P2M list".into());
             }
-            let va = word(shared_info, offset_of!(ArchSharedInfo, p2m_vaddr));
-            return Ok(Self::Tables { dom, top: Mfn::new(cr3 >> 12), va, seen: [const { None }; 4] });
+            let (top, va) = (Mfn::new(arch.p2m_cr3 >> 12), arch.p2m_vaddr);
+            return Ok(Self::Tables { dom, top, va, seen: [const { None }; 4] });
         }
-        let frame = word(shared_info, offset_of!(ArchSharedInfo, pfn_to_mfn_frame_list_list));
+        let frame = arch.pfn_to_mfn_frame_list_list;
         if frame == 0 || frame >= FRAMES_END {
             return Err("it names no P2M list: does its kernel know how to be saved?".into());
         }

@@ -7,18 +7,19 @@ use alloc::vec::Vec;
 
 use migration::format::{PageEntry, TscInfo};
 use migration::tables::{self, ENTRIES};
-use migration::{Sink, StreamError, VcpuPart, Writer};
+use migration::{Sink, StreamError, VcpuPart, Writer, contexts};
 use pvrt::hypercall::{domctl, saved};
 use pvrt::mem::map_foreign;
 use pvrt::yield_now;
 use ring_abi::domctl::XEN_DOMCTL_SHADOW_OP_OFF;
 use ring_abi::errno::Errno;
-use ring_abi::guest_context::VcpuGuestContext;
+use ring_abi::shared_info::{ARCH_OFFSET, ArchSharedInfo};
 use ring_abi::types::{DomId, Mfn, PAGE_SIZE};
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::Domain;
 use super::memory::P2m;
+use crate::builder::most_frames;
 
 /// Pages that are looked at, mapped and written at a time.
 const AT_A_TIME: usize = 64;
@@ -49,7 +50,9 @@ pub(super) async fn send<S: Sink + Send>(
         let map = map.map_err(|error| format!("shared_info: {}", error.errno))?;
         map.page(0).read(0, &mut *shared_info);
     }
-    let p2m = P2m::read(id, domain.config.maxmem_mib << 8, &shared_info).await?;
+    let arch = ArchSharedInfo::read_from_prefix(&shared_info[ARCH_OFFSET..]);
+    let (arch, _) = arch.map_err(|_| "shared_info has no such place".to_string())?;
+    let p2m = P2m::read(id, most_frames(&domain.config), &arch).await?;
     writer.p2m_frames(p2m.count() as u32 - 1, &p2m.list).await.map_err(told)?;
     send_pages(id, &mut writer, &p2m).await?;
     let tsc = saved::tsc_info(id).map_err(refused("gettscinfo"))?;
@@ -134,34 +137,15 @@ async fn send_vcpu<S: Sink + Send>(
 ) -> Result<(), String> {
     let refused = |what: &'static str| move |errno: Errno| format!("{what}: {errno}");
     let mut context = saved::vcpu_context(id, vcpu).map_err(refused("getvcpucontext"))?;
-    number(vcpu, &mut context, p2m)?;
+    contexts::canonicalise(&mut context, vcpu == 0, |mfn, what| {
+        p2m.pfn(mfn).ok_or_else(|| format!("{what} is frame {mfn:#x}, which is not the domain's"))
+    })?;
     writer.vcpu(vcpu, VcpuPart::Basic, context.as_bytes()).await.map_err(told)?;
     let extended = saved::ext_vcpu_context(id, vcpu).map_err(refused("get_ext_vcpucontext"))?;
     writer.vcpu(vcpu, VcpuPart::Extended, extended.as_bytes()).await.map_err(told)?;
     let xstate = saved::vcpu_xstate(id, vcpu).map_err(refused("getvcpuextstate"))?;
     if !xstate.is_empty() {
         writer.vcpu(vcpu, VcpuPart::Xsave, &xstate).await.map_err(told)?;
-    }
-    Ok(())
-}
-
-/// Makes a context name frames as the guest numbers them.
-fn number(vcpu: u32, context: &mut VcpuGuestContext, p2m: &P2m) -> Result<(), String> {
-    let pfn = |mfn: u64, what: &str| {
-        p2m.pfn(mfn).ok_or_else(|| format!("{what} is frame {mfn:#x}, which is not the domain's"))
-    };
-    if vcpu == 0 {
-        // The guest said where its start_info is when it suspended.
-        context.user_regs.rdx = pfn(context.user_regs.rdx, "start_info")?;
-    }
-    let used = (context.gdt_ents as usize).div_ceil(512).min(context.gdt_frames.len());
-    for frame in &mut context.gdt_frames[..used] {
-        *frame = pfn(*frame, "a page of the GDT")?;
-    }
-    context.ctrlreg[3] = pfn(context.ctrlreg[3] >> 12, "the kernel's page table")? << 12;
-    if context.ctrlreg[1] != 0 {
-        // Bit 0 says that there is one, since frame 0 may be it.
-        context.ctrlreg[1] = pfn(context.ctrlreg[1] >> 12, "the user's page table")? << 12 | 1;
     }
     Ok(())
 }

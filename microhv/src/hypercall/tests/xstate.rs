@@ -58,7 +58,8 @@ fn a_state_that_the_processor_would_not_load_is_refused() {
     let world = World::new(64);
     let guest = world.guest(1);
     let good = get(&world, guest.id);
-    let bad: [(&str, fn(&mut [u8; BYTES])); 10] = [
+    type Spoil = fn(&mut [u8; BYTES]);
+    let bad: [(&str, Spoil); 10] = [
         ("no x87", |s| s[0] = 2),
         ("AVX without SSE", |s| (s[0], s[8]) = (5, 7)),
         ("a component that the CPU does not have", |s| (s[0], s[8]) = (0x0b, 0x0b)),
