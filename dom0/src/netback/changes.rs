@@ -10,6 +10,8 @@ use pvrt::executor::time;
 use super::fabric::Fabric;
 use super::{FIRST_BRIDGE, Network};
 use crate::net::capture::Capture;
+use smoltcp::wire::Ipv4Cidr;
+
 use crate::net::headers::protocol;
 use crate::net::router::Forward;
 use crate::net::switch::{Action, PortId, PortKind, Rule, Rules, Tap, VlanId, Vlans};
@@ -106,6 +108,24 @@ impl Network {
         }
         let left = Some(rules).filter(|rules| place.is_some() && !rules.rules().is_empty());
         fabric.switch.set_rules(id, left).map_err(|error| error.to_string())
+    }
+
+    /// Gives the way to the world an address, `ADDRESS/BITS`, and a way beyond its network.
+    ///
+    /// # Errors
+    /// What is wrong with the words.
+    pub fn set_uplink(&self, address: &str, gateway: Option<&str>) -> Result<(), String> {
+        let form = |text: &str| format!("`{text}`: expected an address, such as 192.0.2.2/24");
+        let (host, bits) = address.split_once('/').ok_or_else(|| form(address))?;
+        let host = host.parse().map_err(|_| form(address))?;
+        let bits = bits.parse().ok().filter(|bits| *bits <= 32).ok_or_else(|| form(address))?;
+        let wrong = |text: &str| format!("`{text}`: expected a station's address, such as 192.0.2.1");
+        let gateway = gateway.map(|text| text.parse().map_err(|_| wrong(text))).transpose()?;
+        let fabric = &mut *self.0.lock();
+        let outside = fabric.outside.as_mut().ok_or("there is no network card")?;
+        outside.gateway.set_uplink(time::now_ns(), Ipv4Cidr::new(host, bits), gateway)?;
+        outside.task.notify_one();
+        Ok(())
     }
 
     /// Lets the world reach a guest: `PORT:GUEST:GUESTPORT`, TCP.

@@ -12,6 +12,7 @@
 //! - `finisher`: packets whose receiver does not take them as they are;
 //! - `outside`, `passage`: dom0's own place, and the way from and to network cards;
 //! - `card`, `lending`: a card, and the packets that it reads out of guests' pages;
+//! - `stream`: TCP of dom0's own;
 //! - `copier`: the hypervisor copies;
 //! - `control`: what a frontend sets by its control ring.
 #![forbid(unsafe_code)]
@@ -32,6 +33,7 @@ mod passage;
 mod run;
 mod sender;
 mod setup;
+mod stream;
 mod tagging;
 #[cfg(test)]
 mod tests;
@@ -55,6 +57,7 @@ pub use self::changes::CaptureState;
 use self::fabric::Fabric;
 use self::finisher::Finisher;
 use self::instance::Instance;
+pub use self::stream::{TcpListener, TcpStream};
 use crate::net::router::Guest;
 use crate::net::switch::{BridgeId, PlaceError, PortConfig, PortId, Rules, Switch, SwitchError, Vlans};
 use crate::xenbus::{self, Device, Id};

@@ -31,6 +31,7 @@ const FORMS: &[(&str, &str)] = &[
     ("", "`in` is to the guest. Answers to what passed pass; after a change all has to pass anew"),
     ("net capture [start [PORT...]|stop]", "packets to the file of `cargo xtask run --capture FILE`"),
     ("net gateway", "dom0's addresses, and what the router did and dropped"),
+    ("net uplink ADDRESS/BITS [GATEWAY]", "gives the way to the world an address; else a DHCP server does"),
     ("net leases", "addresses given by DHCP"),
     ("net flows", "connections that are translated"),
     ("net forwards", "ports at which the world reaches guests"),
@@ -90,13 +91,15 @@ fn change(network: &Network, arguments: &[&str]) -> Outcome {
         }
         ["rule", "remove", ..] => Err(usage("net rule remove")),
         ["rule", ..] => Err("net rule: expected `add` or `remove`; `net rules` shows them".into()),
+        ["uplink", address] => network.set_uplink(address, None),
+        ["uplink", address, gateway] => network.set_uplink(address, Some(gateway)),
         ["forward", text] => network.forward(text),
         ["unforward", port] => {
             let port =
                 port.parse().map_err(|_| format!("`{port}`: expected a port's number, such as 8080"))?;
             network.unforward(port)
         }
-        [word @ ("ping" | "vlan" | "forward" | "unforward" | "stations" | "rules"), ..] => {
+        [word @ ("ping" | "uplink" | "vlan" | "forward" | "unforward" | "stations" | "rules"), ..] => {
             Err(usage(&format!("net {word} ")))
         }
         [word @ ("bridges" | "gateway" | "leases" | "flows" | "forwards" | "help"), more, ..] => {
@@ -131,6 +134,10 @@ mod tests {
             ("net forward 8080:web:80 more", "usage: net forward PORT:GUEST:PORT"),
             ("net unforward", "usage: net unforward PORT"),
             ("net unforward web", "`web`: expected a port's number, such as 8080"),
+            ("net uplink", "usage: net uplink ADDRESS/BITS [GATEWAY]"),
+            ("net uplink 192.0.2.2", "`192.0.2.2`: expected an address, such as 192.0.2.2/24"),
+            ("net uplink 192.0.2.2/33", "`192.0.2.2/33`: expected an address, such as 192.0.2.2/24"),
+            ("net uplink 192.0.2.2/24 x", "`x`: expected a station's address, such as 192.0.2.1"),
             ("net leases web", "net leases: `web`: nothing is expected here"),
             ("net bridges xenbr0", "net bridges: `xenbr0`: nothing is expected here"),
             ("net lease", "net: no `lease`: `net help` has all"),

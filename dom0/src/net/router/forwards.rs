@@ -4,6 +4,7 @@ use core::net::Ipv4Addr;
 
 use super::flows::{End, Owner, TRANSLATED_PORTS};
 use super::{Forward, Router};
+use crate::net::headers::protocol;
 
 /// Most forwards.
 const MAX_FORWARDS: usize = 1024;
@@ -58,6 +59,11 @@ impl Router {
         for forward in self.forwards.iter_mut().flatten() {
             forward.to = address(&forward.guest);
         }
+    }
+
+    /// Whether connections to TCP port `port` go to a guest.
+    pub fn is_forwarded(&self, port: u16) -> bool {
+        self.number_of(protocol::TCP, port).is_some()
     }
 
     fn number_of(&self, protocol: u8, port: u16) -> Option<u16> {

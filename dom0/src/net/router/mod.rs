@@ -43,8 +43,8 @@ use super::headers::{Endpoint, Network as Carries, Side};
 use super::mac::MacAddr;
 use super::switch::{BridgeId, PortId};
 
-pub use gateway::{DOMAIN, Gateway, Guest};
-pub use host::Pong;
+pub use gateway::{Connection, DOMAIN, Gateway, Guest};
+pub use host::{Pong, TcpError};
 pub use random::Random;
 pub use types::{Arrival, Forward, Network, REASONS, Reason, Role, Routed};
 

@@ -6,6 +6,8 @@
 
 mod datagram;
 mod names;
+mod tcp;
+mod uplink;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -17,6 +19,7 @@ use smoltcp::wire::{EthernetAddress, Ipv4Cidr};
 
 use self::datagram::Datagram;
 use self::names::Names;
+pub use self::tcp::Connection;
 use super::host::{Host, Pong};
 use super::{
     Arrival, BridgeId, Forward, Network, PortId, Random, Reason, Role, Routed, Router, dhcp, dns, frames,
@@ -203,6 +206,9 @@ impl Gateway {
     /// # Errors
     /// As [`Router::add_forward`].
     pub fn add_forward(&mut self, now_ns: u64, forward: Forward) -> Result<u16, &'static str> {
+        if self.is_own_port(forward.port) {
+            return Err("dom0 has a connection at the port");
+        }
         let number = self.router.add_forward(forward)?;
         self.find_forwards(now_ns);
         Ok(number)
@@ -373,24 +379,10 @@ impl Gateway {
         }
     }
 
-    fn uplink(&mut self) -> Option<&mut Segment> {
-        let router = &self.router;
-        let is_uplink =
-            |id: &BridgeId| router.network(*id).is_some_and(|network| network.role == Role::Uplink);
-        self.segments.iter_mut().find(|(id, _)| is_uplink(id)).map(|(_, segment)| segment)
-    }
-
     /// Sends a ping to `to`, by the network that has the address, or else by the uplink. `false`: there is no such way.
     pub fn ping(&mut self, to: Ipv4Addr, sequence: u16) -> bool {
-        let router = &self.router;
-        let has = |id: &BridgeId| {
-            router.network(*id).and_then(|network| network.address).is_some_and(|own| own.contains_addr(&to))
-        };
-        let near = self.segments.iter_mut().find(|(id, _)| has(id)).map(|(_, segment)| segment);
-        match near {
-            Some(segment) => segment.host.ping(to, sequence),
-            None => self.uplink().is_some_and(|segment| segment.host.ping(to, sequence)),
-        }
+        let way = self.way_to(to).and_then(|id| self.segments.get_mut(&id));
+        way.is_some_and(|segment| segment.host.ping(to, sequence))
     }
 
     /// Takes the answers to pings.
@@ -424,12 +416,7 @@ impl Gateway {
             }
         }
         for (id, configuration) in said {
-            if let Some(mut network) = self.router.network(id).cloned() {
-                network.address = configuration.address;
-                network.gateway = configuration.gateway;
-                self.router.set_network(id, network);
-                self.router.tick(now_ns);
-            }
+            self.change_uplink(now_ns, id, configuration.address, configuration.gateway);
             if !self.has_fixed_servers {
                 self.names.set_servers(configuration.servers);
             }

@@ -1,6 +1,7 @@
 //! The gateway between guests with stacks of their own and a world with a DHCP server and a name server.
 
 mod owners;
+mod tcp;
 
 use super::*;
 use crate::net::headers::testing::station;

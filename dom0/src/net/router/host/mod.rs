@@ -1,5 +1,9 @@
 //! The control domain as a station of one network: its own IP stack, which answers and sends pings, and on an uplink asks for
-//! an address and asks name servers.
+//! an address and asks name servers. [`tcp`]: its connections.
+
+mod tcp;
+#[cfg(test)]
+mod tests;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -15,6 +19,7 @@ use smoltcp::wire::{
     Ipv6Cidr,
 };
 
+pub use self::tcp::TcpError;
 use super::dns;
 use crate::net::headers::ETHERNET_BYTES;
 use crate::net::mac::MacAddr;
@@ -111,6 +116,7 @@ pub(super) struct Host {
     dhcp: Option<SocketHandle>,
     dns: Option<SocketHandle>,
     pongs: Vec<Pong>,
+    connections: tcp::Connections,
 }
 
 fn instant(now_ns: u64) -> Instant {
@@ -138,7 +144,17 @@ impl Host {
         // The socket is not open yet, so it can be bound.
         let _ = ping.bind(icmp::Endpoint::Ident(ident));
         let ping = sockets.add(ping);
-        Box::new(Self { interface, device, sockets, ping, ident, dhcp: None, dns: None, pongs: Vec::new() })
+        Box::new(Self {
+            interface,
+            device,
+            sockets,
+            ping,
+            ident,
+            dhcp: None,
+            dns: None,
+            pongs: Vec::new(),
+            connections: tcp::Connections::default(),
+        })
     }
 
     /// Sets the address, the way to the world, and none before.
@@ -163,6 +179,13 @@ impl Host {
     pub(super) fn ask_for_address(&mut self) {
         let socket = self.sockets.add(dhcpv4::Socket::new());
         self.dhcp = Some(socket);
+    }
+
+    /// From now on the station asks nobody for an address.
+    pub(super) fn ask_for_no_address(&mut self) {
+        if let Some(socket) = self.dhcp.take() {
+            self.sockets.remove(socket);
+        }
     }
 
     /// From now on the station asks name servers, from UDP port `port`.
@@ -190,6 +213,7 @@ impl Host {
     /// Does what there is to do. The result is what the uplink's DHCP server has said, if that is new.
     pub(super) fn poll(&mut self, now_ns: u64) -> Option<Configuration> {
         self.interface.poll(instant(now_ns), &mut self.device, &mut self.sockets);
+        self.sweep_connections();
         self.take_pongs(now_ns);
         let event = self.sockets.get_mut::<dhcpv4::Socket<'_>>(self.dhcp?).poll()?;
         let configuration = match event {

@@ -1,0 +1,202 @@
+//! TCP streams of dom0's own, over its networks.
+
+use alloc::sync::Arc;
+use core::future::poll_fn;
+use core::net::SocketAddrV4;
+use core::task::{Context, Poll};
+
+use pvrt::Account;
+use smoltcp::socket::tcp::{RecvError, Socket, State};
+
+use super::Network;
+use crate::net::router::{Connection, TcpError};
+
+/// A TCP connection. Dropped without [`TcpStream::end`], the connection is reset.
+pub struct TcpStream {
+    network: Arc<Network>,
+    connection: Connection,
+}
+
+/// A port at which dom0 waits for one connection from the world at a time.
+pub struct TcpListener {
+    network: Arc<Network>,
+    port: u16,
+}
+
+impl TcpListener {
+    /// At `port` of the uplink. Guests do not get there. One connection is taken at a time, so others hear a refusal.
+    #[must_use]
+    pub fn new(network: &Arc<Network>, port: u16) -> Self {
+        Self { network: network.clone(), port }
+    }
+
+    /// Waits for a connection; gives also the peer's address.
+    ///
+    /// # Errors
+    /// See [`TcpError`]. A peer that goes before it is connected is none.
+    pub async fn accept(&self) -> Result<(TcpStream, SocketAddrV4), TcpError> {
+        loop {
+            let connection = self.network.open(|gateway| gateway.listen(self.port))?;
+            let stream = TcpStream { network: self.network.clone(), connection };
+            let is_there = stream.until(|socket| match socket.state() {
+                State::Listen | State::SynReceived => None,
+                _ => Some(socket.may_send()),
+            });
+            if is_there.await == Ok(true)
+                && let Some(peer) = stream.peer()
+            {
+                return Ok((stream, peer));
+            }
+        }
+    }
+}
+
+impl TcpStream {
+    /// Connects to a peer.
+    ///
+    /// # Errors
+    /// See [`TcpError`].
+    pub async fn connect(network: &Arc<Network>, to: SocketAddrV4) -> Result<Self, TcpError> {
+        let connection = network.open(|gateway| gateway.connect(to))?;
+        let stream = Self { network: network.clone(), connection };
+        let is_there = stream.until(|socket| (socket.state() != State::SynSent).then(|| socket.may_send()));
+        if is_there.await? { Ok(stream) } else { Err(TcpError::Refused) }
+    }
+
+    /// Reads up to `bytes.len()` bytes, and at least one. 0: the peer has ended.
+    ///
+    /// # Errors
+    /// See [`TcpError`].
+    pub async fn read(&self, bytes: &mut [u8]) -> Result<usize, TcpError> {
+        self.until_with(|socket, context| match socket.recv_slice(bytes) {
+            Ok(0) if !bytes.is_empty() => {
+                socket.register_recv_waker(context.waker());
+                Poll::Pending
+            }
+            Ok(count) => Poll::Ready(Ok(count)),
+            Err(RecvError::Finished) => Poll::Ready(Ok(0)),
+            Err(RecvError::InvalidState) => Poll::Ready(Err(TcpError::Broken)),
+        })
+        .await
+    }
+
+    /// Reads all of `bytes`.
+    ///
+    /// # Errors
+    /// See [`TcpError`]; [`TcpError::Broken`] also if the peer ends before.
+    pub async fn read_exact(&self, bytes: &mut [u8]) -> Result<(), TcpError> {
+        let mut done = 0;
+        while done < bytes.len() {
+            match self.read(&mut bytes[done..]).await? {
+                0 => return Err(TcpError::Broken),
+                count => done += count,
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands all of `bytes` over to be sent.
+    ///
+    /// # Errors
+    /// See [`TcpError`].
+    pub async fn write_all(&self, bytes: &[u8]) -> Result<(), TcpError> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let sent = self.until_with(|socket, context| match socket.send_slice(rest) {
+                Ok(0) => {
+                    socket.register_send_waker(context.waker());
+                    Poll::Pending
+                }
+                Ok(count) => Poll::Ready(Ok(count)),
+                Err(_) => Poll::Ready(Err(TcpError::Broken)),
+            });
+            rest = &rest[sent.await?..];
+        }
+        Ok(())
+    }
+
+    /// Waits until the peer has all that was written.
+    ///
+    /// # Errors
+    /// See [`TcpError`].
+    pub async fn flush(&self) -> Result<(), TcpError> {
+        let is_open = self.until(|socket| match socket.send_queue() {
+            0 => Some(true),
+            _ => (!socket.may_send()).then_some(false),
+        });
+        if is_open.await? { Ok(()) } else { Err(TcpError::Broken) }
+    }
+
+    /// Says that nothing more comes. What was written is still sent, even if the stream is dropped.
+    pub fn end(&self) {
+        self.with(Socket::close);
+        self.network.stir();
+    }
+
+    fn peer(&self) -> Option<SocketAddrV4> {
+        let remote = self.with(|socket| socket.remote_endpoint())??;
+        let smoltcp::wire::IpAddress::Ipv4(address) = remote.addr else { return None };
+        Some(SocketAddrV4::new(address, remote.port))
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Socket<'static>) -> T) -> Option<T> {
+        let outside = &mut self.network.0.lock().outside;
+        outside.as_mut()?.gateway.connection(self.connection).map(look)
+    }
+
+    /// Waits until `look` has done something, after which there may be something to send.
+    async fn until_with<T>(
+        &self,
+        mut look: impl FnMut(&mut Socket<'static>, &mut Context<'_>) -> Poll<Result<T, TcpError>>,
+    ) -> Result<T, TcpError> {
+        let seen = poll_fn(|context| {
+            let seen = self.with(|socket| look(socket, context));
+            seen.unwrap_or(Poll::Ready(Err(TcpError::NoWay)))
+        });
+        let seen = seen.await;
+        self.network.stir();
+        seen
+    }
+
+    /// Waits until `look` sees something, at each change of the connection.
+    async fn until<T>(&self, mut look: impl FnMut(&Socket<'static>) -> Option<T>) -> Result<T, TcpError> {
+        self.until_with(|socket, context| match look(socket) {
+            Some(seen) => Poll::Ready(Ok(seen)),
+            None => {
+                socket.register_send_waker(context.waker());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for TcpStream {
+    fn drop(&mut self) {
+        if let Some(outside) = &mut self.network.0.lock().outside {
+            outside.gateway.let_go(self.connection);
+        }
+        self.network.stir();
+    }
+}
+
+impl Network {
+    /// Begins a connection or waits for one. Its buffers are dom0's own, whichever task asks.
+    fn open(
+        &self,
+        begin: impl FnOnce(&mut crate::net::router::Gateway) -> Result<Connection, TcpError>,
+    ) -> Result<Connection, TcpError> {
+        let outside = &mut self.0.lock().outside;
+        let outside = outside.as_mut().ok_or(TcpError::NoWay)?;
+        let connection = Account::own().charge(|| begin(&mut outside.gateway))?;
+        outside.task.notify_one();
+        Ok(connection)
+    }
+
+    /// The gateway's task looks for what there is to send.
+    fn stir(&self) {
+        if let Some(outside) = &self.0.lock().outside {
+            outside.task.notify_one();
+        }
+    }
+}
