@@ -32,9 +32,14 @@ impl Order {
             X86_CPUID_POLICY => once(&mut self.cpuid),
             X86_MSR_POLICY => once(&mut self.msr),
             _ if !self.info => Err("X86_PV_INFO is missing before it"),
+            X86_PV_P2M_FRAMES if self.shared_info || self.vcpus != [0; 4] => {
+                Err("it stands behind the state of vCPUs")
+            }
             X86_PV_P2M_FRAMES => {
                 self.running = true; // version 2 has no STATIC_DATA_END
-                once(&mut self.p2m)
+                // A guest that runs may move its list: then there is another.
+                self.p2m = true;
+                Ok(())
             }
             _ if !self.p2m => Err("X86_PV_P2M_FRAMES is missing before it"),
             PAGE_DATA if self.shared_info || self.vcpus != [0; 4] => {

@@ -13,6 +13,7 @@ pub mod image;
 pub mod layout;
 pub mod notes;
 pub mod payload;
+mod policy;
 mod restore;
 
 pub use build::{Built, Request, Rings, SLACK_KIB, build};

@@ -14,7 +14,7 @@ use pvrt::hypercall::{domctl, memory, mmu, saved, sysctl};
 use pvrt::mem::map_foreign;
 use pvrt::yield_now;
 use ring_abi::domctl::{XenDomctlExtVcpucontext, XenDomctlTscInfo};
-use ring_abi::guest_context::{VcpuGuestContext, XenCpuidLeaf};
+use ring_abi::guest_context::VcpuGuestContext;
 use ring_abi::pte::{FRAME, P};
 use ring_abi::shared_info::*;
 use ring_abi::start_info::{MAGIC, StartInfo};
@@ -24,6 +24,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::build::{Built, Rings, SLACK_KIB, grant_rings, refused, set_clock};
 use super::domain::OwnedDomain;
 use super::error::BuildError;
+use super::policy::set_policy;
 use crate::config::DomainConfig;
 
 /// What stands for a frame that the domain does not have.
@@ -123,40 +124,6 @@ fn wrong<S: Source>(reader: &Reader<S>, why: impl core::fmt::Display) -> BuildEr
     BuildError::Stream(reader.wrong(why))
 }
 
-/// The first leaves of either kind, which say how many there are.
-const FIRST_LEAVES: [u32; 2] = [0, 0x8000_0000];
-
-/// The leaves of a saved domain as this machine's hypervisor takes them: those that it knows, and no more of them. Another hypervisor
-/// shows leaves that say nothing of what a guest can use.
-fn known_leaves(given: &[XenCpuidLeaf], own: &[XenCpuidLeaf]) -> Vec<XenCpuidLeaf> {
-    let same = |a: &XenCpuidLeaf, b: &XenCpuidLeaf| (a.leaf, a.subleaf) == (b.leaf, b.subleaf);
-    let known = given.iter().filter_map(|leaf| Some((*leaf, own.iter().find(|own| same(own, leaf))?)));
-    let clamp = |(mut leaf, own): (XenCpuidLeaf, &XenCpuidLeaf)| {
-        if FIRST_LEAVES.contains(&leaf.leaf) {
-            leaf.a = leaf.a.min(own.a);
-        }
-        leaf
-    };
-    known.map(clamp).collect()
-}
-
-/// Hides from the guest what it has not seen so far; refuses a machine that lacks what the guest has seen.
-fn set_policy(id: DomId, given: &[XenCpuidLeaf]) -> Result<(), String> {
-    let own = domctl::cpu_policy(id).map_err(|errno| format!("get_cpu_policy: {errno}"))?;
-    let leaves = known_leaves(given, &own);
-    domctl::set_cpu_policy(id, &leaves).map_err(|(errno, leaf)| {
-        let Some(at) = leaf else { return format!("what the domain sees of the CPU: {errno}") };
-        let find = |all: &[XenCpuidLeaf]| all.iter().find(|leaf| (leaf.leaf, leaf.subleaf) == at).copied();
-        let (had, has) = (find(&leaves).unwrap_or_default(), find(&own).unwrap_or_default());
-        let registers =
-            [("eax", had.a, has.a), ("ebx", had.b, has.b), ("ecx", had.c, has.c), ("edx", had.d, has.d)];
-        let missing = registers.iter().filter(|(_, had, has)| had & !has != 0);
-        let bits: Vec<String> = missing.map(|(name, had, has)| format!("{name} {:#x}", had & !has)).collect();
-        let bits = bits.join(", ");
-        format!("this machine's CPU lacks what the domain has seen in CPUID leaf {:#x}: {bits}", at.0)
-    })
-}
-
 /// What a stream says beside memory.
 #[derive(Default)]
 struct State {
@@ -187,8 +154,10 @@ impl Guest {
             ));
         }
         let no_room = |_| format!("no memory to list {count} frames");
-        self.mfns.try_reserve_exact(count).map_err(no_room)?;
-        self.kinds.try_reserve_exact(count).map_err(no_room)?;
+        // A guest that ran while it was sent may have moved its list, or made it longer.
+        let count = count.max(self.mfns.len());
+        self.mfns.try_reserve_exact(count - self.mfns.len()).map_err(no_room)?;
+        self.kinds.try_reserve_exact(count - self.kinds.len()).map_err(no_room)?;
         self.mfns.resize(count, ABSENT);
         self.kinds.resize(count, 0);
         self.list = list;
@@ -230,6 +199,25 @@ impl Guest {
         Ok(())
     }
 
+    /// Takes frames back that the guest had when they were sent, and has given up since.
+    async fn give_back(&mut self, pfns: impl Iterator<Item = u64>) -> Result<(), BuildError> {
+        let had: Vec<u64> = pfns.filter(|pfn| self.mfn(*pfn).is_some()).collect();
+        for chunk in had.chunks(POPULATE_PAGES) {
+            let mut frames: Vec<u64> = chunk.iter().filter_map(|pfn| self.mfn(*pfn)).collect();
+            let gone = memory::decrease_reservation(self.id, &mut frames, 0);
+            let gone = gone.map_err(refused("decrease_reservation"))?;
+            for pfn in &chunk[..gone] {
+                (self.mfns[*pfn as usize], self.kinds[*pfn as usize]) = (ABSENT, 0);
+            }
+            self.populated -= gone as u64;
+            if gone < chunk.len() {
+                return Err(BuildError::Saved(format!("page {:#x} cannot be taken back", chunk[gone])));
+            }
+            yield_now().await;
+        }
+        Ok(())
+    }
+
     /// Takes a record of pages.
     async fn pages<S: Source + Send>(
         &mut self,
@@ -242,6 +230,8 @@ impl Guest {
                 format!("page {:#x} was lost where the domain was saved", broken.pfn()),
             ));
         }
+        self.give_back(list.iter().filter(|page| page.kind() == PageEntry::XTAB).map(|page| page.pfn()))
+            .await?;
         let there = list.iter().filter(|page| page.kind() != PageEntry::XTAB);
         self.populate(there.map(|page| page.pfn()).collect()).await?;
         let with_data: Vec<PageEntry> = list.iter().copied().filter(|page| page.has_data()).collect();

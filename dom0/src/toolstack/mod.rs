@@ -45,7 +45,7 @@ pub use disks::AttachedDisk;
 #[cfg(test)]
 pub(crate) use disks::tests::start as start_for_tests;
 pub use pools::{cpu_list, cpu_numbers, scheduler_name, scheduler_number};
-pub use saving::After;
+pub use saving::{After, Arrival, Goals, Moved, Round, Tracked};
 pub use uuid::text as uuid_text;
 pub use vifs::AttachedVif;
 

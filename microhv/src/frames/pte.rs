@@ -5,13 +5,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use ring_abi::segment::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START};
 use ring_abi::types::{GuestVa, Mfn};
 
-pub use ring_abi::pte::{A, D, FRAME, G, NX, P, PAT, PCD, PSE, PWT, RW, US};
+pub use ring_abi::pte::{A, D, FRAME, G, MARK, NX, P, PAT, PCD, PSE, PWT, RW, US};
 
 /// The guest kernel's own mark in level 1 entries (`_PAGE_GUEST_KERNEL`).
 pub const GUEST_KERNEL: u64 = 1 << 52;
-/// The hypervisor's own mark in a user's level 1 entry of a table that dirty tracking has been over: the entry is for writing, and
-/// has no RW until the first write. Linux uses none of bits 53-56.
-pub const MARK: u64 = 1 << 55;
 /// Low bits that software may use: 9-11.
 pub const GUEST_FLAGS: u64 = 0xe00;
 /// Bits that software may use.

@@ -370,6 +370,8 @@ impl<'a, P: Platform> Mm<'a, P> {
             return Err(MemError::Invalid);
         }
         info.set_kind(TypeWord(now.0 | TypeWord::PINNED));
+        // Whoever copies the domain page by page pins the copy.
+        self.mark(mfn);
         Ok(())
     }
 
@@ -387,6 +389,7 @@ impl<'a, P: Platform> Mm<'a, P> {
             return Err(MemError::Invalid);
         }
         info.set_kind(TypeWord(now.0 & !TypeWord::PINNED));
+        self.mark(mfn);
         self.put_table(mfn);
         Ok(())
     }

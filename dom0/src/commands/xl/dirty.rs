@@ -5,16 +5,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use pvrt::executor::time;
-use pvrt::hypercall::domctl;
 use pvrt::println;
-use ring_abi::domctl::{
-    XEN_DOMCTL_SHADOW_OP_CLEAN, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, XEN_DOMCTL_SHADOW_OP_OFF,
-};
-use ring_abi::errno::Errno;
 use ring_abi::types::DomId;
 
 use super::Line;
 use crate::commands::{Outcome, Shell};
+use crate::toolstack::Tracked;
 
 const ROUND_NS: u64 = 1_000_000_000;
 const DEFAULT_ROUNDS: u32 = 1;
@@ -39,43 +35,17 @@ impl Shell {
         bitmap.resize(words, 0u64);
         let wrong = |errno| format!("{name}: dirty tracking: {errno}");
         let tracked = Tracked::begin(dom).map_err(wrong)?;
-        let measured = measure(dom, rounds, &mut bitmap).await;
+        let measured = measure(&tracked, rounds, &mut bitmap).await;
         let ended = tracked.end();
         measured.and(ended).map_err(wrong)
     }
 }
 
-/// A domain that is tracked. Dropped, as by `^C`, it is tracked no more.
-struct Tracked(Option<DomId>);
-
-impl Tracked {
-    fn begin(dom: DomId) -> pvrt::hypercall::Result<Self> {
-        domctl::shadow_op(dom, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, None).map(|_| Self(Some(dom)))
-    }
-
-    fn end(mut self) -> pvrt::hypercall::Result<()> {
-        let ended = self.0.take().map(|dom| domctl::shadow_op(dom, XEN_DOMCTL_SHADOW_OP_OFF, None));
-        ended.map_or(Ok(()), |ended| ended.map(drop))
-    }
-}
-
-impl Drop for Tracked {
-    fn drop(&mut self) {
-        let Some(dom) = self.0.take() else { return };
-        // A domain that is gone is tracked no more.
-        if let Err(errno) = domctl::shadow_op(dom, XEN_DOMCTL_SHADOW_OP_OFF, None)
-            && errno != Errno::ESRCH
-        {
-            log::error!("d{dom}: ending dirty tracking: {errno}");
-        }
-    }
-}
-
-async fn measure(dom: DomId, rounds: u32, bitmap: &mut [u64]) -> pvrt::hypercall::Result<()> {
+async fn measure(tracked: &Tracked, rounds: u32, bitmap: &mut [u64]) -> pvrt::hypercall::Result<()> {
     let mut since_ns = time::now_ns();
     for round in 1..=rounds {
         time::sleep(ROUND_NS).await;
-        let stats = domctl::shadow_op(dom, XEN_DOMCTL_SHADOW_OP_CLEAN, Some(bitmap))?;
+        let stats = tracked.clean(bitmap)?;
         let now_ns = time::now_ns();
         let pages: u64 = bitmap.iter().map(|word| u64::from(word.count_ones())).sum();
         println!("{}", row(round, pages, stats.fault_count, now_ns - since_ns));
@@ -92,9 +62,6 @@ fn row(round: u32, pages: u64, faults: u32, ns: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use pvrt::executor::block_on_test;
-    use pvrt::host::Machine;
-
     use super::super::super::tests::failure;
     use super::*;
 
@@ -105,25 +72,6 @@ mod tests {
             row(1, u64::MAX, 0, 0),
             "round 1: 18446744073709551615 pages, 18446744073709551615000000000 a second, 0 faults"
         );
-    }
-
-    #[test]
-    fn a_command_that_is_interrupted_leaves_nobody_tracked() {
-        let machine = Machine::install();
-        block_on_test(async {
-            machine.has(9);
-            let dom = DomId::new(9);
-            let tracked = Tracked::begin(dom).unwrap();
-            assert!(machine.is_tracked(9));
-            tracked.end().unwrap();
-            assert!(!machine.is_tracked(9));
-            let measuring = async {
-                let _tracked = Tracked::begin(dom).unwrap();
-                measure(dom, 9, &mut [0]).await
-            };
-            assert!(time::timeout(ROUND_NS * 2, measuring).await.is_err());
-            assert!(!machine.is_tracked(9));
-        });
     }
 
     #[test]

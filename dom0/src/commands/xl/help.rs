@@ -85,15 +85,15 @@ mod tests {
         assert_eq!(run("xl create -h").1, output);
         assert_eq!(run("xl create --help /boot/absent").1, output);
         assert_eq!(run("xl -h create").1, output);
-        assert!(run("xl help migrate").1.contains("not here: no domain is moved to another machine"));
+        assert!(run("xl help remus").1.contains("not here: no copy of a domain is kept"));
         assert!(failure("xl help frob").contains("frob: no such command"));
     }
 
     #[test]
     fn the_long_list_has_what_is_refused_too() {
         let (short, long) = (run("xl help").1, run("xl help --long").1);
-        assert!(short.contains("xl sysrq DOMAIN KEY") && !short.contains("xl migrate"), "{short}");
-        assert!(long.contains("xl migrate") && long.contains("(not here)"), "{long}");
+        assert!(short.contains("xl sysrq DOMAIN KEY") && !short.contains("xl remus"), "{short}");
+        assert!(long.contains("xl remus") && long.contains("(not here)"), "{long}");
         assert_eq!(run("help xl").1, short);
     }
 }

@@ -171,12 +171,12 @@ mod tests {
             (&["console", "-n", "x"], "usage: xl console [-t TYPE] [-n NUMBER] [--log] DOMAIN"),
             (&["-N", "list"], "xl list: -N: this command cannot be tried, and was not run"),
             (
-                &["migrate"],
-                "xl migrate: not here: no domain is moved to another machine: `xl save` it to a disk that the other machine can read",
+                &["remus"],
+                "xl remus: not here: no copy of a domain is kept on another machine: `xl migrate` moves one",
             ),
             (
-                &["migrate", "--nope"],
-                "xl migrate: not here: no domain is moved to another machine: `xl save` it to a disk that the other machine can read",
+                &["remus", "--nope"],
+                "xl remus: not here: no copy of a domain is kept on another machine: `xl migrate` moves one",
             ),
             (
                 &["sched-credit2", "-s"],
@@ -185,7 +185,7 @@ mod tests {
         ] {
             assert_eq!(read(words).map(|_| ()), Err(error.into()), "{words:?}");
         }
-        assert!(read(&["migrate", "-h"]).unwrap().has("h"));
+        assert!(read(&["remus", "-h"]).unwrap().has("h"));
         let create = read(&["create", "-V", "x"]).unwrap();
         assert!(create.warnings().eq(["xl create: -V, --vncviewer: ignored: domains have no display"]));
     }

@@ -13,6 +13,7 @@ mod info;
 mod json;
 mod line;
 mod list;
+mod migrate;
 mod network;
 mod pin;
 mod pools;
@@ -84,6 +85,9 @@ impl Shell {
             "rename" => self.xl_rename(line),
             "save" => self.xl_save(line).await,
             "restore" => self.xl_restore(line).await,
+            "migrate" => self.xl_migrate(line).await,
+            "migrate-receive" => self.xl_migrate_receive(line).await,
+            "resume" => self.xl_resume(line),
             "destroy" => self.xl_destroy(line.one()?).await,
             "pause" => {
                 let domain = self.toolstack.find(line.one()?)?;

@@ -12,6 +12,8 @@ use ring_abi::pte::{FRAME, P, PSE};
 use ring_abi::shared_info::ArchSharedInfo;
 use ring_abi::types::{DomId, Mfn, PAGE_SIZE};
 
+use super::bits::Bits;
+
 /// Words of a page.
 const WORDS: usize = PAGE_SIZE / 8;
 /// Entries above are no frame: frames that the guest lacks, maps of others, or has by another name.
@@ -26,12 +28,23 @@ pub(super) struct P2m {
     mfns: Vec<u64>,
     /// The pseudo-physical frames of the list's own pages.
     pub(super) list: Vec<u64>,
+    /// The machine frames of these pages.
+    list_mfns: Vec<Mfn>,
+    /// Where the guest says that the list is, and which one it is.
+    place: Place,
     /// The machine's last frame.
     last_frame: u64,
 }
 
+/// What a guest says of its list. The list's pages are the same as long as this is.
+type Place = (u64, u64, u64, u64, u64);
+
+fn place(arch: &ArchSharedInfo) -> Place {
+    (arch.max_pfn, arch.p2m_cr3, arch.p2m_vaddr, arch.p2m_generation, arch.pfn_to_mfn_frame_list_list)
+}
+
 impl P2m {
-    /// Reads the list of a suspended guest, which `arch` of its `shared_info` names, if the list has no more than `most` entries.
+    /// Reads the list of a guest, which `arch` of its `shared_info` names, if the list has no more than `most` entries.
     pub(super) async fn read(dom: DomId, most: u64, arch: &ArchSharedInfo) -> Result<Self, String> {
         let count = arch.max_pfn;
         if count == 0 || count > most {
@@ -49,22 +62,55 @@ impl P2m {
             let map = map_one(dom, frame, "a page of its P2M list")?;
             let page = map.page(0);
             mfns.extend((0..WORDS).map(|slot| page.load_u64(slot * 8)));
-            list.push(frame.raw());
+            list.push(frame);
             if list.len().is_multiple_of(PAGES_AT_A_TIME) {
                 yield_now().await;
             }
         }
         mfns.truncate(count as usize);
-        for mfn in mfns.iter_mut().filter(|mfn| **mfn >= FRAMES_END || **mfn > last_frame) {
-            *mfn = u64::MAX;
-        }
-        let mut read = Self { mfns, list: Vec::new(), last_frame };
-        let pfn_of = |mfn: &u64| {
-            read.pfn(*mfn).ok_or_else(|| format!("its P2M list lies in frame {mfn:#x}, which is not its own"))
+        mfns.iter_mut().for_each(|mfn| *mfn = known(*mfn, last_frame));
+        let mut read = Self { mfns, list: Vec::new(), list_mfns: list, place: place(arch), last_frame };
+        let pfn_of = |mfn: &Mfn| {
+            read.pfn(mfn.raw())
+                .ok_or_else(|| format!("its P2M list lies in frame {mfn}, which is not its own"))
         };
-        let list: Result<Vec<u64>, String> = list.iter().map(pfn_of).collect();
+        let list: Result<Vec<u64>, String> = read.list_mfns.iter().map(pfn_of).collect();
         read.list = list?;
         Ok(read)
+    }
+
+    /// Reads anew what may have changed since the list was read, if the guest has written no frames but `written` since. The frames
+    /// that lie elsewhere now, or nowhere, go into `moved`. True: the list's own pages are others.
+    pub(super) async fn update(
+        &mut self,
+        dom: DomId,
+        most: u64,
+        arch: &ArchSharedInfo,
+        written: &Bits,
+        moved: &mut Bits,
+    ) -> Result<bool, String> {
+        if place(arch) != self.place {
+            let new = Self::read(dom, most, arch).await?;
+            let count = self.count().max(new.count());
+            (0..count).filter(|pfn| self.mfn(*pfn) != new.mfn(*pfn)).for_each(|pfn| moved.insert(pfn));
+            let is_other = new.list != self.list || new.count() != self.count();
+            *self = new;
+            return Ok(is_other);
+        }
+        for (index, pfn) in self.list.iter().enumerate().filter(|(_, pfn)| written.has(**pfn)) {
+            let map = map_one(dom, self.list_mfns[index], "a page of its P2M list")?;
+            let entries = self.mfns[index * WORDS..].iter_mut().take(WORDS).enumerate();
+            for (slot, mfn) in entries {
+                let new = known(map.page(0).load_u64(slot * 8), self.last_frame);
+                if core::mem::replace(mfn, new) != new {
+                    moved.insert((index * WORDS + slot) as u64);
+                }
+            }
+            if pfn.is_multiple_of(PAGES_AT_A_TIME as u64) {
+                yield_now().await;
+            }
+        }
+        Ok(false)
     }
 
     /// Entries of the list.
@@ -86,6 +132,11 @@ impl P2m {
         let pfn = m2p(Mfn::new(mfn));
         (self.mfn(pfn) == Some(mfn)).then_some(pfn)
     }
+}
+
+/// An entry as [`P2m`] keeps it.
+fn known(entry: u64, last_frame: u64) -> u64 {
+    if entry < FRAMES_END && entry <= last_frame { entry } else { u64::MAX }
 }
 
 fn map_one(dom: DomId, frame: Mfn, what: &str) -> Result<ForeignMap, String> {

@@ -3,25 +3,35 @@
 //! [`suspend`] has a guest stop, [`memory`] reads where the guest's memory is, [`send`] writes memory and vCPUs into a stream, and
 //! [`place`] says where streams are. What restores a domain is the builder's.
 
+mod bits;
+mod link;
+mod live;
 mod memory;
+mod migrate;
 mod place;
 mod send;
 mod suspend;
 #[cfg(test)]
 mod tests;
+mod tracked;
 
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 
-use migration::{Reader, StreamError};
+use migration::{Reader, Sink, StreamError, Writer};
 use pvrt::hypercall::domctl;
+use ring_abi::domctl::XEN_DOMCTL_SHADOW_OP_OFF;
 
 use super::{Domain, Toolstack};
 use crate::config::DomainConfig;
 
+pub use live::{Goals, Round};
+pub use migrate::{Arrival, Moved};
 pub(super) use place::SavedSource;
+use send::Sender;
 pub(super) use suspend::Saving;
+pub use tracked::Tracked;
 
 /// What becomes of a domain that was saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +52,17 @@ pub struct Saved {
     _claim: Option<super::claims::Claim>,
 }
 
+/// Writes all of a suspended domain behind the headers.
+async fn send<S: Sink + Send>(domain: &Domain, writer: Writer<S>) -> Result<Writer<S>, String> {
+    // Entries of page tables are the guest's own again: nobody else's look at what the guest writes goes on beside a save.
+    domctl::shadow_op(domain.id, XEN_DOMCTL_SHADOW_OP_OFF, None)
+        .map_err(|errno| format!("shadow_op: {errno}"))?;
+    let mut sender = Sender::begin(domain, writer).await?;
+    let all = sender.all()?;
+    sender.pages(&all, None).await?;
+    sender.state().await
+}
+
 impl Toolstack {
     /// Saves a domain to the place called `path`; `config` is its configuration as JSON. Gives the stream's bytes. After a failure the
     /// domain goes on as if nothing had happened. So it does if the future is dropped.
@@ -54,7 +75,7 @@ impl Toolstack {
         let suspended = self.suspend(domain).await?;
         let at = |error: StreamError| format!("{path}: {error}");
         let writer = migration::Writer::begin(sink, config).await.map_err(at)?;
-        let writer = send::send(domain, writer).await.map_err(|why| format!("{path}: {why}"))?;
+        let writer = send(domain, writer).await.map_err(|why| format!("{path}: {why}"))?;
         let bytes = writer.offset();
         let sink = writer.end().await.map_err(at)?;
         sink.finish().await.map_err(|failure| format!("{path}: {failure}"))?;

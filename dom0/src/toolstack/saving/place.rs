@@ -8,6 +8,7 @@ use pvrt::hypercall::domctl;
 
 use super::super::claims::Claim;
 use super::super::{Domain, Toolstack};
+use super::link::Link;
 use crate::blkdev::{DiskSink, DiskSource, SharedDevice};
 
 /// Bytes of a stream beside memory, at most about: vCPUs, lists, configuration.
@@ -22,6 +23,8 @@ pub(in crate::toolstack) enum SavedSource {
     Disk(DiskSource),
     /// A file of the boot bundle: what is left of it.
     File(&'static [u8]),
+    /// Another machine.
+    Link(Link),
 }
 
 impl Source for SavedSource {
@@ -29,6 +32,7 @@ impl Source for SavedSource {
         match self {
             Self::Disk(disk) => disk.read(bytes).await,
             Self::File(file) => file.read(bytes).await,
+            Self::Link(link) => link.read(bytes).await,
         }
     }
 }

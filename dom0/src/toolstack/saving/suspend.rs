@@ -117,7 +117,7 @@ impl Toolstack {
     }
 
     /// Lets a domain go on that was asked to suspend: at once if it has, or when it does.
-    fn call_off(&self, domain: &Domain) -> Result<(), String> {
+    pub(super) fn call_off(&self, domain: &Domain) -> Result<(), String> {
         if !self.is_there(domain) {
             self.0.saving.lock().remove(&domain.id);
             return Ok(());

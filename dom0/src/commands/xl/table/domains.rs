@@ -4,8 +4,7 @@ use super::{Command, MANY, command, flag, with};
 
 const NO_DISPLAY: &str = "domains have no display";
 const NO_HVM: &str = "only an HVM domain has such buttons, and all domains here are PV";
-const NO_SAVE: &str =
-    "no domain is moved to another machine: `xl save` it to a disk that the other machine can read";
+const NO_COPY: &str = "no copy of a domain is kept on another machine: `xl migrate` moves one";
 const DUMP: &str = "dom0 has no file system to write a dump to; \
                     `cargo xtask run --log` keeps what the domain printed";
 const WATCHED: &str = "dom0 looks after every domain's end";
@@ -139,18 +138,26 @@ pub(super) const SAVE: &[Command] = &[
         flag('V', "vncviewer", "attaches to its display").warned(NO_DISPLAY),
         flag('A', "vncviewer-autopass", "gives the display's password").warned(NO_DISPLAY),
     ]),
-    command("migrate", "DOMAIN HOST", (2, 2), "moves a domain to another machine")
-        .options(&[
-            with('C', "", "CONFIG", "another configuration"),
-            SSH,
-            flag('e', "", "does not wait for the domain's end"),
-            flag('p', "", "leaves it paused"),
-            flag('D', "", "with its number"),
-            flag('\0', "debug", "shows very much"),
-            flag('\0', "live", "of old, without meaning"),
-        ])
-        .refused(NO_SAVE),
-    command("migrate-receive", "", (0, 0), "is run by the other machine").refused(NO_SAVE),
+    command(
+        "migrate",
+        "DOMAIN ADDRESS[:PORT]",
+        (2, 2),
+        "moves a running domain to a machine where `xl migrate-receive` waits; not encrypted",
+    )
+    .options(&[
+        with('C', "", "CONFIG", "another configuration"),
+        SSH.refused("a machine is reached by TCP"),
+        flag('e', "", "does not wait for the domain's end").idle(WATCHED),
+        flag('p', "", "leaves it paused").refused("the target says so: `xl migrate-receive -p`"),
+        flag('D', "", "with its number").warned("a domain gets the next free number"),
+        flag('\0', "debug", "shows very much").idle("rounds are always shown"),
+        flag('\0', "live", "of old, without meaning").idle("it always runs until little is left"),
+        with('t', "downtime", "MS", "stops it once the rest takes so long; 300"),
+        with('r', "rounds", "COUNT", "stops it after so many rounds; 30"),
+    ]),
+    command("migrate-receive", "", (0, 0), "waits for a domain from another machine")
+        .options(&[flag('p', "", "leaves it paused"), with('P', "", "PORT", "at another port than 8002")]),
+    command("resume", "DOMAIN", (1, 1), "lets a suspended domain go on, after a migration that is in doubt"),
     command("remus", "DOMAIN [HOST]", (1, 2), "keeps a copy of a domain on another machine")
         .options(&[
             with('i', "", "MS", "how often"),
@@ -166,5 +173,5 @@ pub(super) const SAVE: &[Command] = &[
             flag('p', "", "by the COLO proxy"),
             with('\0', "coloft-script", "SCRIPT", "for COLO"),
         ])
-        .refused(NO_SAVE),
+        .refused(NO_COPY),
 ];

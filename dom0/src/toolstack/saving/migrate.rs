@@ -1,0 +1,222 @@
+//! A running domain moves to another machine. Both ends say what Xen's `xl` says to `xl migrate-receive`: the target that it is ready, the
+//! source the stream, the target that it has the domain, the source that the domain is the target's from now on, the target how
+//! that went.
+//!
+//! Nobody can say in one step that a domain runs there and no longer here. The source keeps the domain suspended from its permission on
+//! until the target has said how it went: if nothing comes, an administrator decides, and nothing is lost.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+
+use migration::{IoFailure, Reader, Sink, Source, Writer};
+use pvrt::executor::time;
+
+use super::super::{Domain, Toolstack};
+use super::link::Link;
+use super::live::{Goals, Round};
+use super::place::SavedSource;
+use super::{Saved, suspend};
+use crate::config::DomainConfig;
+use crate::netback::TcpStream;
+
+/// The target: it waits for the stream.
+const BANNER: &[u8] = b"xl migration receiver ready, send binary domain data.\n";
+/// The target: the domain is there, paused.
+const RECEIVED: &[u8] = b"domain received, ready to unpause";
+/// The source: the domain is the target's. The target, after its copy did not start: the domain is the source's again.
+const YOURS: &[u8] = b"domain is yours, you are cleared to unpause";
+/// The target: what follows is 0 if the domain runs there.
+const REPORT: &[u8] = b"my copy unpause results are as follows";
+
+/// What a migration took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Bytes of the stream.
+    pub bytes: u64,
+    /// How long the domain ran nowhere.
+    pub downtime_ns: u64,
+}
+
+async fn say<L: Sink>(link: &mut L, words: &[u8]) -> Result<(), String> {
+    link.write(words).await.map_err(|failure| failure.to_string())
+}
+
+/// Waits for these words of the peer's.
+async fn hear<L: Source>(link: &mut L, words: &[u8]) -> Result<(), String> {
+    let mut heard = alloc::vec![0; words.len()];
+    link.read(&mut heard).await.map_err(|failure| match failure {
+        IoFailure::End => "the peer has ended the connection".to_string(),
+        failure => failure.to_string(),
+    })?;
+    if heard != words {
+        let meant = String::from_utf8_lossy(words);
+        return Err(format!("the peer says something else than `{}`", meant.trim_end()));
+    }
+    Ok(())
+}
+
+/// What became of a domain that the target was cleared to run.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The domain runs there.
+    There,
+    /// The target could not start the domain, and has it no longer.
+    Here,
+    /// Nobody here knows.
+    Unknown(String),
+}
+
+/// Gives the domain to the target. An error: the target has not heard of that, and never will.
+async fn hand_over<L: Sink + Source>(link: &mut L) -> Outcome {
+    let answer = async {
+        say(link, YOURS).await?;
+        hear(link, REPORT).await?;
+        let mut status = [0];
+        link.read(&mut status).await.map_err(|failure| failure.to_string())?;
+        if status == [0] {
+            return Ok(Outcome::There);
+        }
+        hear(link, YOURS).await.map(|()| Outcome::Here)
+    };
+    answer.await.unwrap_or_else(Outcome::Unknown)
+}
+
+impl Toolstack {
+    /// Moves a running domain to the machine behind `stream`; `config` is its configuration as JSON. `told` hears of each round. After a
+    /// failure the domain goes on here. So it does if the future is dropped, but for the moment in which nobody knows where the domain
+    /// runs: then the domain stays suspended here, and `xl resume` lets it go on.
+    ///
+    /// # Errors
+    /// In words.
+    pub async fn move_away(
+        &self,
+        domain: &Domain,
+        stream: TcpStream,
+        config: &str,
+        goals: Goals,
+        told: impl Fn(&Round),
+    ) -> Result<Moved, String> {
+        let mut link = Link::new(Arc::new(stream));
+        hear(&mut link, BANNER).await.map_err(|why| format!("the target: {why}"))?;
+        let writer = Writer::begin(link.clone(), config).await.map_err(|error| error.to_string())?;
+        let sent = self.send_live(domain, writer, goals, told).await?;
+        let bytes = sent.writer.offset();
+        sent.writer.end().await.map_err(|error| error.to_string())?;
+        hear(&mut link, RECEIVED)
+            .await
+            .map_err(|why| format!("the target did not take the domain: {why}"))?;
+        let name = &domain.name;
+        if !self.is_wanted(domain) {
+            return Err(format!("{name}: the domain ended before it was moved"));
+        }
+        // From here on nobody may let the domain go on who does not know that the target does not.
+        sent.suspended.keep_down();
+        match hand_over(&mut link).await {
+            Outcome::There => {
+                let downtime_ns = time::now_ns() - sent.since_ns;
+                self.destroy(domain).await?;
+                Ok(Moved { bytes, downtime_ns })
+            }
+            Outcome::Here => {
+                self.call_off(domain)?;
+                Err("the target could not start the domain: it goes on here".into())
+            }
+            Outcome::Unknown(why) => Err(format!(
+                "{why}: it may run there. It stays suspended here: `xl destroy {name}` if it runs there, and \
+                 `xl resume {name}` if it does not"
+            )),
+        }
+    }
+
+    /// Lets a domain go on that is suspended since nobody knew whether another machine runs it.
+    ///
+    /// # Errors
+    /// The domain is not suspended.
+    pub fn resume(&self, domain: &Domain) -> Result<(), String> {
+        if !suspend::is_suspended(domain.id) {
+            return Err(format!("{}: the domain is not suspended", domain.name));
+        }
+        self.call_off(domain)
+    }
+
+    /// Tells the source behind `stream` to send a domain, and reads its configuration.
+    ///
+    /// # Errors
+    /// In words.
+    pub async fn arriving(&self, stream: TcpStream) -> Result<Arrival, String> {
+        let mut link = Link::new(Arc::new(stream));
+        say(&mut link, BANNER).await?;
+        let (config, reader) =
+            Reader::open(SavedSource::Link(link.clone())).await.map_err(|error| error.to_string())?;
+        Ok(Arrival { saved: Saved { config, reader, _claim: None }, link })
+    }
+
+    /// Receives a domain and starts it, unless `paused`. After a failure nothing of the domain is left.
+    ///
+    /// # Errors
+    /// In words.
+    pub async fn receive(
+        &self,
+        arrival: Arrival,
+        config: DomainConfig,
+        paused: bool,
+    ) -> Result<Domain, String> {
+        let Arrival { saved, mut link } = arrival;
+        let received = Received { toolstack: self.clone(), domain: Some(self.restore(saved, config).await?) };
+        say(&mut link, RECEIVED).await?;
+        hear(&mut link, YOURS).await.map_err(|why| format!("the source goes on with the domain: {why}"))?;
+        let domain = received.keep().ok_or("the domain is gone")?;
+        let started = if paused { Ok(()) } else { self.unpause(&domain) };
+        let status = [u8::from(started.is_err())];
+        // Whether or not the source hears of it, the domain is here.
+        let told = async { say(&mut link, REPORT).await.and(say(&mut link, &status).await) }.await;
+        if let Err(why) = started {
+            self.destroy(&domain).await?;
+            say(&mut link, YOURS).await?;
+            return Err(why);
+        }
+        if let Err(why) = told {
+            log::warn!("{}: it runs here, which the source may not know: {why}", domain.name);
+        }
+        link.end().await;
+        Ok(domain)
+    }
+}
+
+/// A domain that a source offers.
+pub struct Arrival {
+    saved: Saved,
+    link: Link,
+}
+
+impl Arrival {
+    /// The domain's configuration: JSON as of `libxl_domain_config`.
+    pub fn config(&self) -> &str {
+        &self.saved.config
+    }
+}
+
+/// A domain that is here, and may be the source's still. Dropped, it is destroyed.
+struct Received {
+    toolstack: Toolstack,
+    domain: Option<Domain>,
+}
+
+impl Received {
+    fn keep(mut self) -> Option<Domain> {
+        self.domain.take()
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        let Some(domain) = self.domain.take() else { return };
+        let toolstack = self.toolstack.clone();
+        pvrt::executor::spawn(async move {
+            if let Err(why) = toolstack.destroy(&domain).await {
+                log::error!("{}: {why}", domain.name);
+            }
+        });
+    }
+}
