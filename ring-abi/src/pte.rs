@@ -27,5 +27,5 @@ pub const NX: u64 = 1 << 63;
 /// The frame's address.
 pub const FRAME: u64 = 0x000f_ffff_ffff_f000;
 /// microhv's own mark in a user's level 1 entry of a table that dirty tracking has been over: the entry is for writing, and has no RW
-/// until the first write. Whoever reads tables of a domain that is tracked sees the mark. Linux uses none of bits 53-56.
+/// until the first write. A toolstack that reads tables of a tracked domain sees the mark. Linux uses none of bits 53-56.
 pub const MARK: u64 = 1 << 55;

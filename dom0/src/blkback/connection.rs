@@ -16,7 +16,7 @@ use ring_abi::ring::BackRing;
 use ring_abi::types::DomId;
 
 use super::grants::{DomainGrants, SharedStage};
-use crate::blkdev::SharedDevice;
+use crate::blkdev::{Quiet, SharedDevice};
 use crate::xenbus::{self, Bell};
 
 /// How a connection ended.
@@ -50,6 +50,7 @@ struct Service {
     engine: BlkBack<GrantMap, DomainGrants, Bell, SharedDevice>,
     port: Arc<Port>,
     stop: Arc<AtomicBool>,
+    quiet: Arc<Quiet>,
 }
 
 impl Connection {
@@ -59,6 +60,7 @@ impl Connection {
         parameters: &vbd::Connection,
         device: SharedDevice,
         stage: SharedStage,
+        quiet: Arc<Quiet>,
     ) -> Result<Self, String> {
         let pages = map_grants(domain, &parameters.ring, true)
             .map_err(|status| format!("mapping the ring: {status}"))?;
@@ -70,7 +72,8 @@ impl Connection {
             .map_err(|_| "no memory to serve it")?;
         let client = engine.client().clone();
         let stop = Arc::new(AtomicBool::new(false));
-        let ended = spawn_join(Service { engine, port, stop: stop.clone() }.run());
+        quiet.connect(Some(client.clone()));
+        let ended = spawn_join(Service { engine, port, stop: stop.clone(), quiet }.run());
         Ok(Self { stop, client, ended })
     }
 }
@@ -99,14 +102,19 @@ impl Service {
                 Next::Wait => self.engine.client().ready().await,
             }
         }
+        self.quiet.connect(None);
         Ended { reason, stats: self.engine.stats() }
     }
 
     async fn serve(&mut self) -> Option<Disconnect> {
         while !self.stop.load(Ordering::Relaxed) {
+            let question = self.quiet.question();
             match self.engine.poll() {
                 Ok(Next::Again) => pvrt::yield_now().await,
                 Ok(Next::Wait) => {
+                    if self.engine.in_flight() == 0 {
+                        self.quiet.answer(question);
+                    }
                     select(self.engine.client().ready(), self.port.wait()).await;
                 }
                 Err(disconnect) => return Some(disconnect),

@@ -10,7 +10,7 @@ use backends::vbd;
 use super::MAX_VBDS;
 use super::connection::Connection;
 use super::grants::SharedStage;
-use crate::blkdev::{Disks, NoDiscard, OpenDisk, ReadOnly, SharedDevice, User};
+use crate::blkdev::{Disks, NoDiscard, OpenDisk, Quiet, ReadOnly, SharedDevice, User};
 use crate::xenbus::{Backend, Device, Id};
 
 /// A block backend.
@@ -18,11 +18,12 @@ pub(super) struct Instance {
     disks: Arc<Disks>,
     stage: SharedStage,
     disk: Option<(SharedDevice, OpenDisk)>,
+    quiet: Arc<Quiet>,
 }
 
 impl Instance {
     pub(super) fn new(disks: Arc<Disks>, stage: SharedStage) -> Self {
-        Self { disks, stage, disk: None }
+        Self { disks, stage, disk: None, quiet: Arc::default() }
     }
 
     fn find_disk(&self, device: &Device) -> Result<(SharedDevice, OpenDisk), String> {
@@ -47,7 +48,8 @@ impl Instance {
             (true, false) => disk.device,
             (false, _) => Arc::new(ReadOnly(disk.device)),
         };
-        let open = self.disks.open(User { disk: disk.name, domain, device: number, writable });
+        let open =
+            self.disks.open(User { disk: disk.name, domain, device: number, writable }, self.quiet.clone());
         Ok((shared, open))
     }
 }
@@ -73,7 +75,8 @@ impl Backend for Instance {
         let parameters =
             vbd::Connection::read(|name| device.read_front(name)).map_err(|error| error.to_string())?;
         let geometry = disk.geometry();
-        let connection = Connection::open(device.id.domain, &parameters, disk, self.stage.clone())?;
+        let connection =
+            Connection::open(device.id.domain, &parameters, disk, self.stage.clone(), self.quiet.clone())?;
         let cdrom = device.read("device-type").is_some_and(|kind| kind == "cdrom");
         for (name, value) in vbd::properties(&geometry, cdrom) {
             device.write(name, &value);

@@ -322,7 +322,8 @@ fn a_domain_has_so_many_disks_and_no_more() {
     let (_, client, disks) = start_with(RamDisk::new(false));
     block_on_test(async {
         let user = |device| User { disk: "vda".into(), domain: DomId::new(7), device, writable: false };
-        let others: Vec<_> = (0..MAX_VBDS as u32).map(|device| disks.open(user(device))).collect();
+        let others: Vec<_> =
+            (0..MAX_VBDS as u32).map(|device| disks.open(user(device), Arc::default())).collect();
         make_device(&client, "/dev/vda", "r");
         back_state(&client, "6").await;
         let why = client.read_str(&format!("{BACK}/hotplug-error")).unwrap();

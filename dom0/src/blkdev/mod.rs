@@ -7,11 +7,13 @@
 mod io;
 mod names;
 mod probe;
+mod quiet;
 mod stream;
 
 pub use io::{IoError, read, write};
 pub use names::{disk_name, id_name};
 pub use probe::probe;
+pub use quiet::Quiet;
 pub use stream::{DiskSink, DiskSource};
 
 use alloc::format;
@@ -38,12 +40,15 @@ pub struct Disk {
     pub device: SharedDevice,
 }
 
+/// The users of all disks, each with what answers whether requests are under way.
+type Users = Arc<Mutex<Vec<(User, Arc<Quiet>)>>>;
+
 /// All disks. The locks guard the lists only and are held for a look-up.
 #[derive(Default)]
 pub struct Disks {
     list: Mutex<Vec<Disk>>,
     /// The list of which backend has which disk open, with an entry for each open disk.
-    users: Arc<Mutex<Vec<User>>>,
+    users: Users,
 }
 
 /// A block backend that has a disk open. The backend may have requests under way at the disk.
@@ -62,13 +67,13 @@ pub struct User {
 /// A disk that is open. The backend drops this value when nothing is under way any more. (I26)
 pub struct OpenDisk {
     user: User,
-    users: Arc<Mutex<Vec<User>>>,
+    users: Users,
 }
 
 impl Drop for OpenDisk {
     fn drop(&mut self) {
         let mut users = self.users.lock();
-        if let Some(index) = users.iter().position(|user| *user == self.user) {
+        if let Some(index) = users.iter().position(|(user, _)| *user == self.user) {
             users.swap_remove(index);
         }
     }
@@ -103,17 +108,17 @@ impl Disks {
             .cloned()
     }
 
-    /// Notes that a backend has a disk open. Whether a disk is in use follows from this note alone, and not from what
+    /// Notes that a backend has a disk open, which answers by `quiet`. Whether a disk is in use follows from this note alone, and not from what
     /// has become of the domain: a dead domain's requests may still be under way.
-    pub fn open(&self, user: User) -> OpenDisk {
+    pub fn open(&self, user: User, quiet: Arc<Quiet>) -> OpenDisk {
         // The list belongs to the disks, so its memory is charged to dom0, whichever task makes the list grow.
-        Account::own().charge(|| self.users.lock().push(user.clone()));
+        Account::own().charge(|| self.users.lock().push((user.clone(), quiet)));
         OpenDisk { user, users: self.users.clone() }
     }
 
     /// The users of all open disks.
     pub fn users(&self) -> Vec<User> {
-        self.users.lock().clone()
+        self.users.lock().iter().map(|(user, _)| user.clone()).collect()
     }
 
     /// The names under which the disks can be found, `/dev/...`, in order.

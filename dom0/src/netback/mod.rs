@@ -57,6 +57,7 @@ pub use self::changes::CaptureState;
 use self::fabric::Fabric;
 use self::finisher::Finisher;
 use self::instance::Instance;
+use self::stream::Streams;
 pub use self::stream::{TcpListener, TcpStream};
 use crate::net::router::Guest;
 use crate::net::switch::{BridgeId, PlaceError, PortConfig, PortId, Rules, Switch, SwitchError, Vlans};
@@ -80,7 +81,7 @@ const _: () = assert!(BYTES_PER_VIF <= 96 << 10 && backends::net::MAX_HEADS == H
 const FIRST_BRIDGE: &str = "xenbr0";
 
 /// The networks that dom0 carries: bridges, and the interfaces on them.
-pub struct Network(Mutex<Fabric>);
+pub struct Network(Mutex<Fabric>, Streams);
 
 impl Network {
     /// A network with one bridge.
@@ -95,7 +96,7 @@ impl Network {
         }
         let finisher = Finisher::new().expect("a hundred KiB when dom0 starts");
         let control_page = CopyPages::new(1).expect("a page when dom0 starts");
-        Self(Mutex::new(Fabric::new(switch, finisher, control_page)))
+        Self(Mutex::new(Fabric::new(switch, finisher, control_page)), Streams::default())
     }
 
     /// A domain is called otherwise from now on.

@@ -50,7 +50,8 @@ pub(super) struct Outside {
 }
 
 impl Outside {
-    pub(super) fn new(gateway: Gateway) -> Result<Self, OutOfMemory> {
+    /// `task` wakes the gateway's task.
+    pub(super) fn new(gateway: Gateway, task: Arc<Notify>) -> Result<Self, OutOfMemory> {
         Ok(Self {
             gateway,
             whole: Whole::new()?,
@@ -59,7 +60,7 @@ impl Outside {
             held: Vec::new(),
             configured: Vec::new(),
             is_stirred: false,
-            task: Arc::new(Notify::new()),
+            task,
             sleeps_until_ns: 0,
         })
     }

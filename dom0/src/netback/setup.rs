@@ -35,7 +35,7 @@ impl Network {
         // Nobody outside knows both clocks to the last digit.
         seed[..8].copy_from_slice(&time::tsc().to_le_bytes());
         seed[8..].copy_from_slice(&time::wall_ns().to_le_bytes());
-        match Outside::new(Gateway::new(Random::new(&seed))) {
+        match Outside::new(Gateway::new(Random::new(&seed)), self.1.task.clone()) {
             Ok(outside) => self.0.lock().outside = Some(outside),
             Err(_) => return log::error!("network: no memory for dom0's own place"),
         }
@@ -115,10 +115,13 @@ impl Network {
 
 /// Has the gateway do what is due.
 async fn serve_gateway(network: Arc<Network>) {
-    let Some(task) = network.0.lock().outside.as_ref().map(|outside| outside.task.clone()) else { return };
+    let task = network.1.task.clone();
     loop {
         let next_ns = {
             let fabric = &mut *network.0.lock();
+            if let Some(outside) = &mut fabric.outside {
+                network.let_go(&mut outside.gateway);
+            }
             let next_ns = fabric.flush(time::now_ns());
             if let Some(outside) = &mut fabric.outside {
                 outside.sleeps_until_ns = next_ns;

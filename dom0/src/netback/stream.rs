@@ -5,11 +5,17 @@ use core::future::poll_fn;
 use core::net::SocketAddrV4;
 use core::task::{Context, Poll};
 
+use arrayvec::ArrayVec;
 use pvrt::Account;
+use pvrt::executor::sync::Notify;
 use smoltcp::socket::tcp::{RecvError, Socket, State};
+use spin::Mutex;
 
 use super::Network;
-use crate::net::router::{Connection, TcpError};
+use crate::net::router::{Connection, Gateway, MAX_CONNECTIONS, TcpError};
+
+/// Streams that are dropped before the gateway's task looks: no more than there are connections, on two networks.
+const MOST_DROPPED: usize = 2 * MAX_CONNECTIONS;
 
 /// A TCP connection. Dropped without [`TcpStream::end`], the connection is reset.
 pub struct TcpStream {
@@ -130,7 +136,7 @@ impl TcpStream {
     /// Says that nothing more comes. What was written is still sent, even if the stream is dropped.
     pub fn end(&self) {
         self.with(Socket::close);
-        self.network.stir();
+        self.network.1.task.notify_one();
     }
 
     fn peer(&self) -> Option<SocketAddrV4> {
@@ -154,7 +160,7 @@ impl TcpStream {
             seen.unwrap_or(Poll::Ready(Err(TcpError::NoWay)))
         });
         let seen = seen.await;
-        self.network.stir();
+        self.network.1.task.notify_one();
         seen
     }
 
@@ -172,31 +178,39 @@ impl TcpStream {
 }
 
 impl Drop for TcpStream {
+    /// The network's lock is not taken: the stack holds wakers of tasks, and may drop the last trace of a task that owns a stream.
     fn drop(&mut self) {
-        if let Some(outside) = &mut self.network.0.lock().outside {
-            outside.gateway.let_go(self.connection);
-        }
-        self.network.stir();
+        self.network.1.dropped.lock().push(self.connection);
+        self.network.1.task.notify_one();
     }
 }
 
+/// What streams reach without the network's lock.
+#[derive(Default)]
+pub(super) struct Streams {
+    /// Connections whose streams were dropped. A leaf lock.
+    dropped: Mutex<ArrayVec<Connection, MOST_DROPPED>>,
+    /// Wakes the gateway's task.
+    pub(super) task: Arc<Notify>,
+}
+
 impl Network {
-    /// Begins a connection or waits for one. Its buffers are dom0's own, whichever task asks.
+    /// Begins a connection or waits for one. dom0 itself pays for the buffers, whichever task asks.
     fn open(
         &self,
-        begin: impl FnOnce(&mut crate::net::router::Gateway) -> Result<Connection, TcpError>,
+        begin: impl FnOnce(&mut Gateway) -> Result<Connection, TcpError>,
     ) -> Result<Connection, TcpError> {
         let outside = &mut self.0.lock().outside;
         let outside = outside.as_mut().ok_or(TcpError::NoWay)?;
+        self.let_go(&mut outside.gateway);
         let connection = Account::own().charge(|| begin(&mut outside.gateway))?;
-        outside.task.notify_one();
+        self.1.task.notify_one();
         Ok(connection)
     }
 
-    /// The gateway's task looks for what there is to send.
-    fn stir(&self) {
-        if let Some(outside) = &self.0.lock().outside {
-            outside.task.notify_one();
-        }
+    /// Takes down the connections whose streams were dropped.
+    pub(super) fn let_go(&self, gateway: &mut Gateway) {
+        let dropped = core::mem::take(&mut *self.1.dropped.lock());
+        dropped.into_iter().for_each(|connection| gateway.let_go(connection));
     }
 }

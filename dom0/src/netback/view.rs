@@ -142,6 +142,23 @@ impl Network {
         lines
     }
 
+    /// dom0's own TCP connections, with the bytes that wait in each.
+    pub fn show_connections(&self) -> Vec<String> {
+        let fabric = &*self.0.lock();
+        let Some(outside) = &fabric.outside else { return Vec::new() };
+        let line = |socket: &smoltcp::socket::tcp::Socket<'_>| {
+            let (to_send, to_read) = (socket.send_queue(), socket.recv_queue());
+            let state = socket.state();
+            match (socket.local_endpoint(), socket.remote_endpoint()) {
+                (Some(local), Some(remote)) => {
+                    format!("{local} to {remote}: {state}, {to_send} bytes to send, {to_read} to read")
+                }
+                _ => format!("port {}: {state}", socket.listen_endpoint().port),
+            }
+        };
+        outside.gateway.connections().map(line).collect()
+    }
+
     /// The addresses that DHCP has given, with their stations and how long they last.
     pub fn show_leases(&self) -> Vec<String> {
         let fabric = &*self.0.lock();

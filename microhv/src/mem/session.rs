@@ -370,8 +370,7 @@ impl<'a, P: Platform> Mm<'a, P> {
             return Err(MemError::Invalid);
         }
         info.set_kind(TypeWord(now.0 | TypeWord::PINNED));
-        // Whoever copies the domain page by page pins the copy.
-        self.mark(mfn);
+        self.mark(mfn); // a copy of the page has to be pinned, too
         Ok(())
     }
 

@@ -28,6 +28,7 @@ mod linux_grub;
 mod linux_guest;
 mod linux_hostile;
 mod linux_life;
+mod linux_migrated;
 mod linux_network;
 mod linux_newer;
 mod linux_saved;
@@ -116,6 +117,7 @@ fn main() {
         linux_life::cases(),
         linux_network::cases(),
         linux_newer::cases(),
+        linux_migrated::cases(),
         linux_saved::cases(),
         linux_storm::cases(),
         linux_tap::cases(),

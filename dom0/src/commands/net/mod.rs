@@ -34,6 +34,7 @@ const FORMS: &[(&str, &str)] = &[
     ("net uplink ADDRESS/BITS [GATEWAY]", "gives the way to the world an address; else a DHCP server does"),
     ("net leases", "addresses given by DHCP"),
     ("net flows", "connections that are translated"),
+    ("net connections", "TCP of dom0's own"),
     ("net forwards", "ports at which the world reaches guests"),
     ("net forward PORT:GUEST:PORT", "opens such a port, below 32768"),
     ("net unforward PORT", "closes the port, and ends connections by the port"),
@@ -59,6 +60,7 @@ pub(super) async fn run(network: &Arc<Network>, file: &Arc<CaptureFile>, argumen
         ["gateway"] => network.show_gateway(),
         ["leases"] => network.show_leases(),
         ["flows"] => network.show_flows(),
+        ["connections"] => network.show_connections(),
         ["forwards"] => network.show_forwards(),
         ["help"] => {
             FORMS.iter().for_each(|(form, text)| println!("{form:<42} {text}"));
@@ -102,9 +104,11 @@ fn change(network: &Network, arguments: &[&str]) -> Outcome {
         [word @ ("ping" | "uplink" | "vlan" | "forward" | "unforward" | "stations" | "rules"), ..] => {
             Err(usage(&format!("net {word} ")))
         }
-        [word @ ("bridges" | "gateway" | "leases" | "flows" | "forwards" | "help"), more, ..] => {
-            Err(format!("net {word}: `{more}`: nothing is expected here"))
-        }
+        [
+            word @ ("bridges" | "gateway" | "leases" | "flows" | "connections" | "forwards" | "help"),
+            more,
+            ..,
+        ] => Err(format!("net {word}: `{more}`: nothing is expected here")),
         [word, ..] => Err(format!("net: no `{word}`: `net help` has all")),
         [] => Ok(()),
     }
@@ -138,6 +142,7 @@ mod tests {
             ("net uplink 192.0.2.2", "`192.0.2.2`: expected an address, such as 192.0.2.2/24"),
             ("net uplink 192.0.2.2/33", "`192.0.2.2/33`: expected an address, such as 192.0.2.2/24"),
             ("net uplink 192.0.2.2/24 x", "`x`: expected a station's address, such as 192.0.2.1"),
+            ("net connections web", "net connections: `web`: nothing is expected here"),
             ("net leases web", "net leases: `web`: nothing is expected here"),
             ("net bridges xenbr0", "net bridges: `xenbr0`: nothing is expected here"),
             ("net lease", "net: no `lease`: `net help` has all"),

@@ -44,7 +44,7 @@ use super::mac::MacAddr;
 use super::switch::{BridgeId, PortId};
 
 pub use gateway::{Connection, DOMAIN, Gateway, Guest};
-pub use host::{Pong, TcpError};
+pub use host::{MAX_CONNECTIONS, Pong, TcpError};
 pub use random::Random;
 pub use types::{Arrival, Forward, Network, REASONS, Reason, Role, Routed};
 

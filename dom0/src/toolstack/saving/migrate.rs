@@ -29,6 +29,9 @@ const YOURS: &[u8] = b"domain is yours, you are cleared to unpause";
 /// The target: what follows is 0 if the domain runs there.
 const REPORT: &[u8] = b"my copy unpause results are as follows";
 
+/// How long a disk may take for what was asked of it.
+const SETTLE_NS: u64 = 60_000_000_000;
+
 /// What a migration took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
@@ -109,6 +112,10 @@ impl Toolstack {
         let name = &domain.name;
         if !self.is_wanted(domain) {
             return Err(format!("{name}: the domain ended before it was moved"));
+        }
+        // A write that the guest asked for here must not come after what the guest writes there.
+        if time::timeout(SETTLE_NS, self.0.disks.settled(domain.id)).await.is_err() {
+            return Err(format!("{name}: a disk has not done in a minute what the domain asked for"));
         }
         // From here on nobody may let the domain go on who does not know that the target does not.
         sent.suspended.keep_down();

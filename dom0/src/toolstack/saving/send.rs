@@ -280,7 +280,8 @@ impl<S: Sink + Send> Sender<S> {
 }
 
 /// Dirty tracking takes RW from entries and marks them. Sent, such an entry is one without RW, to which the guest's kernel gives RW back when
-/// somebody writes. It cannot be sent with RW: the guest may copy the entry before the table is read again, and share the frame by that.
+/// somebody writes. With RW the entry would be wrong: the
+/// guest may copy the entry before the table is read again, and share the frame by that.
 fn unmark(table: &mut [u64; ENTRIES]) {
     table.iter_mut().filter(|entry| **entry & P != 0).for_each(|entry| *entry &= !MARK);
 }

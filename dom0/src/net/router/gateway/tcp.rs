@@ -77,6 +77,11 @@ impl Gateway {
         }
     }
 
+    /// All connections and ports of the control domain's own, those included that are being taken down.
+    pub fn connections(&self) -> impl Iterator<Item = &Socket<'static>> {
+        self.segments.values().flat_map(|segment| segment.host.connections())
+    }
+
     /// Whether the control domain's own connections have a TCP port.
     pub(super) fn is_own_port(&self, port: u16) -> bool {
         let mut hosts = self.segments.values().map(|segment| &segment.host);

@@ -1,5 +1,5 @@
 //! The control domain as a station of one network: its own IP stack, which answers and sends pings, and on an uplink asks for
-//! an address and asks name servers. [`tcp`]: its connections.
+//! an address and asks name servers. [`tcp`]: the connections.
 
 mod tcp;
 #[cfg(test)]
@@ -19,7 +19,7 @@ use smoltcp::wire::{
     Ipv6Cidr,
 };
 
-pub use self::tcp::TcpError;
+pub use self::tcp::{MAX_CONNECTIONS, TcpError};
 use super::dns;
 use crate::net::headers::ETHERNET_BYTES;
 use crate::net::mac::MacAddr;

@@ -12,7 +12,7 @@ use super::Host;
 /// Bytes that wait in each direction of a connection, at most: what a wire of a gigabit holds in 2 ms.
 const BUFFER_BYTES: usize = 256 << 10;
 /// Connections of a station at a time, those that are being taken down included.
-const MAX_CONNECTIONS: usize = 8;
+pub const MAX_CONNECTIONS: usize = 8;
 /// How long a peer may say nothing to what it should answer.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How often a peer that need not say anything is asked whether it is there.
@@ -92,16 +92,17 @@ impl Host {
 
     /// Whether a connection to `port` would be taken.
     pub(in crate::net::router) fn is_listening(&self, port: u16) -> bool {
-        let mut sockets =
-            self.connections.all.iter().map(|(handle, _)| self.sockets.get::<Socket<'_>>(*handle));
-        sockets.any(|socket| socket.is_listening() && socket.listen_endpoint().port == port)
+        self.connections().any(|socket| socket.is_listening() && socket.listen_endpoint().port == port)
     }
 
     /// Whether a connection has this port of the station's.
     pub(in crate::net::router) fn has_port(&self, port: u16) -> bool {
-        let mut sockets =
-            self.connections.all.iter().map(|(handle, _)| self.sockets.get::<Socket<'_>>(*handle));
-        sockets.any(|socket| socket.local_endpoint().is_some_and(|local| local.port == port))
+        self.connections().any(|socket| socket.local_endpoint().is_some_and(|local| local.port == port))
+    }
+
+    /// All sockets.
+    pub(in crate::net::router) fn connections(&self) -> impl Iterator<Item = &Socket<'static>> {
+        self.connections.all.iter().map(|(handle, _)| self.sockets.get::<Socket<'static>>(*handle))
     }
 
     fn add_connection(&mut self) -> Result<SocketHandle, TcpError> {
