@@ -349,3 +349,20 @@ fn a_copied_page_is_the_guests_to_give_rw() {
     assert!(!scene.store(0), "the guest gets the fault");
     scene.world.check();
 }
+
+/// Who copies a domain page by page has to pin the copies of the tables that are pinned.
+#[test]
+fn a_table_in_use_that_is_pinned_or_unpinned_is_dirty() {
+    let mut scene = Scene::new();
+    scene.begin();
+    scene.round(Op::Clean);
+    let table = scene.guest.tables[3];
+    for is_pin in [true, false] {
+        let (hv, dom) = (&scene.world.hv, &scene.guest.dom);
+        if is_pin { hv.pin_table(dom, table, 1) } else { hv.unpin_table(dom, table) }.unwrap();
+        scene.round(Op::Clean);
+        assert!(scene.reported().contains(&table.raw()), "pin: {is_pin}");
+        scene.round(Op::Clean);
+        assert!(!scene.reported().contains(&table.raw()));
+    }
+}
