@@ -4,7 +4,7 @@
 //! `costs SCALE [DISK]` prints `costs NAME OPS` for each operation: operation k stands between the markers 100 + 2k
 //! and 101 + 2k; the last ones read the disk. `costs window INTERFACE MILLISECONDS` lets others work for a while
 //! between two markers; `costs pairs SCALE` does operations in two processes at once (`pairs.rs`); `costs flood ADDRESS:PORT BYTES` sends datagrams; `costs seed` makes the kernel take its
-//! random numbers for good ones. The same file runs on every system of a comparison. The program is linked
+//! random numbers for good ones; `costs touch PASSES` writes the same pages again and again. The same file runs on every system of a comparison. The program is linked
 //! statically and starts without the Rust library's start-up code, so that `exec` costs only the kernel's work.
 
 #![allow(unsafe_code, reason = "main as the C library calls it")]
@@ -69,6 +69,23 @@ fn page_faults(rounds: usize) {
         mark::<107>();
     }
     println!("costs page_fault {}", rounds * TOUCHED);
+}
+
+/// Writes [`TOUCHED`] pages that are there, between two markers, again and again: each pass is longer after the last than a round of dirty
+/// tracking takes.
+fn touch(passes: usize) -> c_int {
+    let mapping = Mapping::new(TOUCHED, POPULATE);
+    mapping.no_huge_pages();
+    mapping.touch();
+    println!("costs touching");
+    for _ in 0..passes {
+        std::thread::sleep(core::time::Duration::from_millis(1300));
+        mark::<180>();
+        mapping.touch();
+        mark::<181>();
+    }
+    println!("costs touch {}", passes * TOUCHED);
+    0
 }
 
 /// Sends a byte to another process and back.
@@ -150,6 +167,7 @@ pub unsafe extern "C" fn main(count: c_int, arguments: *const *const c_char) -> 
     match first {
         Some("pairs") => return pairs::run(text(second).and_then(|scale| scale.parse().ok()).unwrap_or(1)),
         Some("window") => return window::run(text(second), text(third)),
+        Some("touch") => return touch(text(second).and_then(|passes| passes.parse().ok()).unwrap_or(1)),
         Some("flood") => return window::flood(text(second), text(third)),
         _ => {}
     }

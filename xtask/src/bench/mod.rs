@@ -4,6 +4,7 @@
 //! figures are the same on every host.
 
 mod linux;
+mod migrate;
 pub mod neighbour;
 mod net;
 mod operations;
@@ -30,8 +31,8 @@ use crate::{image_check, images, usage};
 pub struct BenchOptions {
     /// Which figures: operations (of the ABI, timed by the bench guest), system (boot and creation, counted, and how
     /// long the hypervisor takes no interrupt, at worst), linux (operations of Debian's kernel, fetched by apt), stretch (the latter for
-    /// each case, and of two CPUs that call at the same time), neighbour (what a guest gets while another attacks), net (packets between guests, dom0 and the host), or smp (what
-    /// several CPUs give to several guests, and how one is shared). Without it: operations and system.
+    /// each case, and of two CPUs that call at the same time), neighbour (what a guest gets while another attacks), net (packets between guests, dom0 and the host), smp (what several CPUs give to several guests,
+    /// and how one is shared), or migrate (dirty tracking, and a guest that moves to another machine). Without it: operations and system.
     #[arg(value_enum)]
     what: Option<What>,
     /// The system that operations, linux, net or smp are measured on: microhv unless given.
@@ -78,6 +79,7 @@ enum What {
     Neighbour,
     Net,
     Smp,
+    Migrate,
 }
 
 /// A system to measure on.
@@ -155,6 +157,9 @@ pub fn bench(options: &BenchOptions) -> Result<u8> {
     if options.what == Some(What::Smp) {
         complete &= smp::bench(options)?;
     }
+    if options.what == Some(What::Migrate) {
+        complete &= migrate::bench()?;
+    }
     Ok(u8::from(!complete))
 }
 
@@ -169,7 +174,9 @@ fn check_name(what: Option<What>, only: &str) -> Result<()> {
         Some(What::Neighbour) => ("attack", neighbour::names().collect()),
         Some(What::Net) => ("way", net::names().collect()),
         Some(What::Smp) => ("storm or share", smp::names().collect()),
-        Some(What::System) => return Err(usage("the system's figures come together: leave --only out")),
+        Some(What::System | What::Migrate) => {
+            return Err(usage("these figures come together: leave --only out"));
+        }
         // The guest names its cases while it runs.
         Some(What::Stretch) => return Ok(()),
     };
