@@ -17,7 +17,8 @@ const PROGRAM: &str = "costs";
 /// Pages that the program writes in a pass, and the markers around a pass.
 const TOUCHED: u64 = 1000;
 const MARKS: (u32, u32) = (180, 181);
-const PASSES: u32 = 8;
+const PASSES: u32 = 12;
+const ROUNDS: u32 = 6;
 /// The guest that is tracked, and the one that moves.
 const TRACKED_MIB: u64 = 256;
 const MOVED_MIB: u64 = 512;
@@ -74,7 +75,7 @@ fn tracking(directory: &RunDirectory, modules: &[Module]) -> Result<()> {
         create(TRACKED_MIB, &format!("{PROGRAM} touch {PASSES}")),
         // Until the program is there.
         "sleep 8".into(),
-        format!("xl dirty-rate deb {PASSES}"),
+        format!("xl dirty-rate deb {ROUNDS}"),
         "xl destroy deb".into(),
     ];
     machine.script = Some(lines.into());
