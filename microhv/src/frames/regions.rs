@@ -50,14 +50,15 @@ impl Regions {
 
     /// The first region from `from` on with frames.
     pub(crate) fn first_from(&self, from: u32) -> Option<u32> {
-        let (first, _) = place(from);
+        let (first, slot) = place(from);
         let counts =
             self.groups.iter().enumerate().skip(first).filter_map(|(n, group)| Some((n, group.as_ref()?)));
         counts
             .flat_map(|(n, counts)| {
-                counts.iter().enumerate().map(move |(slot, &count)| (n * GROUP + slot, count))
+                let slots = counts.iter().enumerate().skip(slot * usize::from(n == first));
+                slots.map(move |(slot, &count)| (n * GROUP + slot, count))
             })
-            .find(|&(region, count)| count > 0 && region >= from as usize)
+            .find(|&(_, count)| count > 0)
             .map(|(region, _)| region as u32)
     }
 }

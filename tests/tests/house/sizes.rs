@@ -17,7 +17,7 @@ const FILE: usize = 450;
 /// A line counts if a word of code stands on it, or a part of one (a string over three lines makes three). Comments,
 /// documentation and blank lines have none. What is for tests alone does not count, nor does `testing`; both the library
 /// and the image do, and of the assembly each line that is not blank or a comment.
-pub(crate) const HYPERVISOR: usize = 24_546;
+pub(crate) const HYPERVISOR: usize = 24_550;
 
 /// What is too long in a file; known by the file, and by the function.
 pub(crate) fn findings(file: &str, text: &str) -> Vec<Finding> {

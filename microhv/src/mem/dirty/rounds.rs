@@ -230,9 +230,12 @@ impl<P: Platform> Hypervisor<P> {
                 let mut mm = self.lock_tables(dom);
                 mm.begin_alive()?;
                 for (n, info) in self.frames.slice(first, CHUNK).iter().enumerate() {
-                    let (using, kind) = (info.load_use(), info.load_kind());
-                    let is_done = kind.has(flag) && !(prepares && kind.has(TypeWord::COPIED));
-                    if !using.is_owned_by(dom.id) || using.has(UseWord::LENT) || is_done {
+                    let kind = info.load_kind();
+                    if kind.has(flag) && !(prepares && kind.has(TypeWord::COPIED)) {
+                        continue;
+                    }
+                    let using = info.load_use();
+                    if !using.is_owned_by(dom.id) || using.has(UseWord::LENT) {
                         continue;
                     }
                     // With a reference: the allocator keeps words of its own in the entries of free frames.
@@ -263,7 +266,7 @@ impl<P: Platform> Hypervisor<P> {
         (first, dirty): (Mfn, u64),
         round: &mut Round,
     ) -> Result<(), MemError> {
-        if op == Op::Enable {
+        if op == Op::Enable || dirty == 0 {
             return Ok(());
         }
         let frames = (0..CHUNK).filter(|n| dirty >> n & 1 != 0).map(|n| first.add(n));
@@ -332,7 +335,7 @@ impl<P: Platform> Mm<'_, P> {
         let end = (u64::from(region) + 1) * REGION_FRAMES;
         let first = (*at).max(end - REGION_FRAMES);
         let is_table = |info: &crate::frames::FrameInfo| {
-            info.load_use().is_owned_by(self.dom.id) && info.load_kind().is_valid_table(PageType::L1)
+            info.load_kind().is_valid_table(PageType::L1) && info.load_use().is_owned_by(self.dom.id)
         };
         let found = self.hv.frames.slice(first, end - first).iter().position(is_table);
         *at = found.map_or(end, |n| first + n as u64 + 1);

@@ -350,7 +350,7 @@ fn a_copied_page_is_the_guests_to_give_rw() {
     scene.world.check();
 }
 
-/// Who copies a domain page by page has to pin the copies of the tables that are pinned.
+/// A toolstack that copies a domain page by page has to pin the copies of the tables that are pinned.
 #[test]
 fn a_table_in_use_that_is_pinned_or_unpinned_is_dirty() {
     let mut scene = Scene::new();
