@@ -50,12 +50,12 @@ impl Regions {
 
     /// The first region from `from` on with frames.
     pub(crate) fn first_from(&self, from: u32) -> Option<u32> {
-        let (first, slot) = place(from);
+        let (first, begin) = place(from);
         let counts =
             self.groups.iter().enumerate().skip(first).filter_map(|(n, group)| Some((n, group.as_ref()?)));
         counts
             .flat_map(|(n, counts)| {
-                let slots = counts.iter().enumerate().skip(slot * usize::from(n == first));
+                let slots = counts.iter().enumerate().skip(begin * usize::from(n == first));
                 slots.map(move |(slot, &count)| (n * GROUP + slot, count))
             })
             .find(|&(_, count)| count > 0)
