@@ -57,7 +57,7 @@ pub(super) struct Sent<S> {
     /// Since when the domain is suspended.
     pub(super) since_ns: u64,
     /// To end tracking takes time, which the domain need not wait for.
-    _tracked: Tracked,
+    pub(super) tracked: Tracked,
 }
 
 impl Toolstack {
@@ -106,7 +106,7 @@ impl Toolstack {
         let (ns, bytes) = (time::now_ns() - since_ns, sender.bytes() - begun_bytes);
         told(&Round { number: 0, pages, bytes, ns, left: 0, faults });
         let writer = sender.state().await?;
-        Ok(Sent { writer, suspended, since_ns, _tracked: tracked })
+        Ok(Sent { writer, suspended, since_ns, tracked })
     }
 }
 

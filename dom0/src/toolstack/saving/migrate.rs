@@ -122,6 +122,7 @@ impl Toolstack {
         match hand_over(&mut link).await {
             Outcome::There => {
                 let downtime_ns = time::now_ns() - sent.since_ns;
+                link.end().await;
                 self.destroy(domain).await?;
                 Ok(Moved { bytes, downtime_ns })
             }

@@ -71,11 +71,20 @@ impl Toolstack {
     /// In words.
     pub async fn save(&self, domain: &Domain, path: &str, config: &str, after: After) -> Result<u64, String> {
         let (_claim, device) = self.claim_place(domain, path)?;
+        let has_room_for_two = place::has_room(domain, &device, 2).is_ok();
         let sink = place::begin(path, device).await?;
-        let suspended = self.suspend(domain).await?;
         let at = |error: StreamError| format!("{path}: {error}");
-        let writer = migration::Writer::begin(sink, config).await.map_err(at)?;
-        let writer = send(domain, writer).await.map_err(|why| format!("{path}: {why}"))?;
+        let why = |why: String| format!("{path}: {why}");
+        let writer = Writer::begin(sink, config).await.map_err(at)?;
+        let (writer, suspended, _tracked) = if after == After::GoOn && has_room_for_two {
+            // The domain runs while its pages are written, and is stopped for those alone that it writes meanwhile.
+            let goals = Goals { downtime_ns: 0, rounds: 1 };
+            let sent = self.send_live(domain, writer, goals, |_| {}).await.map_err(why)?;
+            (sent.writer, sent.suspended, Some(sent.tracked))
+        } else {
+            let suspended = self.suspend(domain).await?;
+            (send(domain, writer).await.map_err(why)?, suspended, None)
+        };
         let bytes = writer.offset();
         let sink = writer.end().await.map_err(at)?;
         sink.finish().await.map_err(|failure| format!("{path}: {failure}"))?;

@@ -42,6 +42,15 @@ pub(super) async fn begin(path: &str, device: SharedDevice) -> Result<DiskSink, 
     DiskSink::begin(device).await.map_err(|failure| format!("{path}: {failure}"))
 }
 
+/// Whether a disk has room for a stream that has each page of a domain so many times. An error: the bytes that are needed, and those that
+/// are there.
+pub(super) fn has_room(domain: &Domain, device: &SharedDevice, times: u64) -> Result<(), (u64, u64)> {
+    let pages = domctl::info(domain.id).map_or(0, |info| info.tot_pages) * times;
+    let needed = (pages << 12) + pages * BESIDE_PAGE + BESIDE_MEMORY;
+    let has = device.geometry().sectors.saturating_mul(SECTOR);
+    if has < needed { Err((needed, has)) } else { Ok(()) }
+}
+
 impl Toolstack {
     /// Claims the disk to which a domain is to be saved.
     pub(super) fn claim_place(&self, domain: &Domain, path: &str) -> Result<(Claim, SharedDevice), String> {
@@ -51,13 +60,10 @@ impl Toolstack {
         if geometry.read_only {
             return Err(format!("{path}: the disk cannot be written"));
         }
-        let pages = domctl::info(domain.id).map_or(0, |info| info.tot_pages);
-        let (needed, has) =
-            ((pages << 12) + pages * BESIDE_PAGE + BESIDE_MEMORY, geometry.sectors.saturating_mul(SECTOR));
-        if has < needed {
+        has_room(domain, &disk.device, 1).map_err(|(needed, has)| {
             let (needed, has) = (needed.div_ceil(1 << 20), has >> 20);
-            return Err(format!("{path}: the disk has {has} MiB, and {} needs up to {needed}", domain.name));
-        }
+            format!("{path}: the disk has {has} MiB, and {} needs up to {needed}", domain.name)
+        })?;
         Ok((claim, disk.device))
     }
 
