@@ -70,7 +70,7 @@ enum Outcome {
     Unknown(String),
 }
 
-/// Gives the domain to the target. An error: the target has not heard of that, and never will.
+/// Gives the domain to the target.
 async fn hand_over<L: Sink + Source>(link: &mut L) -> Outcome {
     let answer = async {
         say(link, YOURS).await?;
@@ -225,6 +225,74 @@ impl Drop for Received {
             if let Err(why) = toolstack.destroy(&domain).await {
                 log::error!("{}: {why}", domain.name);
             }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use pvrt::executor::block_on_test;
+
+    use super::*;
+
+    /// A peer that says what it says, and hears everything.
+    struct Peer {
+        says: Vec<u8>,
+        heard: Vec<u8>,
+    }
+
+    impl Source for Peer {
+        async fn read(&mut self, bytes: &mut [u8]) -> Result<(), IoFailure> {
+            if bytes.len() > self.says.len() {
+                return Err(IoFailure::End);
+            }
+            let rest = self.says.split_off(bytes.len());
+            bytes.copy_from_slice(&self.says);
+            self.says = rest;
+            Ok(())
+        }
+    }
+
+    impl Sink for Peer {
+        async fn write(&mut self, bytes: &[u8]) -> Result<(), IoFailure> {
+            self.heard.extend_from_slice(bytes);
+            Ok(())
+        }
+    }
+
+    fn outcome(says: &[&[u8]]) -> Outcome {
+        let mut peer = Peer { says: says.concat(), heard: Vec::new() };
+        let mut found = None;
+        block_on_test(async { found = Some(hand_over(&mut peer).await) });
+        assert_eq!(peer.heard, YOURS);
+        found.unwrap()
+    }
+
+    #[test]
+    fn only_the_targets_word_says_where_a_domain_is() {
+        assert_eq!(outcome(&[REPORT, &[0]]), Outcome::There);
+        assert_eq!(outcome(&[REPORT, &[1], YOURS]), Outcome::Here);
+        let all = [REPORT, &[1], YOURS].concat();
+        for len in 0..all.len() {
+            assert!(matches!(outcome(&[&all[..len]]), Outcome::Unknown(_)), "{len} bytes came");
+        }
+        // Started badly, and not given back; something else said.
+        assert!(matches!(outcome(&[REPORT, &[2], REPORT]), Outcome::Unknown(_)));
+        assert!(matches!(outcome(&[BANNER, &[0]]), Outcome::Unknown(_)));
+    }
+
+    #[test]
+    fn words_are_those_of_xens_xl() {
+        let mut peer = Peer { says: BANNER.to_vec(), heard: Vec::new() };
+        block_on_test(async {
+            hear(&mut peer, BANNER).await.unwrap();
+            let why = hear(&mut peer, RECEIVED).await.unwrap_err();
+            assert_eq!(why, "the peer has ended the connection");
+            peer.says = alloc::vec![b'x'; 99];
+            let why = hear(&mut peer, RECEIVED).await.unwrap_err();
+            assert_eq!(why, "the peer says something else than `domain received, ready to unpause`");
         });
     }
 }

@@ -213,7 +213,7 @@ impl Host {
     /// Does what there is to do. The result is what the uplink's DHCP server has said, if that is new.
     pub(super) fn poll(&mut self, now_ns: u64) -> Option<Configuration> {
         self.interface.poll(instant(now_ns), &mut self.device, &mut self.sockets);
-        self.sweep_connections();
+        self.sweep_connections(now_ns);
         self.take_pongs(now_ns);
         let event = self.sockets.get_mut::<dhcpv4::Socket<'_>>(self.dhcp?).poll()?;
         let configuration = match event {

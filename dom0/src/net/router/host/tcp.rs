@@ -15,6 +15,8 @@ const BUFFER_BYTES: usize = 256 << 10;
 pub const MAX_CONNECTIONS: usize = 8;
 /// How long a peer may say nothing to what it should answer.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How long a reset waits for the peer's Ethernet address.
+const RESET_NS: u64 = 5_000_000_000;
 /// How often a peer that need not say anything is asked whether it is there.
 const ASK: Duration = Duration::from_secs(10);
 
@@ -45,11 +47,19 @@ impl fmt::Display for TcpError {
     }
 }
 
+/// The owner of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    Here,
+    Gone,
+    /// The owner is gone, and so is the connection, but for a reset.
+    ClosedSince(u64),
+}
+
 /// The station's connections.
 #[derive(Default)]
 pub(super) struct Connections {
-    /// All, and whether its owner has let the connection go.
-    pub(super) all: arrayvec::ArrayVec<(SocketHandle, bool), MAX_CONNECTIONS>,
+    pub(super) all: arrayvec::ArrayVec<(SocketHandle, Owner), MAX_CONNECTIONS>,
 }
 
 impl Host {
@@ -117,7 +127,7 @@ impl Host {
         socket.set_nagle_enabled(false);
         socket.set_congestion_control(CongestionControl::Reno);
         let handle = self.sockets.add(socket);
-        self.connections.all.push((handle, false));
+        self.connections.all.push((handle, Owner::Here));
         Ok(handle)
     }
 
@@ -135,25 +145,32 @@ impl Host {
             socket.abort();
         }
         if let Some(connection) = self.connections.all.iter_mut().find(|(other, _)| *other == handle) {
-            connection.1 = true;
+            connection.1 = Owner::Gone;
         }
     }
 
     /// Forgets connections that were let go, and of which nothing is left to say.
-    pub(super) fn sweep_connections(&mut self) {
+    pub(super) fn sweep_connections(&mut self, now_ns: u64) {
         let sockets = &mut self.sockets;
-        self.connections.all.retain(|(handle, is_gone)| {
+        self.connections.all.retain(|(handle, owner)| {
             let socket = sockets.get::<Socket<'_>>(*handle);
-            // A reset that is still to be sent has the peer's address.
-            let is_over = match socket.state() {
-                State::Closed => socket.remote_endpoint().is_none(),
-                State::TimeWait => true,
+            let is_over = match (socket.state(), *owner) {
+                (_, Owner::Here) => false,
+                (State::TimeWait, _) => true,
+                // A reset that is still to be sent has the peer's address. Whoever does not answer ARP never gets it.
+                (State::Closed, Owner::Gone) => {
+                    *owner = Owner::ClosedSince(now_ns);
+                    socket.remote_endpoint().is_none()
+                }
+                (State::Closed, Owner::ClosedSince(since_ns)) => {
+                    socket.remote_endpoint().is_none() || now_ns - since_ns >= RESET_NS
+                }
                 _ => false,
             };
-            if *is_gone && is_over {
+            if is_over {
                 sockets.remove(*handle);
             }
-            !(*is_gone && is_over)
+            !is_over
         });
     }
 }

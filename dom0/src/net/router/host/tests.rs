@@ -143,6 +143,9 @@ fn where_nobody_listens_a_connection_is_refused() {
     let nobody =
         wire.hosts[0].connect(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 9), PORT), FROM + 1).unwrap();
     wire.pass_until(45 * SECOND, |wire| wire.state(0, nobody) == State::Closed);
+    wire.hosts[0].let_go(client);
+    wire.hosts[0].let_go(nobody);
+    wire.pass_until(6 * SECOND, |wire| wire.hosts[0].connections.all.is_empty());
 }
 
 #[test]
