@@ -104,11 +104,12 @@ impl TcpStream {
     /// Hands all of `bytes` over to be sent.
     ///
     /// # Errors
-    /// See [`TcpError`].
+    /// See [`TcpError`]. A peer that has ended takes nothing more.
     pub async fn write_all(&self, bytes: &[u8]) -> Result<(), TcpError> {
         let mut rest = bytes;
         while !rest.is_empty() {
             let sent = self.until_with(|socket, context| match socket.send_slice(rest) {
+                _ if socket.state() == State::CloseWait => Poll::Ready(Err(TcpError::Broken)),
                 Ok(0) => {
                     socket.register_send_waker(context.waker());
                     Poll::Pending

@@ -59,7 +59,13 @@ impl Shell {
         println!("migration receiver: {peer} sends");
         let wrong = |why: String| format!("{peer}: {why}");
         let arrival = self.toolstack.arriving(stream).await.map_err(wrong)?;
-        let (config, warnings) = saved_config::read(arrival.config()).map_err(wrong)?;
+        let (config, warnings) = match saved_config::read(arrival.config()) {
+            Ok(read) => read,
+            Err(why) => {
+                arrival.refuse(&why).await;
+                return Err(wrong(why));
+            }
+        };
         for warning in warnings {
             println!("warning: {}", shown(&warning));
         }

@@ -8,6 +8,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use migration::{IoFailure, Reader, Sink, Source, Writer};
 use pvrt::executor::time;
@@ -28,6 +29,13 @@ const RECEIVED: &[u8] = b"domain received, ready to unpause";
 const YOURS: &[u8] = b"domain is yours, you are cleared to unpause";
 /// The target: what follows is 0 if the domain runs there.
 const REPORT: &[u8] = b"my copy unpause results are as follows";
+
+/// A target of microhv's that does not take the domain: the reason follows, to the connection's end.
+const REFUSED: &str = "microhv: ";
+const NOT_TAKEN: &str = "the target does not take the domain";
+/// Most bytes of a reason, and how long the source waits for it.
+const REASON_BYTES: usize = 400;
+const REASON_NS: u64 = 2_000_000_000;
 
 /// How long a disk may take for what was asked of it.
 const SETTLE_NS: u64 = 60_000_000_000;
@@ -57,6 +65,47 @@ async fn hear<L: Source>(link: &mut L, words: &[u8]) -> Result<(), String> {
         return Err(format!("the peer says something else than `{}`", meant.trim_end()));
     }
     Ok(())
+}
+
+/// Tells the source why the target does not take the domain. The source may be gone.
+async fn refuse(mut link: Link, why: &str) {
+    let end = why.floor_char_boundary(REASON_BYTES - REFUSED.len());
+    if say(&mut link, [REFUSED, &why[..end]].concat().as_bytes()).await.is_ok() {
+        link.end().await;
+    }
+}
+
+/// What a target says to the connection's end.
+async fn rest<L: Source>(link: &mut L) -> String {
+    let mut said = Vec::new();
+    let reading = async {
+        let mut byte = [0];
+        while said.len() < REASON_BYTES && link.read(&mut byte).await.is_ok() {
+            said.push(byte[0]);
+        }
+    };
+    // What has come until then counts.
+    let _ = time::timeout(REASON_NS, reading).await;
+    String::from_utf8_lossy(&said).chars().filter(|letter| !letter.is_control()).collect()
+}
+
+/// Why a domain cannot be sent: the target's words if it says any, otherwise `why`.
+async fn reason<L: Source>(link: &mut L, why: String) -> String {
+    let said = rest(link).await;
+    said.strip_prefix(REFUSED).map_or(why, |reason| format!("{NOT_TAKEN}: {reason}"))
+}
+
+/// Waits for the target's word that the domain is there.
+async fn received<L: Source>(link: &mut L) -> Result<(), String> {
+    let mut first = [0; REFUSED.len()];
+    link.read(&mut first).await.map_err(|failure| format!("{NOT_TAKEN}: {failure}"))?;
+    if first == REFUSED.as_bytes() {
+        return Err(format!("{NOT_TAKEN}: {}", rest(link).await));
+    }
+    let is_begin = first == RECEIVED[..REFUSED.len()];
+    let heard = hear(link, &RECEIVED[REFUSED.len()..]).await;
+    let heard = if is_begin { heard } else { Err("it says something else".into()) };
+    heard.map_err(|why| format!("{NOT_TAKEN}: {why}"))
 }
 
 /// What became of a domain that the target was cleared to run.
@@ -103,12 +152,15 @@ impl Toolstack {
         let mut link = Link::new(Arc::new(stream));
         hear(&mut link, BANNER).await.map_err(|why| format!("the target: {why}"))?;
         let writer = Writer::begin(link.clone(), config).await.map_err(|error| error.to_string())?;
-        let sent = self.send_live(domain, writer, goals, told).await?;
+        let sent = match self.send_live(domain, writer, goals, told).await {
+            Ok(sent) => sent,
+            Err(why) => return Err(reason(&mut link, why).await),
+        };
         let bytes = sent.writer.offset();
-        sent.writer.end().await.map_err(|error| error.to_string())?;
-        hear(&mut link, RECEIVED)
-            .await
-            .map_err(|why| format!("the target did not take the domain: {why}"))?;
+        if let Err(error) = sent.writer.end().await {
+            return Err(reason(&mut link, error.to_string()).await);
+        }
+        received(&mut link).await?;
         let name = &domain.name;
         if !self.is_wanted(domain) {
             return Err(format!("{name}: the domain ended before it was moved"));
@@ -171,7 +223,14 @@ impl Toolstack {
         paused: bool,
     ) -> Result<Domain, String> {
         let Arrival { saved, mut link } = arrival;
-        let received = Received { toolstack: self.clone(), domain: Some(self.restore(saved, config).await?) };
+        let domain = match self.restore(saved, config).await {
+            Ok(domain) => Some(domain),
+            Err(why) => {
+                refuse(link, &why).await;
+                return Err(why);
+            }
+        };
+        let received = Received { toolstack: self.clone(), domain };
         say(&mut link, RECEIVED).await?;
         hear(&mut link, YOURS).await.map_err(|why| format!("the source goes on with the domain: {why}"))?;
         let domain = received.keep().ok_or("the domain is gone")?;
@@ -203,6 +262,11 @@ impl Arrival {
     pub fn config(&self) -> &str {
         &self.saved.config
     }
+
+    /// Tells the source why its domain is not taken.
+    pub async fn refuse(self, why: &str) {
+        refuse(self.link, why).await;
+    }
 }
 
 /// A domain that is here, and may be the source's still. Dropped, it is destroyed.
@@ -231,8 +295,6 @@ impl Drop for Received {
 
 #[cfg(test)]
 mod tests {
-    use alloc::vec::Vec;
-
     use pvrt::executor::block_on_test;
 
     use super::*;
@@ -281,6 +343,32 @@ mod tests {
         // Started badly, and not given back; something else said.
         assert!(matches!(outcome(&[REPORT, &[2], REPORT]), Outcome::Unknown(_)));
         assert!(matches!(outcome(&[BANNER, &[0]]), Outcome::Unknown(_)));
+    }
+
+    #[test]
+    fn a_target_says_why_it_does_not_take_a_domain() {
+        let peer = |says: &[&str]| Peer { says: says.concat().into_bytes(), heard: Vec::new() };
+        let ready = core::str::from_utf8(RECEIVED).unwrap();
+        block_on_test(async {
+            received(&mut peer(&[ready])).await.unwrap();
+            for says in [
+                "",
+                "domain",
+                "domain received, ready to",
+                "microhv",
+                "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+            ] {
+                let why = received(&mut peer(&[says])).await.unwrap_err();
+                assert!(why.starts_with(NOT_TAKEN) && why.len() > NOT_TAKEN.len() + 2, "{says}: {why}");
+            }
+            let said = ["microhv: no memory\u{1b}[2J ", &"x".repeat(1000)].concat();
+            let want = "the target does not take the domain: no memory[2J xxx";
+            let why = received(&mut peer(&[&said])).await.unwrap_err();
+            assert!(why.starts_with(want) && why.len() < 500, "{why}");
+            let why = reason(&mut peer(&[&said]), "broken".into()).await;
+            assert!(why.starts_with(want) && why.len() < 500, "{why}");
+            assert_eq!(reason(&mut peer(&["", ready]), "broken".into()).await, "broken");
+        });
     }
 
     #[test]
