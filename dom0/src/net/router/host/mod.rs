@@ -24,8 +24,10 @@ use super::dns;
 use crate::net::headers::ETHERNET_BYTES;
 use crate::net::mac::MacAddr;
 
-/// Frames that wait for the stack, and frames of the stack's that wait for the owner, at most.
+/// Frames of the stack's that wait for the owner, at most, and answers to pings.
 const MAX_WAITING: usize = 64;
+/// Frames that wait for the stack: more than one peer may have under way to a connection.
+const MAX_RECEIVED: usize = 2 * tcp::BUFFER_BYTES / 1460;
 /// Messages of name servers that wait at most, and their bytes.
 const DNS_MESSAGES: usize = 16;
 const DNS_BYTES: usize = 8192;
@@ -205,7 +207,7 @@ impl Host {
 
     /// A frame for the station. Beyond what waits already a frame is lost, as on any wire.
     pub(super) fn receive(&mut self, frame: Vec<u8>) {
-        if self.device.received.len() < MAX_WAITING {
+        if self.device.received.len() < MAX_RECEIVED {
             self.device.received.push_back(frame);
         }
     }

@@ -4,13 +4,14 @@ use core::fmt;
 use core::net::SocketAddrV4;
 
 use smoltcp::iface::SocketHandle;
-use smoltcp::socket::tcp::{CongestionControl, ConnectError, Socket, SocketBuffer, State};
+use smoltcp::socket::tcp::{ConnectError, Socket, SocketBuffer, State};
 use smoltcp::time::Duration;
 
 use super::Host;
 
-/// Bytes that wait in each direction of a connection, at most: what a wire of a gigabit holds in 2 ms.
-const BUFFER_BYTES: usize = 256 << 10;
+/// Bytes that wait in each direction of a connection, at most: what a wire of a gigabit holds in a millisecond. The stack has no congestion
+/// control that works (with smoltcp's Reno a connection that has lost something may stand still), and is slow to send again.
+pub(super) const BUFFER_BYTES: usize = 128 << 10;
 /// Connections of a station at a time, those that are being taken down included.
 pub const MAX_CONNECTIONS: usize = 8;
 /// How long a peer may say nothing to what it should answer.
@@ -125,7 +126,6 @@ impl Host {
         socket.set_keep_alive(Some(ASK));
         // The owner writes what belongs together at once.
         socket.set_nagle_enabled(false);
-        socket.set_congestion_control(CongestionControl::Reno);
         let handle = self.sockets.add(socket);
         self.connections.all.push((handle, Owner::Here));
         Ok(handle)
@@ -157,7 +157,7 @@ impl Host {
             let is_over = match (socket.state(), *owner) {
                 (_, Owner::Here) => false,
                 (State::TimeWait, _) => true,
-                // A reset that is still to be sent has the peer's address. Whoever does not answer ARP never gets it.
+                // A reset that is still to be sent has the peer's address. A peer that answers no ARP never gets one.
                 (State::Closed, Owner::Gone) => {
                     *owner = Owner::ClosedSince(now_ns);
                     socket.remote_endpoint().is_none()
