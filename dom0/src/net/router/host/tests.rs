@@ -128,7 +128,8 @@ fn a_station_that_looks_seldom_loses_nothing() {
     let mut wire = Wire::new(0, 1);
     wire.idle_ms = 40;
     let took_ns = carries(wire, 3 << 20);
-    assert!(took_ns < 10 * SECOND, "{} ms", took_ns / MS);
+    // A window each time that the station looks; what is lost costs pauses.
+    assert!(took_ns < 2400 * MS, "{} ms", took_ns / MS);
 }
 
 proptest! {
