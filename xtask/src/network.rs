@@ -126,6 +126,15 @@ impl Forward {
     }
 }
 
+/// Puts a machine on a wire with one other: machine 0 listens at a port of the host's and is started first, machine 1 connects there. Each has
+/// an Ethernet address of its own.
+pub fn wire(machine: &mut Machine, index: usize, port: u16) {
+    let way = if index == 0 { "listen" } else { "connect" };
+    machine.net = Net::Socket(format!("{way}=127.0.0.1:{port}"));
+    let address = format!("virtio-net-pci.mac=02:00:00:00:00:0{}", index + 1);
+    machine.qemu_arguments.extend(["-global".into(), address]);
+}
+
 /// Looks at the network card and at the ports that lead to guests.
 ///
 /// # Errors

@@ -108,8 +108,8 @@ impl Disks {
             .cloned()
     }
 
-    /// Notes that a backend has a disk open, which answers by `quiet`. Whether a disk is in use follows from this note alone, and not from what
-    /// has become of the domain: a dead domain's requests may still be under way.
+    /// Notes that a backend has a disk open, which answers by `quiet`. Whether a disk is in use follows from this note
+    /// alone, and not from what has become of the domain: a dead domain's requests may still be under way.
     pub fn open(&self, user: User, quiet: Arc<Quiet>) -> OpenDisk {
         // The list belongs to the disks, so its memory is charged to dom0, whichever task makes the list grow.
         Account::own().charge(|| self.users.lock().push((user.clone(), quiet)));

@@ -86,21 +86,6 @@ impl TcpStream {
         .await
     }
 
-    /// Reads all of `bytes`.
-    ///
-    /// # Errors
-    /// See [`TcpError`]; [`TcpError::Broken`] also if the peer ends before.
-    pub async fn read_exact(&self, bytes: &mut [u8]) -> Result<(), TcpError> {
-        let mut done = 0;
-        while done < bytes.len() {
-            match self.read(&mut bytes[done..]).await? {
-                0 => return Err(TcpError::Broken),
-                count => done += count,
-            }
-        }
-        Ok(())
-    }
-
     /// Hands all of `bytes` over to be sent.
     ///
     /// # Errors

@@ -1,13 +1,12 @@
 //! Debian moves between two machines that share a disk, and what goes wrong on the way.
 
 use std::net::TcpListener;
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use tests::linux::{command, machine_with, no_complaints, program};
 use tests::{Live, Scratch};
-use xtask::network::Net;
+use xtask::network;
 
 use crate::Case;
 
@@ -55,13 +54,17 @@ impl Pair {
         let keeper = program(&self.scratch, "keeper")?;
         let programs = [("watch.sh", WATCH), ("keeper", &keeper[..])];
         let machine = machine_with(&format!("{}-{index}", self.name), &self.scratch, &programs)?;
-        let shared = self.scratch.path("shared.img");
-        let way = if index == 0 { "listen" } else { "connect" };
+        let drive = format!(
+            "if=none,id=shared,format=raw,file.locking=off,file={}",
+            self.scratch.path("shared.img").display()
+        );
+        let device = "virtio-blk-pci,drive=shared,disable-legacy=on";
         let mut machine = machine
             .with(|machine| {
                 (machine.cpus, machine.memory_mib) = (2, memory_mib);
-                machine.net = Net::Socket(format!("{way}=127.0.0.1:{}", self.port));
-                machine.qemu_arguments = arguments(&shared, index);
+                network::wire(machine, index, self.port);
+                // QEMU locks the shared disk for nobody.
+                machine.qemu_arguments.extend(["-drive", &drive, "-device", device].map(Into::into));
             })
             .seconds(900)
             .start()?;
@@ -69,15 +72,6 @@ impl Pair {
         command(&mut machine, &format!("net uplink {}/24", ADDRESSES[index]), 20)?;
         Ok(machine)
     }
-}
-
-/// The shared disk, which QEMU locks for nobody, and an Ethernet address of the machine's own.
-fn arguments(shared: &Path, index: usize) -> Vec<String> {
-    let drive = format!("if=none,id=shared,format=raw,file.locking=off,file={}", shared.display());
-    let card = format!("virtio-net-pci.mac=02:00:00:00:00:0{}", index + 1);
-    let arguments =
-        ["-drive", &drive, "-device", "virtio-blk-pci,drive=shared,disable-legacy=on", "-global", &card];
-    arguments.map(Into::into).into()
 }
 
 fn create(machine: &mut Live, vcpus: u32, mib: u32) -> Result<()> {

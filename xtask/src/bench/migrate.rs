@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cpio::{self, Archive};
 use crate::guest;
-use crate::machine::{Machine, Module, Net};
+use crate::machine::{Machine, Module};
+use crate::network;
 use crate::plugin;
 use crate::qemu::RunDirectory;
 use crate::session::{Attach, Session};
@@ -45,14 +45,7 @@ pub(super) fn bench() -> Result<bool> {
 
 /// Debian with the program in its ramdisk.
 fn modules(directory: &RunDirectory) -> Result<Vec<Module>> {
-    let kernel = guest::debian_boot()?;
-    let mut bytes = std::fs::read(&kernel.ramdisk)
-        .with_context(|| format!("cannot read {}", kernel.ramdisk.display()))?;
-    let mut archive = Archive::default();
-    let program = guest::build_program(PROGRAM)?;
-    let program = std::fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
-    archive.add(cpio::PROGRAM, &format!("bin/{PROGRAM}"), &program);
-    bytes.extend(archive.finish());
+    let bytes = guest::ramdisk_with(&guest::debian_boot()?, PROGRAM, &[])?;
     let ramdisk = directory.file("ramdisk");
     std::fs::write(&ramdisk, bytes)?;
     let mut modules = guest::modules();
@@ -121,18 +114,9 @@ struct End {
 
 impl End {
     fn start(index: usize, port: u16, modules: &[Module]) -> Result<Self> {
-        let way = if index == 0 { "listen" } else { "connect" };
-        let mut arguments = machine().qemu_arguments;
-        arguments.extend(["-global".into(), format!("virtio-net-pci.mac=02:00:00:00:00:0{}", index + 1)]);
-        let machine = Machine {
-            net: Net::Socket(format!("{way}=127.0.0.1:{port}")),
-            modules: modules.to_vec(),
-            script: None,
-            memory_mib: 1024,
-            qemu_arguments: arguments,
-            timeout: Some(PATIENCE),
-            ..Machine::default()
-        };
+        let mut machine =
+            Machine { modules: modules.to_vec(), memory_mib: 1024, timeout: Some(PATIENCE), ..machine() };
+        network::wire(&mut machine, index, port);
         let mut end = Self { session: Session::start(&machine, Attach::Program)?, seen: 0 };
         end.expect("dom0# ")?;
         end.line(&format!("net uplink {}/24", ADDRESSES[index]))?;

@@ -97,7 +97,7 @@ impl P2m {
             *self = new;
             return Ok(is_other);
         }
-        for (index, pfn) in self.list.iter().enumerate().filter(|(_, pfn)| written.has(**pfn)) {
+        for (index, _) in self.list.iter().enumerate().filter(|(_, pfn)| written.has(**pfn)) {
             let map = map_one(dom, self.list_mfns[index], "a page of its P2M list")?;
             let entries = self.mfns[index * WORDS..].iter_mut().take(WORDS).enumerate();
             for (slot, mfn) in entries {
@@ -106,7 +106,7 @@ impl P2m {
                     moved.insert((index * WORDS + slot) as u64);
                 }
             }
-            if pfn.is_multiple_of(PAGES_AT_A_TIME as u64) {
+            if index.is_multiple_of(PAGES_AT_A_TIME) {
                 yield_now().await;
             }
         }

@@ -175,7 +175,8 @@ impl Toolstack {
             Outcome::There => {
                 let downtime_ns = time::now_ns() - sent.since_ns;
                 link.end().await;
-                self.destroy(domain).await?;
+                let gone = self.destroy(domain).await;
+                gone.map_err(|why| format!("{name} runs there; destroying it here: {why}"))?;
                 Ok(Moved { bytes, downtime_ns })
             }
             Outcome::Here => {

@@ -20,6 +20,7 @@ use smoltcp::wire::{EthernetAddress, Ipv4Cidr};
 use self::datagram::Datagram;
 use self::names::Names;
 pub use self::tcp::Connection;
+use self::uplink::is_station;
 use super::host::{Host, Pong};
 use super::{
     Arrival, BridgeId, Forward, Network, PortId, Random, Reason, Role, Routed, Router, dhcp, dns, frames,

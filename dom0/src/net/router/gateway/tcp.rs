@@ -5,7 +5,7 @@ use core::net::SocketAddrV4;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::Socket;
 
-use super::{BridgeId, Gateway};
+use super::{BridgeId, Gateway, is_station};
 use crate::net::router::TcpError;
 
 /// The ports from which the control domain connects. Those from 32768 on are for guests' connections.
@@ -26,11 +26,7 @@ impl Gateway {
     /// # Errors
     /// See [`TcpError`].
     pub fn connect(&mut self, to: SocketAddrV4) -> Result<Connection, TcpError> {
-        if to.ip().is_unspecified()
-            || to.ip().is_broadcast()
-            || to.ip().is_multicast()
-            || to.ip().is_loopback()
-        {
+        if !is_station(*to.ip()) {
             return Err(TcpError::NoWay);
         }
         let network = self.way_to(*to.ip()).ok_or(TcpError::NoWay)?;

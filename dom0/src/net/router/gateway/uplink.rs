@@ -7,6 +7,11 @@ use smoltcp::wire::Ipv4Cidr;
 
 use super::{BridgeId, Gateway, Role, Segment};
 
+/// Whether a station can have the address.
+pub(super) fn is_station(address: Ipv4Addr) -> bool {
+    !(address.is_unspecified() || address.is_broadcast() || address.is_multicast() || address.is_loopback())
+}
+
 impl Gateway {
     /// The uplink has this address from now on, whatever a DHCP server would say.
     ///
@@ -19,9 +24,7 @@ impl Gateway {
         gateway: Option<Ipv4Addr>,
     ) -> Result<(), String> {
         let own = address.address();
-        let is_station =
-            !(own.is_unspecified() || own.is_broadcast() || own.is_multicast() || own.is_loopback());
-        if !is_station || address.prefix_len() == 0 {
+        if !is_station(own) || address.prefix_len() == 0 {
             return Err(alloc::format!("{address}: no address that a station can have"));
         }
         if let Some(gateway) = gateway.filter(|gateway| *gateway == own || !address.contains_addr(gateway)) {

@@ -91,8 +91,7 @@ impl Wire {
 }
 
 /// Carries bytes; gives how long that takes.
-fn carries(wire: Wire, bytes: usize) -> u64 {
-    let mut wire = wire;
+fn carries(mut wire: Wire, bytes: usize) -> u64 {
     let [client, server] = wire.connected();
     let sent: Vec<u8> = (0..bytes).map(|at| (at * 7 >> 3) as u8).collect();
     let (mut done, mut got) = (0, Vec::new());
