@@ -11,7 +11,7 @@ use crate::plugin;
 use crate::qemu::RunDirectory;
 use crate::session::{Attach, Session};
 
-use super::{counting_machine, machine, run};
+use super::{counting_machine, run};
 
 const PROGRAM: &str = "costs";
 /// Pages that the program writes in a pass, and the markers around a pass.
@@ -114,8 +114,12 @@ struct End {
 
 impl End {
     fn start(index: usize, port: u16, modules: &[Module]) -> Result<Self> {
-        let mut machine =
-            Machine { modules: modules.to_vec(), memory_mib: 1024, timeout: Some(PATIENCE), ..machine() };
+        let mut machine = Machine {
+            modules: modules.to_vec(),
+            memory_mib: 1024,
+            timeout: Some(PATIENCE),
+            ..Machine::default()
+        };
         network::wire(&mut machine, index, port);
         let mut end = Self { session: Session::start(&machine, Attach::Program)?, seen: 0 };
         end.expect("dom0# ")?;
